@@ -1,0 +1,132 @@
+"""The layout of etcd: key <-> what it holds. The only place in the project that puts '/' between names.
+
+The two halves mirror the two planes, and their order matters: etcd versions before 3.5.33, 3.6.14 and 3.7.1 leak to a
+watcher the events of keys that sort after the one it may read (GHSA-xg4h-6gfc-h4m8). So ``data/``, which sidecars
+may read, sorts after ``control/``, and etcd belongs to the mesh alone.
+"""
+
+from dataclasses import dataclass
+
+from schemas.names import ObjectRef, ServiceRef
+
+DEFAULT_PREFIX = "/mesh/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRef:
+    service: ServiceRef
+    instance: str
+
+    def __str__(self) -> str:
+        return f"Endpoint {self.service.namespace}/{self.service.name}/{self.instance}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRef:
+    trust_domain: str
+
+    def __str__(self) -> str:
+        return f"TrustBundle {self.trust_domain}"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRef:
+    def __str__(self) -> str:
+        return "Epoch"
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRef:
+    namespace: str
+    sidecar: str
+
+    def __str__(self) -> str:
+        return f"SidecarStatus {self.namespace}/{self.sidecar}"
+
+
+DataRef = ObjectRef | EndpointRef | TrustRef | EpochRef
+AnyRef = DataRef | StatusRef
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """All keys of one mesh. Keys are bytes, as etcd has them; prefixes end in '/'."""
+
+    prefix: str = DEFAULT_PREFIX
+
+    # -- data/: what sidecars and tooling may read
+    def data(self) -> bytes:
+        return f"{self.prefix}/data/".encode()
+
+    def config(self) -> bytes:
+        return f"{self.prefix}/data/config/".encode()
+
+    def config_of_kind(self, kind: str, namespace: str | None = None) -> bytes:
+        return f"{self.prefix}/data/config/{kind}/{namespace + '/' if namespace else ''}".encode()
+
+    def object(self, ref: ObjectRef) -> bytes:
+        return f"{self.prefix}/data/config/{ref.kind}/{ref.namespace}/{ref.name}".encode()
+
+    def endpoints(self) -> bytes:
+        return f"{self.prefix}/data/endpoints/".encode()
+
+    def endpoints_of(self, service: ServiceRef) -> bytes:
+        return f"{self.prefix}/data/endpoints/{service.namespace}/{service.name}/".encode()
+
+    def endpoint(self, ref: EndpointRef) -> bytes:
+        return self.endpoints_of(ref.service) + ref.instance.encode()
+
+    def trust(self) -> bytes:
+        return f"{self.prefix}/data/trust/".encode()
+
+    def trust_bundle(self, trust_domain: str) -> bytes:
+        return f"{self.prefix}/data/trust/{trust_domain}".encode()
+
+    def epoch(self) -> bytes:
+        return f"{self.prefix}/data/epoch".encode()
+
+    # -- control/: replicas only, but for status, which tooling may read
+    def control(self) -> bytes:
+        return f"{self.prefix}/control/".encode()
+
+    def ca(self) -> bytes:
+        return f"{self.prefix}/control/ca/".encode()
+
+    def ca_key(self, key_id: str) -> bytes:
+        return f"{self.prefix}/control/ca/{key_id}".encode()
+
+    def token(self, token_id: str) -> bytes:
+        return f"{self.prefix}/control/tokens/{token_id}".encode()
+
+    def tokens(self) -> bytes:
+        return f"{self.prefix}/control/tokens/".encode()
+
+    def request(self, request_id: str) -> bytes:
+        return f"{self.prefix}/control/requests/{request_id}".encode()
+
+    def statuses(self) -> bytes:
+        return f"{self.prefix}/control/status/".encode()
+
+    def status(self, ref: StatusRef) -> bytes:
+        return f"{self.prefix}/control/status/{ref.namespace}/{ref.sidecar}".encode()
+
+    def parse(self, key: bytes) -> AnyRef | None:
+        """What a key under ``data/`` or ``control/status/`` holds; None for any other key and for a foreign shape."""
+        try:
+            text = key.decode("ascii")
+        except UnicodeDecodeError:
+            return None
+        if not text.startswith(f"{self.prefix}/"):
+            return None
+        match text[len(self.prefix) + 1 :].split("/"):
+            case ["data", "config", kind, namespace, name] if kind and namespace and name:
+                return ObjectRef(kind, namespace, name)
+            case ["data", "endpoints", namespace, service, instance] if namespace and service and instance:
+                return EndpointRef(ServiceRef(namespace, service), instance)
+            case ["data", "trust", trust_domain] if trust_domain:
+                return TrustRef(trust_domain)
+            case ["data", "epoch"]:
+                return EpochRef()
+            case ["control", "status", namespace, sidecar] if namespace and sidecar:
+                return StatusRef(namespace, sidecar)
+        return None

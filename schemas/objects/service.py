@@ -1,0 +1,47 @@
+"""`Service`: what listens where, in which protocol, and on whom it depends."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from schemas.objects.common import Name, Object, Part, Port
+
+Protocol = Literal["http", "http2", "grpc", "tcp"]
+
+
+class ServicePort(Part, frozen=True, kw_only=True):
+    name: Name
+    port: Port
+    """What callers name (``orders.shop:8080``), and where the sidecar listens unless the instance says otherwise."""
+    protocol: Protocol
+    target_port: Port | None = None
+    """Where the app listens on its own host; `port` where absent."""
+
+    @property
+    def app_port(self) -> int:
+        return self.target_port or self.port
+
+
+class Dependency(Part, frozen=True, kw_only=True):
+    """A service that this one calls. Name ``*``: every service of the mesh."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)\Z")]
+    namespace: Name | None = None
+    """The depending service's own where absent."""
+    port: Port | None = None
+    """Which of its ports `bindPort` leads to; needed where it has several."""
+    bind_port: Port | None = None
+    """A port on the caller's own host that leads there, for clients that know no proxy."""
+
+
+class ServiceSpec(Part, frozen=True, kw_only=True):
+    ports: Annotated[tuple[ServicePort, ...], msgspec.Meta(min_length=1, max_length=64)]
+    dependencies: tuple[Dependency, ...] | None = None
+    """Absent: every service of the mesh."""
+
+
+class Service(Object, frozen=True, kw_only=True, tag="Service"):
+    spec: ServiceSpec
+
+    def port_named(self, name: str) -> ServicePort | None:
+        return next((port for port in self.spec.ports if port.name == name), None)
