@@ -1,0 +1,1 @@
+"""First stage: etcd ▸ ordered events, by whole revision. `events` is pure, `follow` is the edge."""

@@ -1,0 +1,174 @@
+"""Units of work, which of them a change touches, and the difference that it makes.
+
+A unit is a small group of resources that one pure function builds from the state. The resources of all units are the
+configuration. A change names the units that it may affect; those are built anew from the state, and what came out the
+same is dropped. So the result depends on the state alone, never on the way to it, and the work on the change alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dataplane.compile import clusters, inbound, outbound, tls
+from dataplane.compile.authorization import applies
+from dataplane.compile.resources import Resource, ResourceKey, Update
+from dataplane.compile.scope import Scope, scope_of
+from dataplane.compile.workload import Credentials, Workload
+from dataplane.snapshot.state import Change, MeshState, targets
+from schemas.errors import Problem
+from schemas.keys import EndpointRef, TrustRef
+from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Service
+from schemas.records import TrustBundle
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Unit:
+    """`of`: the service or bound port that the unit is for, empty for the kinds that there is one of."""
+
+    kind: Literal["secrets", "inbound", "proxy listener", "proxy routes", "bound", "clusters", "endpoints"]
+    of: str = ""
+
+
+SECRETS, INBOUND = Unit("secrets"), Unit("inbound")
+PROXY_LISTENER, PROXY_ROUTES = Unit("proxy listener"), Unit("proxy routes")
+
+
+def clusters_of(service: ServiceRef) -> Unit:
+    return Unit("clusters", str(service))
+
+
+def endpoints_of(service: ServiceRef) -> Unit:
+    return Unit("endpoints", str(service))
+
+
+def bound(port: int) -> Unit:
+    return Unit("bound", str(port))
+
+
+@dataclass(slots=True)
+class Compiler:
+    """Holds what was built last, so that it can say what differs."""
+
+    workload: Workload
+    credentials: Credentials | None = None
+    first_bundle: TrustBundle | None = None
+    """The bundle that came with the SVID; in force until etcd's is known, and while that one is older."""
+    scope: Scope = field(default_factory=Scope)
+    _built: dict[Unit, Mapping[ResourceKey, Resource]] = field(default_factory=dict)
+    _problems: dict[Unit, Problem] = field(default_factory=dict)
+
+    def resources(self) -> dict[ResourceKey, Resource]:
+        """The whole configuration."""
+        return {key: resource for built in self._built.values() for key, resource in built.items()}
+
+    def problems(self) -> list[Problem]:
+        """References that lead nowhere, as far as they concern this workload."""
+        return [self._problems[unit] for unit in sorted(self._problems)]
+
+    def rebuild(self, state: MeshState) -> Update:
+        """Everything from scratch; the difference to what was built before."""
+        self.scope = scope_of(self.workload.service, state.service(self.workload.service))
+        return self._build(state, {*self._units(state), *self._built})
+
+    def update(self, state: MeshState, changes: Iterable[Change]) -> Update:
+        """The difference that `changes` make. `state` already holds them."""
+        dirty: set[Unit] = set()
+        for change in changes:
+            if isinstance(change.ref, ObjectRef) and change.ref == self._own_object:
+                return self.rebuild(state)  # it says on whom we depend: all may be new
+            dirty |= self._touched(change)
+        return self._build(state, dirty)
+
+    def set_identity(self, state: MeshState, credentials: Credentials, bundle: TrustBundle) -> Update:
+        """A new SVID, and the bundle that came with it."""
+        self.credentials, self.first_bundle = credentials, bundle
+        return self._build(state, {SECRETS})
+
+    @property
+    def _own_object(self) -> ObjectRef:
+        return ObjectRef(Service.__name__, self.workload.service.namespace, self.workload.service.name)
+
+    def _units(self, state: MeshState) -> set[Unit]:
+        services = self.scope.services(state)
+        return {
+            SECRETS, INBOUND, PROXY_LISTENER, PROXY_ROUTES,
+            *map(clusters_of, services), *map(endpoints_of, services), *(bound(one.bind_port) for one in self.scope.bound),
+        }  # fmt: skip
+
+    def _touched(self, change: Change) -> set[Unit]:
+        """Every unit whose builder reads what changed."""
+        match change.ref:
+            case ObjectRef(kind=Service.__name__, namespace=namespace, name=name):
+                service = ServiceRef(namespace, name)
+                if service not in self.scope:
+                    return set()
+                ports = {bound(one.bind_port) for one in self.scope.bound if one.service == service}
+                return {clusters_of(service), endpoints_of(service), PROXY_ROUTES} | ports
+            case ObjectRef(kind=BackendTrafficPolicy.__name__):
+                affected = {*targets(change.before), *targets(change.after)}
+                return {clusters_of(service) for service in affected if service in self.scope}
+            case ObjectRef(kind=AuthorizationPolicy.__name__, namespace=namespace):
+                if namespace != self.workload.service.namespace:
+                    return set()
+                if change.before is None and change.after is None:
+                    return {INBOUND}  # its readability changed
+                policies = [one for one in (change.before, change.after) if isinstance(one, AuthorizationPolicy)]
+                ours = any(applies(policy, self.workload.service) for policy in policies)
+                # Becoming readable lifts the closure of the whole namespace, whatever it targets.
+                return {INBOUND} if ours or change.before is None or change.after is None else set()
+            case EndpointRef(service=service):
+                return {endpoints_of(service)} if service in self.scope else set()
+            case TrustRef(trust_domain=domain):
+                return {SECRETS} if domain == self.workload.trust_domain else set()
+        return set()
+
+    def _build(self, state: MeshState, units: Iterable[Unit]) -> Update:
+        changed: list[Resource] = []
+        removed: list[ResourceKey] = []
+        services = {str(ref): ref for ref in self._services_of(units, state)}
+        ports = {str(one.bind_port): one for one in self.scope.bound}
+        for unit in sorted(units):
+            before = self._built.pop(unit, {})
+            self._problems.pop(unit, None)
+            after: dict[ResourceKey, Resource] = {}
+            match unit:
+                case Unit("secrets"):
+                    after = _by_key(tls.secrets(self.credentials, self._bundles(state)))
+                case Unit("inbound"):
+                    after = _by_key(inbound.inbound_resources(state, self.workload))
+                case Unit("proxy listener"):
+                    after = _by_key([outbound.proxy_listener(self.workload)])
+                case Unit("proxy routes"):
+                    after = _by_key([outbound.proxy_routes(state, self.workload, self.scope)])
+                case Unit("clusters", of) if of in services:
+                    after = _by_key(clusters.outbound_clusters(state, services[of], self.workload.trust_domain))
+                case Unit("endpoints", of) if of in services:
+                    after = _by_key(clusters.load_assignments(state, services[of]))
+                case Unit("bound", of) if of in ports:
+                    result = outbound.bound_resources(state, self.workload, ports[of])
+                    if isinstance(result, Problem):
+                        self._problems[unit] = result
+                    else:
+                        after = _by_key(result)
+            if after:
+                self._built[unit] = after
+            changed += [one for key, one in after.items() if key not in before or before[key].version != one.version]
+            removed += [key for key in before if key not in after]
+        return Update(state.revision, tuple(changed), tuple(removed))
+
+    def _services_of(self, units: Iterable[Unit], state: MeshState) -> Iterable[ServiceRef]:
+        """The services that `units` speak of and that are in scope; only those, so that the work is the change's."""
+        for of in {unit.of for unit in units if unit.kind in ("clusters", "endpoints")}:
+            service = ServiceRef.parse(of)
+            if service in self.scope:
+                yield service
+
+    def _bundles(self, state: MeshState) -> list[TrustBundle]:
+        found = [state.trust_bundle(self.workload.trust_domain), self.first_bundle]
+        known = [bundle for bundle in found if bundle is not None]
+        return [max(known, key=lambda bundle: bundle.sequence)] if known else []
+
+
+def _by_key(resources: Iterable[Resource]) -> dict[ResourceKey, Resource]:
+    return {resource.key: resource for resource in resources}

@@ -1,0 +1,94 @@
+"""Inbound: one listener a port of the own service. It takes mTLS, authorizes, and hands on to the app.
+
+The rules of an HTTP port are in its RouteConfiguration: there Envoy applies a new policy to the next request of
+connections that are already open, which a changed listener would not.
+"""
+
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.rbac.v3 import rbac_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from google.protobuf import duration_pb2
+
+from dataplane.compile import authorization, clusters, tls
+from dataplane.compile.http import connection_manager
+from dataplane.compile.resources import LISTENER, ROUTES, Resource
+from dataplane.compile.workload import Workload
+from dataplane.snapshot.state import MeshState
+from schemas.objects.service import ServicePort
+
+DENY = "mesh.authorization.deny"
+ALLOW = "mesh.authorization.allow"
+
+
+def listener_name(port: ServicePort) -> str:
+    return f"inbound|{port.name}"
+
+
+def inbound_resources(state: MeshState, workload: Workload) -> list[Resource]:
+    """Listener, route and app cluster of each port; nothing while the own Service does not exist."""
+    service = state.service(workload.service)
+    if service is None:
+        return []
+    result = []
+    for port in service.spec.ports:
+        result.append(
+            clusters.app_cluster(port, workload.app_address, workload.app_ports.get(port.name, port.app_port))
+        )
+        deny, allow = authorization.rules_for(state, workload.service, workload.trust_domain, port)
+        listener = listener_pb2.Listener(
+            name=listener_name(port),
+            address=clusters.socket_address(workload.inbound_address, workload.inbound_ports.get(port.name, port.port)),
+            traffic_direction="INBOUND",
+        )
+        chain = listener.filter_chains.add()
+        chain.transport_socket.CopyFrom(tls.downstream(workload.trust_domain))
+        # A peer that connects and then says nothing holds a connection no longer than this.
+        chain.transport_socket_connect_timeout.seconds = 10
+        if port.protocol == "tcp":
+            chain.filters.extend(_tcp_filters(port, deny, allow))
+        else:
+            chain.filters.append(
+                connection_manager(name=listener_name(port), inbound=True, filters=_authorization_filters())
+            )
+            result.append(_routes(port, deny, allow))
+        result.append(Resource.of(LISTENER, listener.name, listener))
+    return result
+
+
+def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
+    """Their rules come with the route; without any, the first refuses nothing and the second everything."""
+    nothing = http_rbac_pb2.RBAC(rules=rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW))
+    return [
+        hcm_pb2.HttpFilter(name=DENY, typed_config=tls.packed(http_rbac_pb2.RBAC())),
+        hcm_pb2.HttpFilter(name=ALLOW, typed_config=tls.packed(nothing)),
+    ]
+
+
+def _routes(port: ServicePort, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC) -> Resource:
+    name = listener_name(port)
+    host = route_components_pb2.VirtualHost(name=name, domains=["*"])
+    for filter_name, rules in ((DENY, deny), (ALLOW, allow)):
+        per_route = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=rules))
+        host.typed_per_filter_config[filter_name].CopyFrom(tls.packed(per_route))
+    route = host.routes.add()
+    route.match.prefix = "/"
+    route.route.cluster = clusters.app_name(port)
+    # How long a request may take is the caller's to say.
+    route.route.timeout.CopyFrom(duration_pb2.Duration())
+    configuration = route_pb2.RouteConfiguration(name=name, virtual_hosts=[host])
+    configuration.validate_clusters.value = False  # the order of pushes sees to it
+    return Resource.of(ROUTES, name, configuration)
+
+
+def _tcp_filters(port: ServicePort, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC) -> list[listener_components_pb2.Filter]:
+    name = listener_name(port)
+    filters = [
+        (DENY, network_rbac_pb2.RBAC(stat_prefix=f"{name}|deny", rules=deny)),
+        (ALLOW, network_rbac_pb2.RBAC(stat_prefix=f"{name}|allow", rules=allow)),
+        ("envoy.filters.network.tcp_proxy", tcp_proxy_pb2.TcpProxy(stat_prefix=name, cluster=clusters.app_name(port))),
+    ]
+    return [listener_components_pb2.Filter(name=one, typed_config=tls.packed(config)) for one, config in filters]

@@ -1,0 +1,135 @@
+"""Outbound: how the app reaches others. The proxy port (HTTP by host, anything by CONNECT) and the bound ports.
+
+Both lead to the same clusters, so that load balancing, mTLS and the check of the server's identity are the same.
+"""
+
+from collections.abc import Iterator
+
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from google.protobuf import duration_pb2
+
+from dataplane.compile import clusters, tls
+from dataplane.compile.http import connection_manager
+from dataplane.compile.resources import LISTENER, ROUTES, Resource
+from dataplane.compile.scope import BoundPort, Scope, bound_target
+from dataplane.compile.workload import Workload
+from dataplane.snapshot.state import MeshState
+from schemas.errors import Problem
+from schemas.names import ServiceRef
+from schemas.objects.service import Service, ServicePort
+
+PROXY = "outbound|proxy"
+HOST_SUFFIX = "mesh"
+
+# Only what never reached an app is tried again, so that it is safe for every method: no connection, a stream refused
+# by a draining peer, a reset before the request was sent.
+RETRY_ON = "connect-failure,refused-stream,reset-before-request"
+RETRIES = 2
+
+
+def bound_name(bound: BoundPort) -> str:
+    return f"outbound|bound|{bound.bind_port}"
+
+
+def host_names(service: ServiceRef, caller: ServiceRef) -> list[str]:
+    """The names by which `caller` may call `service`; the short one within a namespace only."""
+    names = [f"{service}.{HOST_SUFFIX}", str(service)]
+    return [*names, service.name] if service.namespace == caller.namespace else names
+
+
+def proxy_listener(workload: Workload) -> Resource:
+    listener = _listener(PROXY, workload, workload.proxy_port)
+    listener.filter_chains.add().filters.append(connection_manager(name=PROXY, inbound=False, takes_connect=True))
+    return Resource.of(LISTENER, PROXY, listener)
+
+
+def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource:
+    configuration = route_pb2.RouteConfiguration(name=PROXY)
+    configuration.validate_clusters.value = False  # the order of pushes sees to it
+    for ref in scope.services(state):
+        service = state.service(ref)
+        if service is not None:
+            configuration.virtual_hosts.extend(_virtual_hosts(service, ref, workload.service))
+    unknown = configuration.virtual_hosts.add(name="unknown", domains=["*"])
+    text = f"no such service in the mesh, or {workload.service} does not depend on it\n"
+    # Two, because a prefix does not match a CONNECT, and without a route the answer would say nothing.
+    unknown.routes.append(_answer(_connect_match(), 503, text))
+    unknown.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 503, text))
+    return Resource.of(ROUTES, PROXY, configuration)
+
+
+def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> list[Resource] | Problem:
+    """Listener (and route) of one bound port; a Problem, and no listener, where it leads nowhere."""
+    port = bound_target(state, bound)
+    if isinstance(port, Problem):
+        return port
+    name, cluster = bound_name(bound), clusters.outbound_name(bound.service, port.port)
+    listener = _listener(name, workload, bound.bind_port)
+    chain = listener.filter_chains.add()
+    if port.protocol == "tcp":
+        proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name, cluster=cluster)
+        chain.filters.append(
+            listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=tls.packed(proxy))
+        )
+        return [Resource.of(LISTENER, name, listener)]
+    chain.filters.append(connection_manager(name=name, inbound=False))
+    configuration = route_pb2.RouteConfiguration(name=name)
+    configuration.validate_clusters.value = False
+    host = configuration.virtual_hosts.add(name=name, domains=["*"])
+    host.routes.append(_http_route(cluster))
+    return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
+
+
+def _listener(name: str, workload: Workload, port: int) -> listener_pb2.Listener:
+    return listener_pb2.Listener(
+        name=name, address=clusters.socket_address(workload.local_address, port), traffic_direction="OUTBOUND"
+    )
+
+
+def _virtual_hosts(service: Service, ref: ServiceRef, caller: ServiceRef) -> Iterator[route_components_pb2.VirtualHost]:
+    names = host_names(ref, caller)
+    default = _default_port(service)
+    for port in service.spec.ports:
+        cluster = clusters.outbound_name(ref, port.port)
+        domains = [f"{name}:{port.port}" for name in names]
+        if port is default:
+            domains += names
+        host = route_components_pb2.VirtualHost(name=cluster, domains=domains)
+        tunnel = host.routes.add(match=_connect_match())
+        tunnel.route.cluster = cluster
+        tunnel.route.timeout.CopyFrom(duration_pb2.Duration())
+        tunnel.route.upgrade_configs.add(upgrade_type="CONNECT").connect_config.SetInParent()
+        if port.protocol == "tcp":
+            text = f"port {port.port} of {ref} is a TCP port: use CONNECT, or a bound port\n"
+            host.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 400, text))
+        else:
+            host.routes.append(_http_route(cluster))
+        yield host
+
+
+def _default_port(service: Service) -> ServicePort | None:
+    """The port that a URL without a port means: 80 where the service has it, else its first HTTP port."""
+    http = [port for port in service.spec.ports if port.protocol != "tcp"]
+    return next((port for port in http if port.port == 80), http[0] if http else None)
+
+
+def _connect_match() -> route_components_pb2.RouteMatch:
+    return route_components_pb2.RouteMatch(connect_matcher=route_components_pb2.RouteMatch.ConnectMatcher())
+
+
+def _http_route(cluster: str) -> route_components_pb2.Route:
+    route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(prefix="/"))
+    route.route.cluster = cluster
+    route.route.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
+    route.route.retry_policy.retry_on = RETRY_ON
+    route.route.retry_policy.num_retries.value = RETRIES
+    return route
+
+
+def _answer(match: route_components_pb2.RouteMatch, status: int, text: str) -> route_components_pb2.Route:
+    route = route_components_pb2.Route(match=match)
+    route.direct_response.status = status
+    route.direct_response.body.inline_string = text
+    return route

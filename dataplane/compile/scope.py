@@ -1,0 +1,70 @@
+"""The services that a workload may call, and so all that its sidecar needs to hold."""
+
+from dataclasses import dataclass, field
+
+from dataplane.snapshot.state import MeshState
+from schemas.errors import Problem
+from schemas.names import ServiceRef
+from schemas.objects.service import Service, ServicePort
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPort:
+    """A port on the workload's own host that leads to one port of a service."""
+
+    bind_port: int
+    service: ServiceRef
+    port: int | None
+    """None: the only one that the service has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    everything: bool = False
+    """Every service of the mesh; `named` then adds nothing."""
+    named: frozenset[ServiceRef] = frozenset()
+    bound: tuple[BoundPort, ...] = field(default=())
+
+    def __contains__(self, service: ServiceRef) -> bool:
+        return self.everything or service in self.named
+
+    def services(self, state: MeshState) -> list[ServiceRef]:
+        """Those of the scope that exist, in order."""
+        return state.services() if self.everything else [ref for ref in sorted(self.named) if state.service(ref)]
+
+
+def scope_of(service: ServiceRef, declared: Service | None) -> Scope:
+    """What `service` declares; nothing while its Service object does not exist."""
+    if declared is None:
+        return Scope()
+    dependencies = declared.spec.dependencies
+    if dependencies is None:
+        return Scope(everything=True)
+    everything = any(dependency.name == "*" for dependency in dependencies)
+    named, bound = set(), []
+    for dependency in dependencies:
+        if dependency.name == "*":
+            continue
+        ref = ServiceRef(dependency.namespace or service.namespace, dependency.name)
+        named.add(ref)
+        if dependency.bind_port is not None:
+            bound.append(BoundPort(dependency.bind_port, ref, dependency.port))
+    bound.sort(key=lambda one: one.bind_port)
+    return Scope(everything, frozenset() if everything else frozenset(named), tuple(bound))
+
+
+def bound_target(state: MeshState, bound: BoundPort) -> ServicePort | Problem:
+    """The service port that a bound port leads to, or why there is none."""
+    subject = f"bound port {bound.bind_port}"
+    service = state.service(bound.service)
+    if service is None:
+        return Problem(subject, f"leads to {bound.service}, which does not exist", remedy="apply that Service")
+    ports = service.spec.ports
+    if bound.port is None:
+        if len(ports) == 1:
+            return ports[0]
+        return Problem(subject, f"{bound.service} has several ports", remedy="say which with `port`")
+    for port in ports:
+        if port.port == bound.port:
+            return port
+    return Problem(subject, f"{bound.service} has no port {bound.port}", remedy="correct `port`")

@@ -1,0 +1,108 @@
+"""Transport sockets and secrets: TLS 1.3 on both sides, exact identities, nothing inline but in SDS."""
+
+import base64
+from collections.abc import Iterable
+
+from envoy.config.core.v3 import base_pb2, config_source_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2, tls_spiffe_validator_config_pb2
+from google.protobuf import any_pb2
+
+from dataplane.compile.resources import SECRET, Message, Resource
+from dataplane.compile.workload import Credentials
+from schemas.names import SpiffeId
+from schemas.records import TrustBundle
+
+OWN_SVID = "svid"
+TRUST = "trust"
+
+_TLS_1_3 = common_pb2.TlsParameters.TLSv1_3
+
+
+def packed(message: object) -> any_pb2.Any:
+    """`message` in an Any, with deterministic bytes."""
+    result = any_pb2.Any()
+    result.Pack(message, deterministic=True)  # type: ignore[arg-type]  # xds-protos has no types
+    return result
+
+
+def ads_source() -> config_source_pb2.ConfigSource:
+    return config_source_pb2.ConfigSource(
+        ads=config_source_pb2.AggregatedConfigSource(), resource_api_version=config_source_pb2.ApiVersion.V3
+    )
+
+
+def _common(matchers: Iterable[common_pb2.SubjectAltNameMatcher]) -> tls_pb2.CommonTlsContext:
+    sds = secret_pb2.SdsSecretConfig
+    return tls_pb2.CommonTlsContext(
+        # The maximum too: the client side's default maximum is TLS 1.2, which is below this minimum.
+        tls_params=common_pb2.TlsParameters(
+            tls_minimum_protocol_version=_TLS_1_3, tls_maximum_protocol_version=_TLS_1_3
+        ),
+        tls_certificate_sds_secret_configs=[sds(name=OWN_SVID, sds_config=ads_source())],
+        combined_validation_context=tls_pb2.CommonTlsContext.CombinedCertificateValidationContext(
+            default_validation_context=common_pb2.CertificateValidationContext(match_typed_subject_alt_names=matchers),
+            validation_context_sds_secret_config=sds(name=TRUST, sds_config=ads_source()),
+        ),
+    )
+
+
+def _uri(**how: str) -> common_pb2.SubjectAltNameMatcher:
+    matcher = common_pb2.SubjectAltNameMatcher(san_type=common_pb2.SubjectAltNameMatcher.URI)
+    for kind, value in how.items():
+        setattr(matcher.matcher, kind, value)
+    return matcher
+
+
+def downstream(trust_domain: str) -> base_pb2.TransportSocket:
+    """mTLS that takes any workload of the own trust domain; which of them may do what is authorization's to say."""
+    context = tls_pb2.DownstreamTlsContext(common_tls_context=_common([_uri(prefix=f"spiffe://{trust_domain}/ns/")]))
+    context.require_client_certificate.value = True
+    # A resumed session would carry on the trust of the day it began: a removed root must end it.
+    context.disable_stateless_session_resumption = True
+    context.disable_stateful_session_resumption = True
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
+
+
+def upstream(server: SpiffeId) -> base_pb2.TransportSocket:
+    """mTLS to exactly that server: being of the same trust domain is not enough."""
+    context = tls_pb2.UpstreamTlsContext(common_tls_context=_common([_uri(exact=str(server))]))
+    context.max_session_keys.value = 0  # no resumption, as above
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
+
+
+def secrets(credentials: Credentials | None, bundles: Iterable[TrustBundle]) -> list[Resource]:
+    """The own SVID, and whom to trust: each peer by the bundle of its own trust domain, by no other (X509-SVID 5)."""
+    if credentials is None:
+        return []
+    own = common_pb2.TlsCertificate()
+    own.certificate_chain.inline_bytes = credentials.chain_pem
+    own.private_key.inline_bytes = credentials.key_pem
+    trusted = {bundle.trust_domain: _pem(bundle.x509_authorities) for bundle in bundles if bundle.x509_authorities}
+    if not trusted:
+        # Envoy keeps the last secret when one is withdrawn, and takes none without a certificate. So "nobody" is said
+        # with a name that no peer can have, and the one certificate that is at hand.
+        trusted = {"nobody.invalid": credentials.chain_pem}
+    validator = tls_spiffe_validator_config_pb2.SPIFFECertValidatorConfig()
+    for domain in sorted(trusted):
+        validator.trust_domains.add(name=domain).trust_bundle.inline_bytes = trusted[domain]
+    trust = common_pb2.CertificateValidationContext()
+    trust.custom_validator_config.name = "envoy.tls.cert_validator.spiffe"
+    trust.custom_validator_config.typed_config.CopyFrom(packed(validator))
+    return [
+        _secret(secret_pb2.Secret(name=OWN_SVID, tls_certificate=own)),
+        _secret(secret_pb2.Secret(name=TRUST, validation_context=trust)),
+    ]
+
+
+def _secret(secret: Message) -> Resource:
+    return Resource.of(SECRET, secret.name, secret)  # type: ignore[attr-defined]  # xds-protos has no types
+
+
+def _pem(certificates: Iterable[bytes]) -> bytes:
+    """DER certificates as one PEM text (RFC 7468: 64 characters a line)."""
+    blocks = []
+    for der in certificates:
+        text = base64.b64encode(der)
+        lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+        blocks.append(b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""]))
+    return b"".join(blocks)

@@ -1,0 +1,40 @@
+"""What the compiler knows of its own workload: where it listens, where its app is, who it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schemas.names import ServiceRef, SpiffeId
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Addresses are IPs; ports are TCP ports."""
+
+    service: ServiceRef
+    trust_domain: str
+    inbound_address: str
+    """Where other sidecars reach this one."""
+    app_address: str = "127.0.0.1"
+    """Where the app listens."""
+    local_address: str = "127.0.0.1"
+    """Where the app finds its sidecar: the proxy port and the bound ports."""
+    proxy_port: int = 15001
+    inbound_ports: Mapping[str, int] = field(default_factory=dict)
+    """By the service port's name; a port that is not here is the Service's own."""
+    app_ports: Mapping[str, int] = field(default_factory=dict)
+    """By the service port's name; a port that is not here is the Service's target port."""
+
+    @property
+    def identity(self) -> SpiffeId:
+        return SpiffeId.of_service(self.trust_domain, self.service)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """This workload's own SVID, as Envoy takes it. Never shown."""
+
+    chain_pem: bytes
+    key_pem: bytes
+
+    def __repr__(self) -> str:
+        return "Credentials([redacted])"

@@ -1,0 +1,134 @@
+"""[edge] A sidecar's calls to the replicas: join, renew, register, deregister, report; to whichever replica answers.
+
+Who the replica is: its certificate must chain to the trust bundle and carry CONTROL_PLANE_SERVER_NAME, a DNS name that
+only the CA's template for replicas sets. gRPC gives Python clients no look at the peer's other names, so this name
+stands for the SPIFFE ID of the control plane.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from dataplane.identity.material import Identity, roots_pem
+from dataplane.identity.replicas import Replicas
+from schemas import codec
+from schemas.api import mesh_pb2
+from schemas.errors import InvalidInput, Problem, Unauthenticated, Unavailable
+from schemas.joinfile import JoinFile
+from schemas.names import CONTROL_PLANE_SERVER_NAME
+from schemas.records import Endpoint, SidecarStatus, TrustBundle
+from trio_grpc import TLS
+
+M = TypeVar("M", bound=Message)
+
+CALL_SECONDS = 10.0  # for all replicas together: longer than an etcd leader election (2 s) on their side
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """`lease_id` of etcd, to be kept alive within `ttl_seconds`; `revision` at which the instance was written."""
+
+    lease_id: int
+    ttl_seconds: int
+    revision: int
+
+
+class ReplicaClient:
+    """Must be made inside a trio run; `use` gives it the identity that all calls but `join` need; `close` ends it.
+
+    `fraction` yields random numbers in [0, 1): the replica that is asked first, so that sidecars spread.
+    Every call raises Unavailable (no replica answered in time), Unauthenticated, PermissionDenied, InvalidInput,
+    NotFound or Conflict; ``Unavailable.outcome_unknown`` tells that a replica may have acted all the same.
+    """
+
+    def __init__(self, *, fraction: Callable[[], float], server_name: str = CONTROL_PLANE_SERVER_NAME) -> None:
+        self._fraction = fraction
+        self._server_name = server_name
+        self._replicas: Replicas | None = None
+
+    def use(self, identity: Identity) -> None:
+        """From now on call as `identity`, over new connections; calls in flight end on the old ones."""
+        tls = TLS(ca=roots_pem(identity.bundle), cert=identity.chain_pem, key=identity.key_pem)
+        before = self._replicas
+        self._replicas = Replicas(identity.api_endpoints, tls, self._server_name, self._fraction())
+        if before is not None:
+            before.retire()
+
+    def close(self) -> None:
+        if self._replicas is not None:
+            self._replicas.retire()
+            self._replicas = None
+
+    async def join(
+        self, file: JoinFile, csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS
+    ) -> mesh_pb2.IdentityReply:
+        """With the join file's token; the replica is authenticated by the join file's trust bundle."""
+        bundle = codec.decode(file.trust_bundle, TrustBundle, "trust bundle of the join file")
+        roots = roots_pem(bundle)
+        if not roots:
+            raise InvalidInput(Problem("join file", "its trust bundle is empty", remedy="make a new join file"))
+        replicas = Replicas(file.join_endpoints, TLS(ca=roots), self._server_name, self._fraction())
+        try:
+            request = mesh_pb2.JoinRequest(token=file.token, csr=csr, etcd_csr=etcd_csr)
+            reply = await replicas.call("/mesh.v1.Identity/Join", request, timeout)
+        finally:
+            replicas.retire()
+        return _parse(mesh_pb2.IdentityReply(), reply, "Identity.Join")
+
+    async def renew(self, csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS) -> mesh_pb2.IdentityReply:
+        request = mesh_pb2.RenewRequest(csr=csr, etcd_csr=etcd_csr)
+        reply = await self._call("/mesh.v1.Identity/Renew", request, timeout)
+        return _parse(mesh_pb2.IdentityReply(), reply, "Identity.Renew")
+
+    async def register(
+        self,
+        instance: str,
+        endpoint: Endpoint | None,
+        status: SidecarStatus,
+        ttl_seconds: int,
+        lease_id: int = 0,
+        timeout: float = CALL_SECONDS,
+    ) -> Registered:
+        """Write the instance (`endpoint` None: not to be discovered) and its status under a lease.
+
+        `lease_id`: one got before, to take up again; 0: a new one. Raises NotFound when that lease has ended.
+        """
+        request = mesh_pb2.RegisterRequest(
+            instance=instance,
+            endpoint=codec.encode(endpoint) if endpoint else b"",
+            status=codec.encode(status),
+            ttl_seconds=ttl_seconds,
+            lease_id=lease_id,
+        )
+        reply = _parse(
+            mesh_pb2.RegisterReply(),
+            await self._call("/mesh.v1.Sidecars/Register", request, timeout),
+            "Sidecars.Register",
+        )
+        return Registered(reply.lease_id, reply.ttl_seconds, reply.revision)
+
+    async def deregister(self, instance: str, lease_id: int, timeout: float = CALL_SECONDS) -> int:
+        """Take the instance out of discovery; the revision at which that was written."""
+        request = mesh_pb2.DeregisterRequest(instance=instance, lease_id=lease_id)
+        reply = await self._call("/mesh.v1.Sidecars/Deregister", request, timeout)
+        return int(_parse(mesh_pb2.DeregisterReply(), reply, "Sidecars.Deregister").revision)
+
+    async def report(self, instance: str, lease_id: int, status: SidecarStatus, timeout: float = CALL_SECONDS) -> None:
+        """Raises NotFound when the lease has ended: register again."""
+        request = mesh_pb2.ReportRequest(instance=instance, lease_id=lease_id, status=codec.encode(status))
+        await self._call("/mesh.v1.Sidecars/Report", request, timeout)
+
+    async def _call(self, path: str, request: Message, timeout: float) -> bytes:
+        if self._replicas is None:
+            raise Unauthenticated("this sidecar has no identity yet: join first")
+        return await self._replicas.call(path, request, timeout)
+
+
+def _parse(message: M, data: bytes, what: str) -> M:
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise Unavailable(f"a replica's answer to {what} can't be understood", outcome_unknown=True) from error
+    return message

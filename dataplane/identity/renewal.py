@@ -1,0 +1,97 @@
+"""When to renew, how long to wait after a failure, when to raise the alarm: pure decisions about one certificate.
+
+    not_before ──────── half-life (± jitter) ─────────────── last sixth ────── expires
+    NOT_YET   │  GOOD         │ GOOD, renewing at each retry │ EXPIRING │      EXPIRED
+
+All times are seconds since 1970 as the host's clock tells them; random numbers are fractions in [0, 1].
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+# Renewal lies within ±5 % of the half-life: sidecars that joined together don't renew together, and half the lifetime
+# is left for replicas to come back.
+JITTER = 0.05
+# From the last sixth on (10 min of an hour) somebody should look: eight or more retries have failed by then.
+ALARM_FRACTION = 1 / 6
+FIRST_RETRY_SECONDS = 1.0  # a replica that restarts is back in about that time
+MAX_RETRY_SECONDS = 60.0  # one request a minute and sidecar is no load, and healing is noticed within a minute
+# A wait is never longer than this before the clock is read again: the host's clock may have been set meanwhile.
+MAX_WAIT_SECONDS = 60.0
+
+
+class Health(Enum):
+    """What the certificate is worth at this moment."""
+
+    NOT_YET = "not yet valid"
+    GOOD = "good"
+    EXPIRING = "expiring"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """Of a certificate: seconds since 1970."""
+
+    not_before: float
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Renewals that failed since the last one that did not; `last` is when the latest of them ended."""
+
+    failures: int = 0
+    last: float = 0.0
+
+    def failed(self, now: float) -> "Attempts":
+        return Attempts(self.failures + 1, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`wait` seconds before deciding again; 0 means: renew now."""
+
+    wait: float
+    health: Health
+
+    @property
+    def renew(self) -> bool:
+        return self.wait == 0
+
+
+def renew_at(validity: Validity, fraction: float) -> float:
+    """Half-life ± JITTER of the lifetime; `fraction` is drawn once a certificate."""
+    lifetime = max(0.0, validity.expires - validity.not_before)
+    return validity.not_before + lifetime * (0.5 - JITTER + 2 * JITTER * fraction)
+
+
+def retry_delay(failures: int, fraction: float) -> float:
+    """Seconds to wait after that many failures in a row (≥ 1): doubling, capped, the upper half of it random."""
+    full = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 16))
+    return full * (0.5 + fraction / 2)
+
+
+def health(validity: Validity, now: float) -> Health:
+    if now >= validity.expires:
+        return Health.EXPIRED
+    if now < validity.not_before:
+        return Health.NOT_YET
+    if now >= validity.expires - (validity.expires - validity.not_before) * ALARM_FRACTION:
+        return Health.EXPIRING
+    return Health.GOOD
+
+
+def decide(validity: Validity, attempts: Attempts, now: float, fraction: float) -> Decision:
+    """What to do at `now`. An expired or not yet valid certificate is renewed too: the clock may be what is wrong."""
+    state = health(validity, now)
+    due = renew_at(validity, fraction) if state in (Health.GOOD, Health.EXPIRING) else now
+    # A clock that was set back must not make the retry wait for the hour it went back: then it comes at once.
+    if attempts.failures and attempts.last <= now:
+        due = max(due, attempts.last + retry_delay(attempts.failures, fraction))
+    return Decision(min(max(0.0, due - now), MAX_WAIT_SECONDS), state)
+
+
+def worse(before: Health, after: Health) -> bool:
+    """Whether to say so: health got worse, or is still bad in another way."""
+    return after is not before and after is not Health.GOOD

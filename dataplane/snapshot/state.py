@@ -1,0 +1,241 @@
+"""The mesh as this sidecar knows it. One writer (`MeshState.apply`), many readers; no IO, no clock.
+
+Bad input becomes a `Problem`: a value that can't be read leaves the last good one of that key in force. Where there is
+none, the object is absent, except that an unreadable AuthorizationPolicy closes what it might have closed
+(`unreadable_policies`): nothing bad in etcd ever opens a door.
+"""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing, Put, Synced
+from schemas import codec
+from schemas.errors import Corrupt, Problem
+from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, StatusRef, TrustRef
+from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import AnyObject, AuthorizationPolicy, BackendTrafficPolicy, Service
+from schemas.records import Endpoint, Epoch, TrustBundle
+
+K = TypeVar("K")
+
+Value = AnyObject | Endpoint | TrustBundle | Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One reference that now holds something else. Both None: only whether it is readable changed."""
+
+    ref: DataRef
+    before: Value | None
+    after: Value | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The bytes of the last good value of a key, as they stood in etcd."""
+
+    value: bytes
+    revision: int
+
+
+@dataclass(slots=True)
+class MeshState:
+    keyspace: Keyspace
+    revision: int = 0
+    """The newest revision up to which the configuration is known to be complete."""
+    synced: bool = False
+    stored: dict[bytes, Stored] = field(default_factory=dict)
+    values: dict[DataRef, Value] = field(default_factory=dict)
+    quarantine: dict[bytes, Problem] = field(default_factory=dict)
+    unreadable_policies: set[ObjectRef] = field(default_factory=set)
+    _endpoints: dict[ServiceRef, dict[str, Endpoint]] = field(default_factory=dict)
+    _traffic: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
+    _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
+    _services: dict[ServiceRef, Service] = field(default_factory=dict)
+
+    # -- readers
+
+    def service(self, ref: ServiceRef) -> Service | None:
+        return self._services.get(ref)
+
+    def services(self) -> list[ServiceRef]:
+        """All services that are known, in order."""
+        return sorted(self._services)
+
+    def endpoints(self, service: ServiceRef) -> list[tuple[str, Endpoint]]:
+        """Live instances by name, in order."""
+        return sorted(self._endpoints.get(service, {}).items(), key=lambda item: item[0])
+
+    def traffic_policy(self, service: ServiceRef) -> BackendTrafficPolicy | None:
+        """The policy that targets the service; of several, the first by name (the replicas refuse a second)."""
+        for ref in sorted(self._traffic.get(service, ())):
+            policy = self.values.get(ref)
+            if isinstance(policy, BackendTrafficPolicy):
+                return policy
+        return None
+
+    def authorization_policies(self, namespace: str) -> list[AuthorizationPolicy]:
+        """All of a namespace, in the order of their names."""
+        found = (self.values.get(ref) for ref in sorted(self._policies.get(namespace, ())))
+        return [policy for policy in found if isinstance(policy, AuthorizationPolicy)]
+
+    def trust_bundle(self, trust_domain: str) -> TrustBundle | None:
+        bundle = self.values.get(TrustRef(trust_domain))
+        return bundle if isinstance(bundle, TrustBundle) else None
+
+    @property
+    def epoch(self) -> str | None:
+        epoch = self.values.get(EpochRef())
+        return epoch.id if isinstance(epoch, Epoch) else None
+
+    def problems(self) -> list[Problem]:
+        return [self.quarantine[key] for key in sorted(self.quarantine)]
+
+    # -- the writer
+
+    def apply(self, event: Event) -> list[Change]:
+        """Takes one event in whole; what changed by it, nothing where nothing did."""
+        match event:
+            case Changes(prefix, revision, events):
+                changes = [change for one in events for change in self._apply_one(one)]
+                self._advance(prefix, revision)
+            case Listing(prefix, revision, items):
+                listed = {item.key for item in items}
+                gone = [key for key in self._known_under(prefix) if key not in listed]
+                changes = [change for key in gone for change in self._apply_one(Delete(key, revision))]
+                changes += [change for item in items for change in self._apply_one(item)]
+                self._advance(prefix, revision, listing=True)
+            case Dropped(prefix):
+                keys = self._known_under(prefix)
+                changes = [change for key in keys for change in self._apply_one(Delete(key, 0))]
+            case Synced():
+                self.synced = True
+                changes = []
+        return changes
+
+    def _known_under(self, prefix: bytes) -> list[bytes]:
+        return sorted({key for key in (*self.stored, *self.quarantine) if key.startswith(prefix)})
+
+    def _advance(self, prefix: bytes, revision: int, *, listing: bool = False) -> None:
+        if prefix == self.keyspace.config():
+            # A listing may go back: etcd was restored, and what it says now is what is true.
+            self.revision = revision if listing else max(self.revision, revision)
+
+    def _apply_one(self, event: Put | Delete) -> Iterator[Change]:
+        ref = self.keyspace.parse(event.key)
+        if ref is None or isinstance(ref, StatusRef):
+            if isinstance(event, Put) and event.key.startswith(self.keyspace.data()):
+                problem = Problem(event.key.decode(errors="replace"), "not a key of the mesh", remedy="delete the key")
+                self.quarantine[event.key] = problem
+            else:
+                self.quarantine.pop(event.key, None)
+            return
+        before = self.values.get(ref)
+        was_unreadable = ref in self.unreadable_policies
+        if isinstance(event, Delete):
+            self.stored.pop(event.key, None)
+            self.quarantine.pop(event.key, None)
+            self.unreadable_policies.discard(ref)
+            after = None
+        else:
+            stored = self.stored.get(event.key)
+            if stored is not None and stored.value == event.value:
+                self.quarantine.pop(event.key, None)
+                return
+            try:
+                after = read(ref, event.value)
+            except Corrupt as error:
+                self.quarantine[event.key] = error.problem
+                if before is None and isinstance(ref, ObjectRef) and ref.kind == AuthorizationPolicy.__name__:
+                    self.unreadable_policies.add(ref)
+                    if not was_unreadable:
+                        yield Change(ref, None, None)
+                return
+            self.stored[event.key] = Stored(event.value, event.revision)
+            self.quarantine.pop(event.key, None)
+            self.unreadable_policies.discard(ref)
+        if after is None:
+            self.values.pop(ref, None)
+        else:
+            self.values[ref] = after
+        self._index(ref, before, after)
+        if before != after or was_unreadable:
+            yield Change(ref, before, after)
+
+    def _index(self, ref: DataRef, before: Value | None, after: Value | None) -> None:
+        match before, after:
+            case (Endpoint(), _) | (_, Endpoint()) if isinstance(ref, EndpointRef):
+                instances = self._endpoints.setdefault(ref.service, {})
+                if isinstance(after, Endpoint):
+                    instances[ref.instance] = after
+                else:
+                    del instances[ref.instance]
+                    if not instances:
+                        del self._endpoints[ref.service]
+            case (Service(), _) | (_, Service()) if isinstance(ref, ObjectRef):
+                service = ServiceRef(ref.namespace, ref.name)
+                if isinstance(after, Service):
+                    self._services[service] = after
+                else:
+                    del self._services[service]
+            case (BackendTrafficPolicy(), _) | (_, BackendTrafficPolicy()) if isinstance(ref, ObjectRef):
+                for target in targets(before):
+                    _discard(self._traffic, target, ref)
+                for target in targets(after):
+                    self._traffic.setdefault(target, set()).add(ref)
+            case (AuthorizationPolicy(), _) | (_, AuthorizationPolicy()) if isinstance(ref, ObjectRef):
+                if after is None:
+                    _discard(self._policies, ref.namespace, ref)
+                else:
+                    self._policies.setdefault(ref.namespace, set()).add(ref)
+
+
+def targets(value: Value | None) -> list[ServiceRef]:
+    """The services that a BackendTrafficPolicy is for."""
+    if not isinstance(value, BackendTrafficPolicy):
+        return []
+    return [ServiceRef(value.metadata.namespace, target.name) for target in value.spec.target_refs]
+
+
+def read(ref: DataRef, data: bytes) -> Value:
+    """The value that belongs under `ref`; raises Corrupt for anything else, one that claims another name too."""
+    subject = str(ref)
+    match ref:
+        case ObjectRef():
+            value = codec.decode_object(data, ref.kind, subject)
+            if value.ref != ref:
+                raise Corrupt(Problem(subject, f"the key holds {value.ref}", "$.metadata", "delete the key"))
+            return value
+        case EndpointRef():
+            endpoint = codec.decode(data, Endpoint, subject)
+            try:
+                ipaddress.ip_address(endpoint.address)
+            except ValueError as error:
+                problem = Problem(subject, f"expected an IP address, got {endpoint.address[:64]!r}", "$.address")
+                raise Corrupt(problem) from error
+            return endpoint
+        case TrustRef():
+            bundle = codec.decode(data, TrustBundle, subject)
+            if bundle.trust_domain != ref.trust_domain:
+                raise Corrupt(Problem(subject, f"holds the bundle of {bundle.trust_domain[:64]!r}", "$.trustDomain"))
+            return bundle
+        case EpochRef():
+            return codec.decode(data, Epoch, subject)
+
+
+def _discard(index: dict[K, set[ObjectRef]], key: K, ref: ObjectRef) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.discard(ref)
+        if not members:
+            del index[key]
+
+
+def from_stored(keyspace: Keyspace, revision: int, stored: Mapping[bytes, Stored]) -> MeshState:
+    """A state from what another one had `stored`: what was last known good, read back from disk."""
+    state = MeshState(keyspace)
+    state.apply(Changes(keyspace.data(), revision, tuple(Put(k, s.value, s.revision) for k, s in stored.items())))
+    state.revision = revision
+    return state
