@@ -93,7 +93,8 @@ class Compiler:
         services = self.scope.services(state)
         return {
             SECRETS, INBOUND, PROXY_LISTENER, PROXY_ROUTES,
-            *map(clusters_of, services), *map(endpoints_of, services), *(bound(one.bind_port) for one in self.scope.bound),
+            *map(clusters_of, services), *map(endpoints_of, services),
+            *(bound(one.bind_port) for one in self.scope.bound),
         }  # fmt: skip
 
     def _touched(self, change: Change) -> set[Unit]:
