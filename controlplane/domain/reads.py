@@ -1,0 +1,40 @@
+"""What must be read to decide on a change set: O(change), but where something that others may name goes away. Pure."""
+
+from collections.abc import Sequence
+
+from controlplane.domain.change import Change
+from controlplane.domain.known import Known
+from controlplane.domain.references import references
+from schemas.keys import Keyspace
+from schemas.names import ObjectRef
+from schemas.objects import Service
+
+
+def objects_needed(changes: Sequence[Change]) -> frozenset[ObjectRef]:
+    """What is written, and what that names."""
+    named = (reference.target for change in changes if change.put for reference in references(change.put))
+    return frozenset((*(change.ref for change in changes), *named))
+
+
+def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known) -> frozenset[bytes]:
+    """What must be listed, given the objects that `objects_needed` asked for."""
+    if any(narrows(change, known) for change in changes):
+        return frozenset({keyspace.config()})  # a dependency may name a service from any namespace
+    # Two policies must not speak for one service, so the others of the namespace are looked at.
+    return frozenset(
+        keyspace.config_of_kind(change.ref.kind, change.ref.namespace)
+        for change in changes
+        if change.put and change.ref.kind == "BackendTrafficPolicy"
+    )
+
+
+def narrows(change: Change, known: Known) -> bool:
+    """Whether what others say of this service may no longer hold: it goes, a port goes, or one port becomes several."""
+    stored = known.objects.get(change.ref)
+    if change.ref.kind != "Service" or stored is None:
+        return False
+    if not isinstance(change.put, Service) or not isinstance(stored.object, Service):
+        return True
+    before = {port.port for port in stored.object.spec.ports}
+    after = {port.port for port in change.put.spec.ports}
+    return bool(before - after) or (len(before) == 1 and len(after) > 1)

@@ -1,0 +1,34 @@
+"""Which objects an object names. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from schemas.names import ObjectRef
+from schemas.objects import AnyObject, AuthorizationPolicy, BackendTrafficPolicy, Service
+from schemas.objects.service import Dependency
+
+ANY_SERVICE = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    target: ObjectRef
+    path: str
+    """The field that names it, in JSONPath form."""
+
+
+def references(value: AnyObject) -> Iterator[Reference]:
+    """In the order of the fields; a target may come more than once."""
+    match value:
+        case Service():
+            for index, dependency in enumerate(value.spec.dependencies or ()):
+                if dependency.name != ANY_SERVICE:
+                    yield Reference(dependency_target(value, dependency), f"$.spec.dependencies[{index}]")
+        case AuthorizationPolicy() | BackendTrafficPolicy():
+            for index, target in enumerate(value.spec.target_refs or ()):
+                ref = ObjectRef(target.kind, value.metadata.namespace, target.name)
+                yield Reference(ref, f"$.spec.targetRefs[{index}]")
+
+
+def dependency_target(service: Service, dependency: Dependency) -> ObjectRef:
+    return ObjectRef("Service", dependency.namespace or service.metadata.namespace, dependency.name)

@@ -1,0 +1,163 @@
+"""What one object must hold beyond its own schema, in the state as it will be. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from controlplane.domain.known import After
+from controlplane.domain.references import ANY_SERVICE, Reference, dependency_target, references
+from schemas.errors import InvalidInput, Problem
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, SpiffeId
+from schemas.objects import AnyObject, AuthorizationPolicy, BackendTrafficPolicy, Mesh, Service
+from schemas.objects.service import Dependency
+
+MESH_NAME = "mesh"
+
+
+def problems_of(value: AnyObject, after: After, subject: str) -> Iterator[Problem]:
+    """Everything that is wrong with `value`; `subject` is what the problems are said to be about."""
+    yield from _broken_references(value, after, subject)
+    match value:
+        case Mesh():
+            yield from _mesh(value, subject)
+        case Service():
+            yield from _service(value, after, subject)
+        case BackendTrafficPolicy():
+            yield from _traffic_policy(value, after, subject)
+        case AuthorizationPolicy():
+            yield from _authorization_policy(value, after, subject)
+
+
+def _broken_references(value: AnyObject, after: After, subject: str) -> Iterator[Problem]:
+    for reference in references(value):
+        if after.get(reference.target) is None:
+            yield _missing(reference, after, subject)
+
+
+def _missing(reference: Reference, after: After, subject: str) -> Problem:
+    target = reference.target
+    if after.is_unreadable(target):
+        what = f"names {target}, whose stored value can't be understood"
+        return Problem(subject, what, reference.path, f"apply {target} again in the same change set")
+    remedy = "correct the name, or create it in the same change set"
+    return Problem(subject, f"names {target}, which does not exist", reference.path, remedy)
+
+
+# -- Mesh
+
+
+def _mesh(mesh: Mesh, subject: str) -> Iterator[Problem]:
+    if (mesh.metadata.namespace, mesh.metadata.name) != (SYSTEM_NAMESPACE, MESH_NAME):
+        remedy = f"name it {MESH_NAME} and leave the namespace out"
+        yield Problem(subject, "there is one Mesh, of one name", "$.metadata.name", remedy)
+
+
+# -- Service
+
+
+def _service(service: Service, after: After, subject: str) -> Iterator[Problem]:
+    ports = service.spec.ports
+    for index in _repeated([port.name for port in ports]):
+        message = f"a second port of the name {ports[index].name!r}"
+        yield Problem(subject, message, f"$.spec.ports[{index}].name", "give each port a name of its own")
+    for index in _repeated([port.port for port in ports]):
+        message = f"the port {ports[index].port} a second time"
+        yield Problem(subject, message, f"$.spec.ports[{index}].port", "give each port a number of its own")
+    dependencies = service.spec.dependencies or ()
+    for index, dependency in enumerate(dependencies):
+        yield from _dependency(service, dependency, f"$.spec.dependencies[{index}]", after, subject)
+    bound = [dependency.bind_port or -index for index, dependency in enumerate(dependencies, 1)]  # unbound: unique
+    for index in _repeated(bound):
+        message = f"bindPort {bound[index]} is already taken by another dependency"
+        path = f"$.spec.dependencies[{index}].bindPort"
+        yield Problem(subject, message, path, "give each dependency a port of its own")
+
+
+def _dependency(service: Service, dependency: Dependency, path: str, after: After, subject: str) -> Iterator[Problem]:
+    if dependency.name == ANY_SERVICE:
+        for field, given in (
+            ("namespace", dependency.namespace),
+            ("port", dependency.port),
+            ("bindPort", dependency.bind_port),
+        ):
+            if given is not None:
+                remedy = f"leave {field} out, or name one service"
+                yield Problem(subject, f"{field} says nothing beside name '*'", f"{path}.{field}", remedy)
+        return
+    target = after.get(dependency_target(service, dependency))
+    if not isinstance(target, Service):
+        return  # reported as a broken reference
+    numbers = [port.port for port in target.spec.ports]
+    if dependency.port is not None and dependency.port not in numbers:
+        message = f"{target.ref} has no port {dependency.port}"
+        yield Problem(subject, message, f"{path}.port", f"its ports are {_join(numbers)}")
+    if dependency.bind_port is not None and dependency.port is None and len(numbers) > 1:
+        message = f"bindPort leads to one port, and {target.ref} has several"
+        yield Problem(subject, message, f"{path}.bindPort", f"give the port too, one of {_join(numbers)}")
+
+
+# -- policies
+
+
+def _traffic_policy(policy: BackendTrafficPolicy, after: After, subject: str) -> Iterator[Problem]:
+    targets = [reference.target for reference in references(policy)]
+    for index in _repeated(targets):
+        yield Problem(subject, f"names {targets[index]} twice", f"$.spec.targetRefs[{index}]", "name it once")
+    for other in after:
+        if isinstance(other, BackendTrafficPolicy) and other.ref != policy.ref:
+            taken = {reference.target for reference in references(other)}
+            for index, target in enumerate(targets):
+                if target in taken:
+                    message = f"{other.ref} already speaks for {target}"
+                    remedy = "merge the two, or take the service out of one"
+                    yield Problem(subject, message, f"$.spec.targetRefs[{index}]", remedy)
+
+
+def _authorization_policy(policy: AuthorizationPolicy, after: After, subject: str) -> Iterator[Problem]:
+    targeted = [after.get(reference.target) for reference in references(policy)]
+    services = [target for target in targeted if isinstance(target, Service)]
+    # Without targets it is for all services of the namespace, of today and later; with a broken target that is said.
+    known_ports = (
+        {port.port for service in services for port in service.spec.ports}
+        if services and len(services) == len(targeted)
+        else None
+    )
+    for number, rule in enumerate(policy.spec.rules):
+        for index, operation in enumerate(rule.to or ()):
+            for place, port in enumerate(operation.ports or ()):
+                if known_ports is not None and port not in known_ports:
+                    message = f"no targeted service has port {port}"
+                    path = f"$.spec.rules[{number}].to[{index}].ports[{place}]"
+                    yield Problem(subject, message, path, f"their ports are {_join(sorted(known_ports))}")
+        for index, source in enumerate(rule.from_ or ()):
+            for place, identity in enumerate(source.identities or ()):
+                path = f"$.spec.rules[{number}].from[{index}].identities[{place}]"
+                yield from _identity(identity, path, subject)
+
+
+def _identity(identity: str, path: str, subject: str) -> Iterator[Problem]:
+    try:
+        parsed = SpiffeId.parse(identity)
+    except InvalidInput as error:
+        yield from (Problem(subject, problem.message, path, problem.remedy) for problem in error.problems)
+        return
+    if not parsed.path:
+        yield Problem(subject, f"{identity!r} names a trust domain, not a workload", path, "name one identity")
+    elif str(parsed) != identity:
+        # Certificates carry the canonical form: a policy in another form would match nothing, and deny nothing.
+        yield Problem(subject, f"{identity!r} is not in canonical form", path, f"write {parsed}")
+
+
+# -- helpers
+
+
+def _repeated(values: Sequence[int | str | ObjectRef]) -> Iterator[int]:
+    """Indexes of values that stood earlier in the sequence."""
+    seen: Counter[int | str | ObjectRef] = Counter()
+    for index, value in enumerate(values):
+        if seen[value]:
+            yield index
+        seen[value] += 1
+
+
+def _join(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))

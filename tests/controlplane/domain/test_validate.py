@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import pytest
+
+from controlplane.domain.validate import validate
+from schemas.errors import Problem
+from schemas.objects import AnyObject
+from tests.controlplane.domain.objects import delete, known_for, objects, put, service
+
+MESH = objects("kind: Mesh\nmetadata: {name: mesh}\nspec: {trustDomain: shop.example}")[0]
+
+
+def check(text: str, *stored: AnyObject) -> list[Problem]:
+    """Problems of applying the objects of `text`, where `stored` are there."""
+    changes = [put(value, f"a.yaml:{number}") for number, value in enumerate(objects(text), 1)]
+    return validate(changes, known_for(changes, *stored))
+
+
+def policy(body: str, kind: str = "AuthorizationPolicy", name: str = "p") -> str:
+    return f"kind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {body}"
+
+
+def svc(body: str, name: str = "web") -> str:
+    return f"kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {body}"
+
+
+ONE_PORT = "ports: [{name: http, port: 8080, protocol: http}]"
+ORDERS = service("orders")
+BOTH = service("both", ports=(8080, 9090))
+
+FAULTS = {
+    "dependency on nothing": (
+        svc(f"{{{ONE_PORT}, dependencies: [{{name: nobody}}]}}"),
+        "$.spec.dependencies[0]",
+        "Service shop/nobody, which does not exist",
+    ),
+    "dependency of another namespace": (
+        svc(f"{{{ONE_PORT}, dependencies: [{{name: orders, namespace: other}}]}}"),
+        "$.spec.dependencies[0]",
+        "Service other/orders",
+    ),
+    "port that the dependency lacks": (
+        svc(f"{{{ONE_PORT}, dependencies: [{{name: orders, port: 1}}]}}"),
+        "$.spec.dependencies[0].port",
+        "has no port 1",
+    ),
+    "bindPort to one of several": (
+        svc(f"{{{ONE_PORT}, dependencies: [{{name: both, bindPort: 9101}}]}}"),
+        "$.spec.dependencies[0].bindPort",
+        "has several",
+    ),
+    "bindPort twice": (
+        svc(
+            f"{{{ONE_PORT}, dependencies: [{{name: orders, bindPort: 91}}, {{name: both, port: 8080, bindPort: 91}}]}}"
+        ),
+        "$.spec.dependencies[1].bindPort",
+        "91 is already taken",
+    ),
+    "port beside *": (
+        svc(f"{{{ONE_PORT}, dependencies: [{{name: '*', bindPort: 91}}]}}"),
+        "$.spec.dependencies[0].bindPort",
+        "says nothing",
+    ),
+    "port name twice": (
+        svc("{ports: [{name: a, port: 1, protocol: tcp}, {name: a, port: 2, protocol: tcp}]}"),
+        "$.spec.ports[1].name",
+        "'a'",
+    ),
+    "port number twice": (
+        svc("{ports: [{name: a, port: 1, protocol: tcp}, {name: b, port: 1, protocol: tcp}]}"),
+        "$.spec.ports[1].port",
+        "1 a second time",
+    ),
+    "policy for nothing": (
+        policy("{targetRefs: [{name: orders}, {name: nobody}]}"),
+        "$.spec.targetRefs[1]",
+        "shop/nobody",
+    ),
+    "policy port that no target has": (
+        policy("{targetRefs: [{name: orders}, {name: both}], rules: [{to: [{ports: [9090, 7]}]}]}"),
+        "$.spec.rules[0].to[0].ports[1]",
+        "no targeted service has port 7",
+    ),
+    "identity with a bad path": (
+        policy("{rules: [{from: [{identities: ['spiffe://a/ns//svc/b']}]}]}"),
+        "$.spec.rules[0].from[0].identities[0]",
+        "path segment",
+    ),
+    "identity of a trust domain": (
+        policy("{rules: [{from: [{identities: ['spiffe://a']}]}]}"),
+        "$.spec.rules[0].from[0].identities[0]",
+        "not a workload",
+    ),
+    "identity that no certificate carries": (
+        policy("{action: DENY, rules: [{from: [{identities: ['spiffe://SHOP.example/ns/a/svc/b']}]}]}"),
+        "$.spec.rules[0].from[0].identities[0]",
+        "not in canonical form",
+    ),
+    "traffic policy for nothing": (
+        policy("{targetRefs: [{name: nobody}]}", "BackendTrafficPolicy"),
+        "$.spec.targetRefs[0]",
+        "does not exist",
+    ),
+    "traffic policy with one target twice": (
+        policy("{targetRefs: [{name: both}, {name: both}]}", "BackendTrafficPolicy"),
+        "$.spec.targetRefs[1]",
+        "twice",
+    ),
+    "second traffic policy of a service": (
+        policy("{targetRefs: [{name: orders}]}", "BackendTrafficPolicy", "second"),
+        "$.spec.targetRefs[0]",
+        "BackendTrafficPolicy shop/first already speaks for Service shop/orders",
+    ),
+    "a mesh of another name": (
+        "kind: Mesh\nmetadata: {name: other}\nspec: {trustDomain: shop.example}",
+        "$.metadata.name",
+        "one Mesh",
+    ),
+    "another trust domain": (
+        "kind: Mesh\nmetadata: {name: mesh}\nspec: {trustDomain: other.example}",
+        "$.spec.trustDomain",
+        "from shop.example to other.example",
+    ),
+}
+FIRST = objects(policy("{targetRefs: [{name: orders}]}", "BackendTrafficPolicy", "first"))[0]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_one_fault_is_one_problem_with_its_place(name: str) -> None:
+    text, path, message = FAULTS[name]
+    [problem] = check(text, ORDERS, BOTH, FIRST, MESH)
+    assert problem.path == path
+    assert message in problem.message
+    assert problem.subject.startswith("a.yaml:1: ")
+    assert problem.remedy
+
+
+def test_all_problems_of_all_objects_are_told() -> None:
+    problems = check(
+        "\n---\n".join(
+            (svc(f"{{{ONE_PORT}, dependencies: [{{name: x}}, {{name: y}}]}}"), policy("{targetRefs: [{name: z}]}"))
+        )
+    )
+    assert [(problem.subject.partition(": ")[0], problem.path) for problem in problems] == [
+        ("a.yaml:1", "$.spec.dependencies[0]"),
+        ("a.yaml:1", "$.spec.dependencies[1]"),
+        ("a.yaml:2", "$.spec.targetRefs[0]"),
+    ]
+
+
+def test_references_within_the_change_set_hold() -> None:
+    assert not check(
+        "\n---\n".join(
+            (
+                svc(f"{{{ONE_PORT}, dependencies: [{{name: db, bindPort: 9101}}, {{name: '*'}}]}}"),
+                svc("{ports: [{name: a, port: 1, protocol: tcp}]}", "db"),
+                policy("{targetRefs: [{name: db}], rules: [{to: [{ports: [1]}]}]}"),
+                policy("{rules: [{to: [{ports: [12345]}]}]}", name="for-all-of-the-namespace"),
+            )
+        )
+    )
+
+
+def test_an_object_twice() -> None:
+    changes = [put(ORDERS, "a.yaml:1"), delete(ORDERS, "b.yaml:7")]
+    [problem] = validate(changes, known_for(changes, ORDERS))
+    assert problem.subject == "b.yaml:7: Service shop/orders"
+    assert "first at a.yaml:1" in problem.message
+
+
+def test_the_mesh_can_not_be_deleted() -> None:
+    changes = [delete(MESH)]
+    [problem] = validate(changes, known_for(changes, MESH))
+    assert "can't be deleted" in problem.message
+
+
+# -- what others say of a service that goes or shrinks
+
+WEB = objects(svc(f"{{{ONE_PORT}, dependencies: [{{name: both, port: 9090, bindPort: 9101}}]}}"))[0]
+ALLOW = objects(policy("{targetRefs: [{name: both}], rules: [{to: [{ports: [9090]}]}]}"))[0]
+
+
+def test_deleting_a_service_names_all_that_refer_to_it() -> None:
+    changes = [delete(BOTH, "arguments")]
+    problems = validate(changes, known_for(changes, BOTH, WEB, ALLOW, ORDERS))
+    assert {problem.subject for problem in problems} == {"arguments: Service shop/both"}
+    assert [problem.message.partition(" needs")[0] for problem in problems] == [
+        "AuthorizationPolicy shop/p",
+        "Service shop/web",
+    ]
+
+
+def test_deleting_a_service_with_all_that_refer_to_it() -> None:
+    changes = [delete(BOTH), delete(WEB), delete(ALLOW)]
+    assert not validate(changes, known_for(changes, BOTH, WEB, ALLOW))
+
+
+def test_removing_a_port_names_who_needs_it() -> None:
+    changes = [put(service("both", ports=(8080,)))]
+    problems = validate(changes, known_for(changes, BOTH, WEB, ALLOW))
+    assert [problem.message.partition(": ")[0] for problem in problems] == [
+        "AuthorizationPolicy shop/p needs it as it is",
+        "Service shop/web needs it as it is",
+    ]
+
+
+def test_a_second_port_makes_a_bound_port_ambiguous() -> None:
+    web = objects(svc(f"{{{ONE_PORT}, dependencies: [{{name: orders, bindPort: 9101}}]}}"))[0]
+    changes = [put(service("orders", ports=(8080, 9090)))]
+    [problem] = validate(changes, known_for(changes, ORDERS, web))
+    assert "Service shop/web needs it" in problem.message
+
+
+def test_what_was_broken_before_is_not_this_change_sets_fault() -> None:
+    dangling = objects(svc(f"{{{ONE_PORT}, dependencies: [{{name: gone}}, {{name: both, port: 8080}}]}}"))[0]
+    changes = [put(service("both", ports=(8080,)))]
+    assert not validate(changes, known_for(changes, BOTH, dangling))
