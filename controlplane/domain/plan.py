@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from controlplane.domain.change import Change
-from controlplane.domain.known import Known
+from controlplane.domain.known import Known, Stored
 from controlplane.domain.references import references
 from controlplane.store.ops import (
     MAX_REQUEST_BYTES,
@@ -19,9 +19,10 @@ from controlplane.store.ops import (
     request_bytes,
 )
 from schemas import codec
-from schemas.errors import Conflict, LimitExceeded, NotFound, Problem
+from schemas.errors import Conflict, Corrupt, LimitExceeded, NotFound, Problem
 from schemas.keys import Keyspace
 from schemas.names import ObjectRef
+from schemas.objects import AnyObject
 
 # The idempotency record that is written with each change set: one operation, one guard, and its bytes.
 RECORD_OPS = 1
@@ -91,11 +92,17 @@ def _operation(change: Change, known: Known, keyspace: Keyspace) -> tuple[Op | N
         return Delete(key), Action.DELETED
     if stored is None:
         return Put(key, codec.encode(change.put)), Action.CREATED
-    # What can't be understood can't lend its unknown fields: it is written anew.
-    value = codec.encode(change.put) if stored.object is None else codec.encode_over(stored.value, change.put)
+    value = _encoded_over(stored, change.put)
     if value == stored.value:
         return None, Action.UNCHANGED
     return Put(key, value), Action.UPDATED
+
+
+def _encoded_over(stored: Stored, value: AnyObject) -> bytes:
+    try:
+        return codec.encode_over(stored.value, value)
+    except Corrupt:  # what can't be understood can't lend its unknown fields: it is written anew
+        return codec.encode(value)
 
 
 def _check_expected(changes: Sequence[Change], known: Known) -> None:

@@ -1,0 +1,86 @@
+"""Who calls: from the listener that the call came in by, and the certificate that TLS has verified. Pure."""
+
+import enum
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from cryptography import x509
+
+from schemas.errors import Unauthenticated
+from schemas.names import ServiceRef, SpiffeId
+from spiffe.x509 import leaf_identity
+
+
+class Listener(enum.Enum):
+    """A replica's three doors."""
+
+    API = "api"
+    """mTLS: a client certificate of the mesh is required."""
+    JOIN = "join"
+    """TLS, and nothing known of the client."""
+    SOCKET = "socket"
+    """A Unix socket in a directory that only its owner and root may enter."""
+
+
+class CallerKind(enum.Enum):
+    ROOT_LOCAL = "root-local"
+    """Through the Unix socket: who may enter its directory may do all that an operator may."""
+    OPERATOR = "operator"
+    SIDECAR = "sidecar"
+    CONTROL_PLANE = "control-plane"
+    ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    kind: CallerKind
+    where: str
+    """The peer's address, for logs."""
+    identity: SpiffeId | None = None
+
+    def __str__(self) -> str:
+        return str(self.identity) if self.identity else self.kind.value
+
+    @property
+    def service(self) -> ServiceRef:
+        """Of a sidecar. Raises Unauthenticated for all others."""
+        service = self.identity.service if self.identity else None
+        if service is None:
+            raise Unauthenticated("this call needs the identity of a service")
+        return service
+
+
+def caller_of(listener: Listener, peer: str, certificate_pem: bytes | None, trust_domain: str, now: float) -> Caller:
+    """`peer`: gRPC's peer address. `now`: seconds since 1970.
+
+    Raises Unauthenticated: for a certificate that is no SVID, of another trust domain or of an unknown kind; and for
+    one that has expired, since a connection may live longer than the certificate it was made with.
+    """
+    where = unquote(peer)
+    if listener is Listener.SOCKET:
+        return Caller(CallerKind.ROOT_LOCAL, "unix")
+    if listener is Listener.JOIN:
+        return Caller(CallerKind.ANONYMOUS, where)
+    if certificate_pem is None:
+        raise Unauthenticated("no client certificate: call with the SVID of a sidecar or an operator")
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+    except ValueError as error:
+        raise Unauthenticated(f"the client certificate can't be read: {error}") from error
+    identity = leaf_identity(certificate)
+    if not certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp():
+        raise Unauthenticated(f"the certificate of {identity} is not valid at this time: renew it and connect again")
+    if identity.trust_domain != trust_domain:
+        raise Unauthenticated(f"{identity} is not of this mesh, whose trust domain is {trust_domain}")
+    return Caller(_kind_of(identity), where, identity)
+
+
+def _kind_of(identity: SpiffeId) -> CallerKind:
+    if identity.service is not None:
+        return CallerKind.SIDECAR
+    match identity.path.split("/"):
+        case ["", "control-plane"]:
+            return CallerKind.CONTROL_PLANE
+        case ["", "operator", _]:
+            return CallerKind.OPERATOR
+    raise Unauthenticated(f"{identity} is no sidecar, operator or replica")

@@ -1,0 +1,117 @@
+"""The replica's configuration file, `/etc/mesh/controlplane.yaml`: parsed strictly, once.
+
+```yaml
+etcd:
+  endpoints: [127.0.0.1:2379]
+  ca: /etc/mesh/etcd/ca.crt          # verifies etcd's own certificates; also given to sidecars
+  cert: /etc/mesh/etcd/replica.crt   # CN mesh-replica
+  key: /etc/mesh/etcd/replica.key
+  prefix: /mesh/v1                   # of all keys
+  allowKnownBad: false               # start with an etcd whose access control is known to have holes
+  sidecarEndpoints: [10.0.0.1:2379]  # what sidecars are told; default: endpoints
+kek: /etc/mesh/kek                   # key-encryption key; default: $CREDENTIALS_DIRECTORY/kek
+listen: {api: 0.0.0.0:7443, join: 0.0.0.0:7444, socket: /run/mesh/controlplane/api.sock}
+advertise: {api: [10.0.0.1:7443], join: [10.0.0.1:7444]}  # what others are told; default: where it listens
+```
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import yaml
+
+from schemas.errors import InvalidInput, Problem
+from schemas.keys import DEFAULT_PREFIX
+
+Address = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^([A-Za-z0-9._-]+|\[[0-9a-fA-F:.%a-z]+\]):[0-9]{1,5}\Z", description="host:port"),
+]
+Addresses = Annotated[tuple[Address, ...], msgspec.Meta(min_length=1)]
+AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*\Z", description="an absolute path")]
+# Ends without '/', so that it can't swallow its neighbours' keys.
+Prefix = Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9._-]+)+\Z", description="an etcd key prefix, /a/b")]
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    pass
+
+
+class EtcdConfig(_Part, frozen=True, kw_only=True):
+    endpoints: Addresses
+    ca: AbsolutePath
+    cert: AbsolutePath
+    key: AbsolutePath
+    prefix: Prefix = DEFAULT_PREFIX
+    allow_known_bad: bool = False
+    sidecar_endpoints: Addresses | None = None
+
+
+class ListenConfig(_Part, frozen=True, kw_only=True):
+    api: Address
+    join: Address
+    socket: AbsolutePath
+
+
+class AdvertiseConfig(_Part, frozen=True, kw_only=True):
+    api: Addresses | None = None
+    join: Addresses | None = None
+
+
+class ReplicaConfig(_Part, frozen=True, kw_only=True):
+    etcd: EtcdConfig
+    listen: ListenConfig
+    kek: AbsolutePath | None = None
+    advertise: AdvertiseConfig = AdvertiseConfig()
+
+    @property
+    def sidecar_etcd_endpoints(self) -> tuple[str, ...]:
+        return self.etcd.sidecar_endpoints or self.etcd.endpoints
+
+    @property
+    def advertised_api(self) -> tuple[str, ...]:
+        return self.advertise.api or (self.listen.api,)
+
+    @property
+    def advertised_join(self) -> tuple[str, ...]:
+        return self.advertise.join or (self.listen.join,)
+
+    def kek_path(self, environ: Mapping[str, str]) -> Path:
+        """Raises InvalidInput where neither the file nor systemd names one."""
+        if self.kek is not None:
+            return Path(self.kek)
+        directory = environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
+            message = "no key-encryption key is named, and there is no $CREDENTIALS_DIRECTORY"
+            remedy = "write kek: <path>, or give the systemd unit LoadCredential=kek:…"
+            raise InvalidInput(Problem("configuration", message, "$.kek", remedy))
+        return Path(directory) / "kek"
+
+
+def parse(text: str, source: str) -> ReplicaConfig:
+    """Raises InvalidInput that names `source` and the field."""
+    try:
+        plain = yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise InvalidInput(Problem(where, f"not YAML: {getattr(error, 'problem', error)}")) from error
+    try:
+        return msgspec.convert(plain, ReplicaConfig)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        remedy = "see the example in the documentation of mesh-controlplane"
+        raise InvalidInput(Problem(source, message, path.rstrip("`"), remedy)) from error
+
+
+def load(path: Path) -> ReplicaConfig:
+    """Raises InvalidInput where the file is missing, not text or not valid; PermissionError where it can't be read."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        remedy = "`meshadm init` writes it; or give --config"
+        raise InvalidInput(Problem(str(path), "there is no such file", remedy=remedy)) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(Problem(str(path), "not UTF-8 text")) from error
