@@ -4,24 +4,30 @@ Canonical: map keys sorted, so the same object always has the same bytes; maps w
 so any MessagePack library reads them.
 """
 
-import difflib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 import yaml
 
+from schemas import checking
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.names import SYSTEM_NAMESPACE
 from schemas.objects import API_VERSION, KINDS, AnyObject
-from schemas.records import Record
+from schemas.records import AnyRecord, Record
+from schemas.yaml_text import YamlDocument, read_documents
 
 T = TypeVar("T")
 
 # etcd refuses a request above 1.5 MiB (its --max-request-bytes); 512 KiB an object leaves room for a change set.
 MAX_VALUE_BYTES = 512 * 1024
+
+
+class _OfNoKind(msgspec.Struct, tag_field="kind", tag=""):
+    pass
+
 
 _encoder = msgspec.msgpack.Encoder(order="sorted")
 _decoders: dict[object, msgspec.msgpack.Decoder[Any]] = {}
@@ -34,27 +40,20 @@ def encode(value: AnyObject | Record) -> bytes:
     return _encoder.encode(value)
 
 
-def encode_over(original: bytes, value: AnyObject | Record) -> bytes:
+def encode_over(original: bytes, value: AnyObject | Record, subject: str = "stored value") -> bytes:
     """Like `encode`, and carries over from `original` every field that our types don't know.
 
-    For read-modify-write: what a newer writer stored beside our fields survives us.
+    For read-modify-write: what a newer writer stored beside our fields survives us. A field inside of a list item
+    stays with the item of the same name, or with the same item; it goes when its item, or the optional part that it
+    stood in, has gone. Raises Corrupt, naming `subject`, when `original` is no MessagePack with string keys.
     """
-    stored = msgspec.msgpack.decode(original)
-    ours = msgspec.msgpack.decode(encode(value))
-    for path in unknown_fields(stored, type(value)):
-        source, target = stored, ours
-        for step in path[:-1]:
-            source = source[step]
-            if isinstance(target, dict):
-                target = target.setdefault(step, type(source)())
-            elif isinstance(step, int) and step < len(target):
-                target = target[step]
-            else:
-                break  # the list item it belonged to is gone
-        else:
-            if isinstance(target, dict):
-                target[path[-1]] = source[path[-1]]
-    return _encoder.encode(ours)
+    try:
+        stored = msgspec.msgpack.decode(original)
+        ours = msgspec.msgpack.decode(encode(value))
+        _carry_over(stored, ours, type(value))
+        return _encoder.encode(ours)
+    except (msgspec.DecodeError, RecursionError, ValueError, TypeError) as error:
+        raise Corrupt(_not_messagepack(subject, error)) from error
 
 
 def decode(data: bytes, type_: type[T], subject: str) -> T:
@@ -66,18 +65,30 @@ def decode(data: bytes, type_: type[T], subject: str) -> T:
         raise Corrupt(Problem(subject, f"{len(data)} bytes, above the limit of {MAX_VALUE_BYTES}"))
     decoder = _decoders.get(type_)
     if decoder is None:
-        decoder = _decoders[type_] = msgspec.msgpack.Decoder(type_)
+        # As a member of a union a type insists on its `kind`; on its own it would take a value without one.
+        decoder = _decoders[type_] = msgspec.msgpack.Decoder(Union[type_, _OfNoKind])  # noqa: UP007  (a variable)
     try:
         value: T = decoder.decode(data)
     except msgspec.ValidationError as error:
-        message, path = _split(str(error))
-        raise Corrupt(Problem(subject, message, path, "write it again, or delete the key")) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Corrupt(
-            Problem(subject, f"not MessagePack: {reason}", remedy="write it again, or delete the key")
-        ) from error
+        message, path = checking.explain(str(error), _descriptions())
+        raise Corrupt(Problem(subject, message, path, _CORRUPT_REMEDY)) from error
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise Corrupt(_not_messagepack(subject, error)) from error
+    if isinstance(value, _OfNoKind):
+        raise Corrupt(Problem(subject, "kind is empty", "$.kind", _CORRUPT_REMEDY))
     return value
+
+
+_CORRUPT_REMEDY = "write it again, or delete the key"
+
+
+def _not_messagepack(subject: str, error: Exception) -> Problem:
+    reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return Problem(subject, f"not MessagePack: {reason}", remedy=_CORRUPT_REMEDY)
+
+
+def _descriptions() -> Mapping[str, str | None]:
+    return checking.pattern_descriptions((*KINDS.values(), *get_args(AnyRecord)))
 
 
 def decode_object(data: bytes, kind: str, subject: str) -> AnyObject:
@@ -111,24 +122,12 @@ class Document:
 
 
 def load_yaml(text: str, source: str) -> list[Document]:
-    """All objects of a YAML (or JSON) stream. Raises InvalidInput with every problem of every document."""
+    """All objects of a YAML (or JSON) stream. Raises InvalidInput with every problem of every document, never else."""
     documents: list[Document] = []
-    problems: list[Problem] = []
-    try:
-        nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        what = getattr(error, "problem", None) or str(error)
-        raise InvalidInput(Problem(where, f"not YAML: {what}", remedy="mend the syntax at that place")) from error
-    except RecursionError as error:
-        raise InvalidInput(Problem(source, "nested too deeply")) from error
-    for node in nodes:
-        if node is None:
-            continue
-        where = f"{source}:{node.start_mark.line + 1}"
+    read, problems = read_documents(text, source)
+    for one in read:
         try:
-            documents.append(Document(where, _convert(_construct(node, where), where)))
+            documents.append(Document(f"{source}:{one.line}", _convert(one, source)))
         except InvalidInput as error:
             problems += error.problems
     seen: dict[object, str] = {}
@@ -136,83 +135,60 @@ def load_yaml(text: str, source: str) -> list[Document]:
         first = seen.setdefault(document.object.ref, document.source)
         if first != document.source:
             problems.append(
-                Problem(document.source, f"{document.object.ref} stands here a second time, first at {first}")
+                Problem(
+                    document.source,
+                    f"{document.object.ref} stands here a second time, first at {first}",
+                    remedy="keep one of them",
+                )
             )
     if problems:
         raise InvalidInput(*problems)
     return documents
 
 
-def _construct(node: yaml.Node, where: str) -> Any:
-    loader = yaml.CSafeLoader("")
-    try:
-        _refuse_duplicate_keys(node, where)
-        return loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise InvalidInput(Problem(where, f"not YAML: {getattr(error, 'problem', error)}")) from error
-    except RecursionError as error:
-        raise InvalidInput(Problem(where, "nested too deeply, or an anchor that holds itself")) from error
-    finally:
-        loader.dispose()
-
-
-def _refuse_duplicate_keys(node: yaml.Node, where: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise InvalidInput(
-                        Problem(where, f"the key {key.value!r} stands twice in one mapping (line {line})")
-                    )
-                seen.add(key.value)
-            _refuse_duplicate_keys(value, where)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicate_keys(item, where)
-
-
-def _convert(plain: object, where: str) -> AnyObject:
+def _convert(document: YamlDocument, source: str) -> AnyObject:
     """One document, strictly: unknown fields are errors, with the nearest known name."""
+    plain, where = document.value, f"{source}:{document.line}"
     if not isinstance(plain, dict):
         raise InvalidInput(Problem(where, "not a mapping", remedy="start with apiVersion, kind, metadata, spec"))
     kind, version = plain.get("kind"), plain.get("apiVersion")
     if version != API_VERSION:
-        raise InvalidInput(Problem(where, f"apiVersion is {version!r}", "$.apiVersion", f"write {API_VERSION}"))
+        where = f"{source}:{document.line_of(('apiVersion',))}"
+        said = f"apiVersion is {version!r}" if "apiVersion" in plain else "apiVersion is missing"
+        raise InvalidInput(Problem(where, said, "$.apiVersion", f"write apiVersion: {API_VERSION}"))
     type_ = KINDS.get(kind) if isinstance(kind, str) else None
     if type_ is None:
-        raise InvalidInput(Problem(where, f"unknown kind {kind!r}", "$.kind", _nearest(kind, KINDS)))
+        where = f"{source}:{document.line_of(('kind',))}"
+        said = f"unknown kind {kind!r}" if "kind" in plain else "kind is missing"
+        raise InvalidInput(Problem(where, said, "$.kind", checking.nearest(kind, KINDS)))
     metadata = plain.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    subject = f"{where}: {kind} {name!r}" if isinstance(name, str) else f"{where}: {kind}"
+    subject = f"{kind} {name!r}" if isinstance(name, str) else kind
     problems = [
-        Problem(subject, f"unknown field {path[-1]!r}", _json_path(path), _nearest(path[-1], known))
-        for path, known in _unknown(plain, type_, ())
+        Problem(
+            f"{source}:{document.line_of(fault.path)}: {subject}",
+            fault.message,
+            checking.json_path(fault.path),
+            fault.remedy,
+        )
+        for fault in checking.faults(plain, type_)
     ]
-    try:
-        value = msgspec.convert(plain, type_)
-    except msgspec.ValidationError as error:
-        message, path = _split(str(error))
-        problems.append(Problem(subject, message, path))
-    except RecursionError:
-        problems.append(Problem(subject, "nested too deeply"))
     if problems:
         raise InvalidInput(*problems)
-    if kind == "Mesh" and value.metadata.namespace != SYSTEM_NAMESPACE:
-        if "namespace" in plain["metadata"]:
-            raise InvalidInput(
-                Problem(
-                    subject,
-                    "is not of a namespace",
-                    "$.metadata.namespace",
-                    f"write {SYSTEM_NAMESPACE} or leave it out",
-                )
-            )
-        value = msgspec.structs.replace(
-            value, metadata=msgspec.structs.replace(value.metadata, namespace=SYSTEM_NAMESPACE)
+    try:
+        value = msgspec.convert(plain, type_)
+    except msgspec.ValidationError as error:  # a rule that `faults` has no words for
+        message, path = checking.explain(str(error), _descriptions())
+        raise InvalidInput(Problem(f"{where}: {subject}", message, path)) from error
+    if kind != "Mesh" or value.metadata.namespace == SYSTEM_NAMESPACE:
+        return value
+    if "namespace" in plain["metadata"]:
+        line = document.line_of(("metadata", "namespace"))
+        remedy = f"write {SYSTEM_NAMESPACE} or leave it out"
+        raise InvalidInput(
+            Problem(f"{source}:{line}: {subject}", "is not of a namespace", "$.metadata.namespace", remedy)
         )
-    return value
+    return msgspec.structs.replace(value, metadata=msgspec.structs.replace(value.metadata, namespace=SYSTEM_NAMESPACE))
 
 
 def dump_yaml(values: Sequence[Mapping[str, Any]]) -> str:
@@ -221,52 +197,85 @@ def dump_yaml(values: Sequence[Mapping[str, Any]]) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of every kind; `$defs` holds one entry a type, the top is any of the kinds."""
+    """JSON Schema (2020-12) of every kind as people write it; `$defs` holds one entry a type.
+
+    Strict, as `load_yaml` is: a field that no type knows is an error.
+    """
     schema = msgspec.json.schema(Union[tuple(KINDS.values())])  # noqa: UP007  (a union from a table)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_for_editors(schema)}
 
 
-# -- unknown fields: msgspec either refuses or drops them for a type; we refuse from people, and keep from storage
+def _for_editors(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_for_editors(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    changed = {key: _for_editors(value) for key, value in node.items()}
+    if isinstance(pattern := changed.get("pattern"), str):
+        changed["pattern"] = pattern.replace(r"\Z", "$")  # Python's end of string; ECMA 262 knows only $
+    if "properties" in changed and "additionalProperties" not in changed:
+        changed["additionalProperties"] = False
+    return changed
 
-Path = tuple[str | int, ...]
+
+# -- unknown fields: msgspec either refuses or drops them for a type; we keep those of storage
 
 
-def unknown_fields(plain: object, type_: Any) -> list[Path]:
-    """Paths of all mapping keys in `plain` that `type_` has no field for."""
-    return [path for path, _ in _unknown(plain, type_, ())]
+def _carry_over(stored: Any, ours: Any, type_: Any) -> None:
+    """Copy into `ours` (changed in place) what `stored`, an older state of it, has and `type_` has no field for."""
+    type_ = _bare(type_)
+    if get_origin(type_) is tuple and isinstance(stored, list) and isinstance(ours, list):
+        item_type = get_args(type_)[0]
+        for item in ours:
+            previous = next((one for one in stored if _same_item(one, item, item_type)), None)
+            _carry_over(previous, item, item_type)
+    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return
+    if not isinstance(stored, dict) or not isinstance(ours, dict):
+        return
+    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    tag = type_.__struct_config__.tag_field
+    for key, value in stored.items():
+        if key == tag:
+            continue
+        field = fields.get(key)
+        if field is None:
+            ours[key] = value
+        elif key in ours:
+            _carry_over(value, ours[key], field.type)
+        elif isinstance(field.default, msgspec.Struct):  # left out because all that we know of it is at its default
+            part: dict[str, Any] = {}
+            _carry_over(value, part, field.type)
+            if part:
+                ours[key] = part
 
 
-def _unknown(plain: object, type_: Any, path: Path) -> Iterator[tuple[Path, list[str]]]:
-    origin = get_origin(type_)
-    if origin is Annotated:
-        yield from _unknown(plain, get_args(type_)[0], path)
-    elif origin in (Union, types.UnionType):
-        for member in get_args(type_):
-            if member is not type(None):
-                yield from _unknown(plain, member, path)
-    elif origin is tuple and isinstance(plain, list):
-        for index, item in enumerate(plain):
-            yield from _unknown(item, get_args(type_)[0], (*path, index))
-    elif isinstance(type_, type) and issubclass(type_, msgspec.Struct) and isinstance(plain, dict):
+def _same_item(stored: Any, ours: Any, type_: Any) -> bool:
+    if isinstance(stored, dict) and isinstance(ours, dict):
+        if "name" in ours:
+            # A dependency is told from another by its namespace as well.
+            return all(stored.get(key) == ours.get(key) for key in ("name", "namespace", "kind"))
+        return bool(_known_part(stored, type_) == ours)
+    return False
+
+
+def _known_part(plain: Any, type_: Any) -> Any:
+    """`plain` without the fields that `type_` does not know."""
+    type_ = _bare(type_)
+    if get_origin(type_) is tuple and isinstance(plain, list):
+        return [_known_part(item, get_args(type_)[0]) for item in plain]
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct) and isinstance(plain, dict):
         fields = {field.encode_name: field.type for field in msgspec.structs.fields(type_)}
-        tag = type_.__struct_config__.tag_field
-        for key, value in plain.items():
-            if key in fields:
-                yield from _unknown(value, fields[key], (*path, key))
-            elif key != tag:
-                yield (*path, key), sorted(fields)
+        return {key: _known_part(value, fields[key]) for key, value in plain.items() if key in fields}
+    return plain
 
 
-def _json_path(path: Path) -> str:
-    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-
-
-def _nearest(word: object, known: Mapping[str, object] | Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
-
-
-def _split(message: str) -> tuple[str, str]:
-    """msgspec's ``Expected … - at `$.path` `` as (message, path)."""
-    text, _, path = message.partition(" - at `")
-    return text, path.rstrip("`")
+def _bare(type_: Any) -> Any:
+    """The type without Annotated and ``| None``."""
+    while True:
+        if get_origin(type_) is Annotated:
+            type_ = get_args(type_)[0]
+        elif get_origin(type_) in (Union, types.UnionType):
+            type_ = next(member for member in get_args(type_) if member is not type(None))
+        else:
+            return type_

@@ -1,5 +1,7 @@
 """The join file: all that a host needs to become a sidecar of one service. `meshadm token create` writes it."""
 
+from typing import Literal
+
 import msgspec
 
 from schemas.errors import InvalidInput, Problem
@@ -8,7 +10,7 @@ from schemas.errors import InvalidInput, Problem
 class JoinFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="JoinFile", tag_field="kind"):
     """JSON with base64 for bytes. Secret for as long as its token is unused."""
 
-    api_version: str = "mesh/v1"
+    api_version: Literal["mesh/v1"] = "mesh/v1"
     trust_domain: str
     namespace: str
     service: str
@@ -30,8 +32,9 @@ def load(data: bytes, source: str) -> JoinFile:
     """Raises InvalidInput, naming `source`."""
     try:
         return msgspec.json.decode(data, type=JoinFile)
-    except msgspec.DecodeError as error:
-        problem = Problem(source, f"not a join file: {error}", remedy="make a new one with `meshadm token create`")
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        problem = Problem(source, f"not a join file: {reason}", remedy="make a new one with `meshadm token create`")
         raise InvalidInput(problem) from error
 
 

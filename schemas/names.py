@@ -89,7 +89,7 @@ class SpiffeId:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises InvalidInput. Scheme and trust domain are case-insensitive, the path is not (SPIFFE-ID 2.4)."""
-        if len(text.encode()) > MAX_SPIFFE_ID_BYTES:
+        if len(text.encode(errors="replace")) > MAX_SPIFFE_ID_BYTES:
             raise _bad_id(text, f"longer than {MAX_SPIFFE_ID_BYTES} bytes")
         if text[:9].lower() != "spiffe://":
             raise _bad_id(text, "the scheme is not spiffe://")

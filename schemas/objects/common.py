@@ -8,7 +8,7 @@ from schemas.names import NAME_EXPECTED, NAME_PATTERN, SYSTEM_NAMESPACE, ObjectR
 
 API_VERSION = "mesh/v1"
 
-Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME_PATTERN}\\Z", description=NAME_EXPECTED)]
+Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME_PATTERN}\\Z", description=f"a name of {NAME_EXPECTED}")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 # 256 bytes: labels and annotations are copied into every sidecar that depends on the object.
 Label = Annotated[str, msgspec.Meta(max_length=256)]
@@ -23,7 +23,7 @@ class Metadata(Part, frozen=True, kw_only=True):
     namespace: Name = "default"
     labels: dict[Label, Label] = {}
     annotations: dict[Label, str] = {}
-    revision: Annotated[int, msgspec.Meta(ge=0)] = 0
+    revision: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0  # etcd's revisions are of 64 bits
     """etcd's mod revision. Given on a write: apply only if the object is still at it. Never stored."""
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from schemas.names import NAME_EXPECTED, NAME_PATTERN
 from schemas.objects.common import Name, Object, Part, Port
 
 Protocol = Literal["http", "http2", "grpc", "tcp"]
@@ -25,7 +26,10 @@ class ServicePort(Part, frozen=True, kw_only=True):
 class Dependency(Part, frozen=True, kw_only=True):
     """A service that this one calls. Name ``*``: every service of the mesh."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)\Z")]
+    name: Annotated[
+        str,
+        msgspec.Meta(pattern=rf"^(\*|{NAME_PATTERN})\Z", description=f"'*', or a name of {NAME_EXPECTED}"),
+    ]
     namespace: Name | None = None
     """The depending service's own where absent."""
     port: Port | None = None

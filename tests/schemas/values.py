@@ -1,0 +1,113 @@
+"""Values of every kind, for the tests of this folder."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from schemas.names import ObjectRef, ServiceRef, SpiffeId
+from schemas.objects import AnyObject, Metadata
+from schemas.objects.authorization import AuthorizationPolicy, AuthorizationPolicySpec, Operation, Rule, Source
+from schemas.objects.common import TargetRef
+from schemas.objects.mesh import Mesh, MeshSpec
+from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpec
+from schemas.objects.traffic import BackendTrafficPolicy, BackendTrafficPolicySpec, LoadBalancer
+from schemas.records import (
+    AnyRecord,
+    Endpoint,
+    Epoch,
+    JoinToken,
+    Nack,
+    RequestRecord,
+    SealedKey,
+    SidecarStatus,
+    TrustBundle,
+)
+
+names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
+trust_domains = st.from_regex(r"[a-z0-9._-]{1,64}", fullmatch=True)
+service_refs = st.builds(ServiceRef, names, names)
+object_refs = st.builds(ObjectRef, st.sampled_from(["Service", "Mesh", "AuthorizationPolicy"]), names, names)
+spiffe_ids = st.builds(
+    lambda domain, segments: SpiffeId(domain, "".join(f"/{segment}" for segment in segments)),
+    trust_domains,
+    st.lists(st.from_regex(r"[a-zA-Z0-9._-]{1,20}", fullmatch=True).filter(lambda s: s not in (".", "..")), max_size=6),
+)
+
+SERVICE = Service(
+    api_version="mesh/v1",
+    metadata=Metadata(name="orders", namespace="shop", labels={"team": "b"}),
+    spec=ServiceSpec(
+        ports=(
+            ServicePort(name="web", port=8080, protocol="http"),
+            ServicePort(name="db", port=5432, protocol="tcp", target_port=15432),
+        ),
+        dependencies=(Dependency(name="payments", namespace="money", bind_port=9101),),
+    ),
+)
+MESH = Mesh(
+    api_version="mesh/v1",
+    metadata=Metadata(name="mesh", namespace="mesh-system"),
+    spec=MeshSpec(trust_domain="example.org", svid_ttl_seconds=600),
+)
+BALANCING = BackendTrafficPolicy(
+    api_version="mesh/v1",
+    metadata=Metadata(name="spread", namespace="shop"),
+    spec=BackendTrafficPolicySpec(
+        target_refs=(TargetRef(name="orders"),), load_balancer=LoadBalancer(type="RoundRobin")
+    ),
+)
+POLICY = AuthorizationPolicy(
+    api_version="mesh/v1",
+    metadata=Metadata(name="web-may-order", namespace="shop"),
+    spec=AuthorizationPolicySpec(
+        target_refs=(TargetRef(name="orders"),),
+        rules=(
+            Rule(
+                from_=(Source(identities=("spiffe://example.org/ns/shop/svc/web",)),),
+                to=(Operation(methods=("GET",), paths=("/orders/*",), ports=(8080,)),),
+            ),
+        ),
+    ),
+)
+OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY)
+
+RECORDS: tuple[AnyRecord, ...] = (
+    Endpoint(address="10.0.0.1", ports={"web": 8080}, labels={"zone": "a"}),
+    SidecarStatus(
+        service="orders",
+        namespace="shop",
+        instance="orders-1",
+        applied_revision=7,
+        acked_revision=6,
+        nacks=(Nack(type_url="type.googleapis.com/x", resource="inbound", message="no", revision=7),),
+        stale_since=1_700_000_000,
+        svid_expires=1_700_003_600,
+    ),
+    Epoch(id="4f1c"),
+    TrustBundle(trust_domain="example.org", sequence=3, x509_authorities=(b"\x30\x82", b"\x00\xff")),
+    SealedKey(
+        id="k1",
+        role="mesh-root",
+        state="active",
+        chain=(b"\x30",),
+        kek_id="e",
+        nonce=b"n" * 12,
+        sealed=b"do-not-show",
+        not_after=2_000_000_000,
+    ),
+    JoinToken(
+        id="t1", sha256=b"s" * 32, namespace="shop", service="orders", expires=9, created=1, created_by="operator/ann"
+    ),
+    RequestRecord(fingerprint=b"f" * 32, revision=4),
+)
+
+
+def plain_service(**changes: Any) -> dict[str, Any]:
+    """The YAML form of a sound service, with top-level fields replaced."""
+    return {
+        "apiVersion": "mesh/v1",
+        "kind": "Service",
+        "metadata": {"name": "orders", "namespace": "shop"},
+        "spec": {"ports": [{"name": "web", "port": 8080, "protocol": "http"}]},
+        **changes,
+    }
