@@ -12,7 +12,8 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import path_pb2, string_pb2
 
 from dataplane.snapshot.state import MeshState
-from schemas.names import ServiceRef
+from schemas.errors import InvalidInput
+from schemas.names import ServiceRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import Operation, Rule, Source
 from schemas.objects.service import ServicePort
@@ -107,7 +108,7 @@ def _path(pattern: str) -> rbac_pb2.Permission:
 def _source(source: Source, trust_domain: str) -> rbac_pb2.Principal | None:
     parts = []
     if source.identities is not None:
-        parts.append([_identity(exact=identity) for identity in source.identities])
+        parts.append([_identity(exact=_spelled(identity)) for identity in source.identities])
     if source.namespaces is not None:
         parts.append([_identity(prefix=f"spiffe://{trust_domain}/ns/{namespace}/") for namespace in source.namespaces])
     if not all(parts):
@@ -116,6 +117,14 @@ def _source(source: Source, trust_domain: str) -> rbac_pb2.Principal | None:
         return ANY_PRINCIPAL
     either = [rbac_pb2.Principal(or_ids=rbac_pb2.Principal.Set(ids=ids)) for ids in parts]
     return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=either))
+
+
+def _spelled(identity: str) -> str:
+    """As it stands in certificates: scheme and trust domain in lower case. What is no SPIFFE ID matches nobody's."""
+    try:
+        return str(SpiffeId.parse(identity))
+    except InvalidInput:
+        return identity
 
 
 def _identity(**how: str) -> rbac_pb2.Principal:

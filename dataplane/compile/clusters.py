@@ -2,7 +2,7 @@
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2
-from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
@@ -84,7 +84,7 @@ def load_assignments(state: MeshState, service: ServiceRef) -> list[Resource]:
     for port in declared.spec.ports:
         name = outbound_name(service, port.port)
         assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
-        locality = endpoint_pb2.LocalityLbEndpoints()
+        locality = endpoint_components_pb2.LocalityLbEndpoints()
         for _, instance in instances:
             number = instance.ports.get(port.name)
             if number is not None:

@@ -69,7 +69,7 @@ class Compiler:
     def rebuild(self, state: MeshState) -> Update:
         """Everything from scratch; the difference to what was built before."""
         self.scope = scope_of(self.workload.service, state.service(self.workload.service))
-        return self._build(state, {*self._units(state), *self._built})
+        return self._build(state, {*self._units(state), *self._built, *self._problems})
 
     def update(self, state: MeshState, changes: Iterable[Change]) -> Update:
         """The difference that `changes` make. `state` already holds them."""

@@ -62,7 +62,7 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
 
 def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> list[Resource] | Problem:
     """Listener (and route) of one bound port; a Problem, and no listener, where it leads nowhere."""
-    port = bound_target(state, bound)
+    port = _taken(state, workload, bound) or bound_target(state, bound)
     if isinstance(port, Problem):
         return port
     name, cluster = bound_name(bound), clusters.outbound_name(bound.service, port.port)
@@ -80,6 +80,18 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     host = configuration.virtual_hosts.add(name=name, domains=["*"])
     host.routes.append(_http_route(cluster))
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
+
+
+def _taken(state: MeshState, workload: Workload, bound: BoundPort) -> Problem | None:
+    """Envoy refuses the later of two listeners with one address, and that could be the proxy port or the way in."""
+    own = state.service(workload.service)
+    inbound = {workload.inbound_ports.get(port.name, port.port) for port in own.spec.ports} if own else set()
+    subject, remedy = f"bound port {bound.bind_port}", "choose another `bindPort`"
+    if bound.bind_port == workload.proxy_port:
+        return Problem(subject, "is the sidecar's proxy port", remedy=remedy)
+    if bound.bind_port in inbound and workload.inbound_address in (workload.local_address, "0.0.0.0", "::"):  # noqa: S104  (compared, not bound)
+        return Problem(subject, f"is where {workload.service} itself is reached", remedy=remedy)
+    return None
 
 
 def _listener(name: str, workload: Workload, port: int) -> listener_pb2.Listener:

@@ -5,22 +5,19 @@ none, the object is absent, except that an unreadable AuthorizationPolicy closes
 (`unreadable_policies`): nothing bad in etcd ever opens a door.
 """
 
-import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing, Put, Synced
-from schemas import codec
+from dataplane.snapshot.reading import Value, read
+from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing, Put
 from schemas.errors import Corrupt, Problem
 from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, StatusRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import AnyObject, AuthorizationPolicy, BackendTrafficPolicy, Service
+from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Service
 from schemas.records import Endpoint, Epoch, TrustBundle
 
 K = TypeVar("K")
-
-Value = AnyObject | Endpoint | TrustBundle | Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,8 @@ class MeshState:
     keyspace: Keyspace
     revision: int = 0
     """The newest revision up to which the configuration is known to be complete."""
-    synced: bool = False
+    listed: set[bytes] = field(default_factory=set)
+    """Prefixes that have been listed and are watched: under them, absence means absence."""
     stored: dict[bytes, Stored] = field(default_factory=dict)
     values: dict[DataRef, Value] = field(default_factory=dict)
     quarantine: dict[bytes, Problem] = field(default_factory=dict)
@@ -106,13 +104,13 @@ class MeshState:
                 gone = [key for key in self._known_under(prefix) if key not in listed]
                 changes = [change for key in gone for change in self._apply_one(Delete(key, revision))]
                 changes += [change for item in items for change in self._apply_one(item)]
+                self.listed.add(prefix)
                 self._advance(prefix, revision, listing=True)
             case Dropped(prefix):
-                keys = self._known_under(prefix)
+                self.listed.discard(prefix)
+                # A wider prefix that is watched as well still vouches for its part.
+                keys = [key for key in self._known_under(prefix) if not any(map(key.startswith, self.listed))]
                 changes = [change for key in keys for change in self._apply_one(Delete(key, 0))]
-            case Synced():
-                self.synced = True
-                changes = []
         return changes
 
     def _known_under(self, prefix: bytes) -> list[bytes]:
@@ -199,32 +197,6 @@ def targets(value: Value | None) -> list[ServiceRef]:
     return [ServiceRef(value.metadata.namespace, target.name) for target in value.spec.target_refs]
 
 
-def read(ref: DataRef, data: bytes) -> Value:
-    """The value that belongs under `ref`; raises Corrupt for anything else, one that claims another name too."""
-    subject = str(ref)
-    match ref:
-        case ObjectRef():
-            value = codec.decode_object(data, ref.kind, subject)
-            if value.ref != ref:
-                raise Corrupt(Problem(subject, f"the key holds {value.ref}", "$.metadata", "delete the key"))
-            return value
-        case EndpointRef():
-            endpoint = codec.decode(data, Endpoint, subject)
-            try:
-                ipaddress.ip_address(endpoint.address)
-            except ValueError as error:
-                problem = Problem(subject, f"expected an IP address, got {endpoint.address[:64]!r}", "$.address")
-                raise Corrupt(problem) from error
-            return endpoint
-        case TrustRef():
-            bundle = codec.decode(data, TrustBundle, subject)
-            if bundle.trust_domain != ref.trust_domain:
-                raise Corrupt(Problem(subject, f"holds the bundle of {bundle.trust_domain[:64]!r}", "$.trustDomain"))
-            return bundle
-        case EpochRef():
-            return codec.decode(data, Epoch, subject)
-
-
 def _discard(index: dict[K, set[ObjectRef]], key: K, ref: ObjectRef) -> None:
     members = index.get(key)
     if members is not None:
@@ -233,9 +205,22 @@ def _discard(index: dict[K, set[ObjectRef]], key: K, ref: ObjectRef) -> None:
             del index[key]
 
 
-def from_stored(keyspace: Keyspace, revision: int, stored: Mapping[bytes, Stored]) -> MeshState:
-    """A state from what another one had `stored`: what was last known good, read back from disk."""
+def from_stored(
+    keyspace: Keyspace,
+    revision: int,
+    stored: Mapping[bytes, Stored],
+    unreadable_policies: Iterable[ObjectRef] = (),
+) -> MeshState:
+    """A state from what another one had `stored`: what was last known good, read back from disk.
+
+    The other one's `unreadable_policies` belong to it: without them a restart would open what they closed.
+    """
     state = MeshState(keyspace)
     state.apply(Changes(keyspace.data(), revision, tuple(Put(k, s.value, s.revision) for k, s in stored.items())))
+    for ref in unreadable_policies:
+        if ref not in state.values:
+            state.unreadable_policies.add(ref)
+            # In quarantine as well, so that a listing without it takes it away.
+            state.quarantine[keyspace.object(ref)] = Problem(str(ref), "could not be read when it was last seen")
     state.revision = revision
     return state

@@ -1,0 +1,87 @@
+"""Bytes under a key ▸ the value that belongs there, or Corrupt.
+
+Stricter than the types: what would contradict itself, or what Envoy would refuse together with all that is beside it
+in the same resource, is not let through. Replicas refuse the same on a write; this is for what came past them.
+"""
+
+import ipaddress
+from collections.abc import Hashable, Iterable
+
+from schemas import codec
+from schemas.errors import Corrupt, InvalidInput, Problem
+from schemas.keys import DataRef, EndpointRef, EpochRef, TrustRef
+from schemas.names import ObjectRef, check_name
+from schemas.objects import AnyObject, Service
+from schemas.records import Endpoint, Epoch, TrustBundle
+from spiffe.bundle import certificates
+
+Value = AnyObject | Endpoint | TrustBundle | Epoch
+
+
+def read(ref: DataRef, data: bytes) -> Value:
+    """The value that belongs under `ref`; raises Corrupt for anything else, one that claims another name too."""
+    subject = str(ref)
+    match ref:
+        case ObjectRef():
+            value = codec.decode_object(data, ref.kind, subject)
+            if value.ref != ref:
+                raise Corrupt(Problem(subject, f"the key holds {value.ref}", "$.metadata", "delete the key"))
+            if isinstance(value, Service):
+                _check_service(value, subject)
+            return value
+        case EndpointRef():
+            return _endpoint(ref, data, subject)
+        case TrustRef():
+            bundle = codec.decode(data, TrustBundle, subject)
+            if bundle.trust_domain != ref.trust_domain:
+                raise Corrupt(Problem(subject, f"holds the bundle of {bundle.trust_domain[:64]!r}", "$.trustDomain"))
+            certificates(bundle)  # Envoy takes a secret whole or not at all
+            return bundle
+        case EpochRef():
+            return codec.decode(data, Epoch, subject)
+
+
+def _check_service(service: Service, subject: str) -> None:
+    """Ports and bound ports are told apart by name and number: one of them twice has no meaning, and Envoy refuses a
+    RouteConfiguration whole, with every other service in it, for one domain that stands there twice."""
+    ports = service.spec.ports
+    bound = [one.bind_port for one in service.spec.dependencies or () if one.bind_port is not None]
+    for what, values in (
+        ("port name", [one.name for one in ports]),
+        ("port", [one.port for one in ports]),
+        ("bindPort", bound),
+    ):
+        twice = _first_repeated(values)
+        if twice is not None:
+            raise Corrupt(Problem(subject, f"{what} {twice!r} stands there twice", "$.spec", "keep one of them"))
+
+
+def _endpoint(ref: EndpointRef, data: bytes, subject: str) -> Endpoint:
+    try:
+        for name in (ref.service.namespace, ref.service.name, ref.instance):
+            check_name(name, "name in the key")
+    except InvalidInput as error:
+        raise Corrupt(Problem(subject, f"not a key of the mesh: {error}", remedy="delete the key")) from error
+    endpoint = codec.decode(data, Endpoint, subject)
+    try:
+        address = ipaddress.ip_address(endpoint.address)
+    except ValueError as error:
+        raise _bad_address(endpoint, subject) from error
+    # A zone (fe80::1%eth0) means something on one host only, and Envoy refuses the whole assignment for it.
+    if address.is_unspecified or address.is_multicast or getattr(address, "scope_id", None):
+        raise _bad_address(endpoint, subject)
+    return endpoint
+
+
+def _bad_address(endpoint: Endpoint, subject: str) -> Corrupt:
+    expected = "expected an IP address that other hosts can reach"
+    return Corrupt(Problem(subject, f"{expected}, got {endpoint.address[:64]!r}", "$.address"))
+
+
+def _first_repeated(values: Iterable[Hashable]) -> Hashable | None:
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
