@@ -1,0 +1,187 @@
+"""Short ways to write what a mesh may hold. A state is the list of what is in etcd, by key."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dataplane.compile.compiler import Compiler
+from dataplane.compile.workload import Credentials, Workload
+from dataplane.snapshot.state import MeshState
+from dataplane.watch.events import Listing, Put
+from schemas import codec
+from schemas.keys import EndpointRef, EpochRef, Keyspace, TrustRef
+from schemas.names import ServiceRef
+from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Metadata, Service, TargetRef
+from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
+from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec
+from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
+from schemas.records import Endpoint, Epoch, TrustBundle
+
+KEYS = Keyspace()
+TRUST_DOMAIN = "mesh.test"
+WEB, ORDERS = ServiceRef("shop", "web"), ServiceRef("shop", "orders")
+
+# A self-signed CA certificate, valid until 2126, whose key was thrown away.
+ROOT_DER = base64.b64decode(
+    "MIIBZTCCAQugAwIBAgIBATAKBggqhkjOPQQDAjAZMRcwFQYDVQQDDA5tZXNoLnRlc3Qgcm9vdDAgFw0yNjAxMDEwMDAwMDBaGA8y"
+    "MTI2MDEwMTAwMDAwMFowGTEXMBUGA1UEAwwObWVzaC50ZXN0IHJvb3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAToExZnu8Lc"
+    "7t8vIq5Gxruob7aO+UDWl1gKmCCvXB+mVKrRTUQOxuDD340P6nVoprQzQmAm+qZfQiLxL0riIYY2o0IwQDAPBgNVHRMBAf8EBTAD"
+    "AQH/MA4GA1UdDwEB/wQEAwIBBjAdBgNVHREEFjAUhhJzcGlmZmU6Ly9tZXNoLnRlc3QwCgYIKoZIzj0EAwIDSAAwRQIhANx/JpEi"
+    "xGPujuuUlNjaOXOTClsMYI17GYqFH1puuSZJAiAlukg13LxYjsORJtCQrZK5e9iwf6tygNcaI767Bodn2A=="
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """What etcd holds under ``data/``. `name` is the golden folder; `about` says what the state is there to show."""
+
+    name: str
+    about: str
+    values: Mapping[bytes, bytes]
+    workload: Workload = field(default_factory=lambda: workload(ORDERS))
+    """Whose sidecar's configuration the golden files hold."""
+
+
+Item = Service | BackendTrafficPolicy | AuthorizationPolicy | tuple[bytes, bytes]
+
+
+def state(name: str, about: str, *items: Item, of: Workload | None = None) -> State:
+    values = dict(item if isinstance(item, tuple) else (KEYS.object(item.ref), codec.encode(item)) for item in items)
+    return State(name, about, values, of or workload(ORDERS))
+
+
+def workload(service: ServiceRef, **ports: int) -> Workload:
+    """`ports`: where the app listens, by the service port's name."""
+    return Workload(service=service, trust_domain=TRUST_DOMAIN, inbound_address="127.9.1.1", app_ports=ports)
+
+
+# -- objects; a name is "name" (namespace shop) or "name.namespace"
+
+
+def ref(name: str) -> ServiceRef:
+    return ServiceRef.parse(name, "shop")
+
+
+def _metadata(name: str) -> Metadata:
+    parsed = ref(name)
+    return Metadata(name=parsed.name, namespace=parsed.namespace)
+
+
+def port(name: str, number: int, protocol: Protocol = "http", target: int | None = None) -> ServicePort:
+    return ServicePort(name=name, port=number, protocol=protocol, target_port=target)
+
+
+def service(name: str, *ports: ServicePort, needs: Sequence[Dependency] | None = ()) -> Service:
+    """`needs` None: it may call every service of the mesh."""
+    dependencies = None if needs is None else tuple(needs)
+    return Service(
+        api_version="mesh/v1",
+        metadata=_metadata(name),
+        spec=ServiceSpec(ports=ports or (port("http", 80),), dependencies=dependencies),
+    )
+
+
+def need(name: str, *, port: int | None = None, bind: int | None = None) -> Dependency:
+    target, _, namespace = name.partition(".")
+    return Dependency(name=target, namespace=namespace or None, port=port, bind_port=bind)
+
+
+def policy(
+    name: str, action: Literal["ALLOW", "DENY"], *rules: Rule, on: Sequence[str] | None = None
+) -> AuthorizationPolicy:
+    targets = None if on is None else tuple(TargetRef(name=one) for one in on)
+    spec = AuthorizationPolicySpec(target_refs=targets, action=action, rules=rules)
+    return AuthorizationPolicy(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
+
+
+def rule(*sources: Source, to: Sequence[Operation] | None = None) -> Rule:
+    """No sources: from anybody."""
+    return Rule(from_=sources or None, to=None if to is None else tuple(to))
+
+
+def who(*names: str) -> Source:
+    return Source(identities=tuple(identity(name) for name in names))
+
+
+def identity(name: str, trust_domain: str = TRUST_DOMAIN) -> str:
+    parsed = ref(name)
+    return f"spiffe://{trust_domain}/ns/{parsed.namespace}/svc/{parsed.name}"
+
+
+def balance(name: str, kind: Literal["LeastRequest", "RoundRobin"], *targets: str) -> BackendTrafficPolicy:
+    spec = BackendTrafficPolicySpec(
+        target_refs=tuple(TargetRef(name=one) for one in targets), load_balancer=LoadBalancer(type=kind)
+    )
+    return BackendTrafficPolicy(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
+
+
+# -- records
+
+
+def instance(name: str, which: str, address: str, **ports: int) -> tuple[bytes, bytes]:
+    key = KEYS.endpoint(EndpointRef(ref(name), which))
+    return key, codec.encode(Endpoint(address=address, ports=ports))
+
+
+def bundle(sequence: int, *authorities: bytes, trust_domain: str = TRUST_DOMAIN) -> tuple[bytes, bytes]:
+    record = TrustBundle(trust_domain=trust_domain, sequence=sequence, x509_authorities=authorities)
+    return KEYS.trust_bundle(trust_domain), codec.encode(record)
+
+
+def epoch(value: str) -> tuple[bytes, bytes]:
+    return KEYS.epoch(), codec.encode(Epoch(id=value))
+
+
+def unreadable(
+    item: Service | BackendTrafficPolicy | AuthorizationPolicy, value: bytes = b"\xc1"
+) -> tuple[bytes, bytes]:
+    """What stands under that object's key, and that nobody can read (0xc1 is no MessagePack)."""
+    return KEYS.object(item.ref), value
+
+
+# -- what a sidecar makes of them
+
+
+def listings(values: Mapping[bytes, bytes], revision: int = 1) -> list[Listing]:
+    """As the watch stage lists: one listing a prefix."""
+    prefixes = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.epoch())
+    return [
+        Listing(
+            prefix,
+            revision,
+            tuple(Put(key, value, revision) for key, value in sorted(values.items()) if key.startswith(prefix)),
+        )
+        for prefix in prefixes
+    ]
+
+
+def mesh_of(values: Mapping[bytes, bytes], revision: int = 1) -> MeshState:
+    mesh = MeshState(KEYS)
+    for listing in listings(values, revision):
+        mesh.apply(listing)
+    return mesh
+
+
+def compiled(of: Workload, mesh: MeshState, credentials: Credentials | None = None) -> Compiler:
+    """A new compiler that has built everything from `mesh`."""
+    compiler = Compiler(of, credentials=credentials or CREDENTIALS)
+    compiler.rebuild(mesh)
+    return compiler
+
+
+CREDENTIALS = Credentials(chain_pem=b"the chain of the SVID", key_pem=b"its private key")
+
+
+def merged(states: Iterable[State]) -> dict[bytes, bytes]:
+    """All that any of them holds; the later wins."""
+    return {key: value for one in states for key, value in one.values.items()}
+
+
+__all__ = [
+    "CREDENTIALS", "KEYS", "ORDERS", "ROOT_DER", "TRUST_DOMAIN", "WEB", "EpochRef", "Item", "Operation", "Rule",
+    "Source", "State", "TrustRef", "balance", "bundle", "compiled", "epoch", "identity", "instance", "listings",
+    "merged", "mesh_of", "need", "policy", "port", "ref", "rule", "service", "state", "unreadable", "who", "workload",
+]  # fmt: skip

@@ -1,0 +1,252 @@
+"""The states. Each adds one thing that the others do not show; keep them small enough to read their golden files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from schemas import codec
+from tests.states.build import (
+    KEYS,
+    ORDERS,
+    ROOT_DER,
+    WEB,
+    Operation,
+    Rule,
+    Source,
+    State,
+    balance,
+    bundle,
+    epoch,
+    identity,
+    instance,
+    need,
+    policy,
+    port,
+    rule,
+    service,
+    state,
+    unreadable,
+    who,
+    workload,
+)
+
+TRUST = bundle(1, ROOT_DER)
+
+# The shop: web → orders over HTTP; orders → payments over gRPC by a bound port, → inventory over TCP.
+_WEB = service("web", port("http", 80, target=8080), needs=[need("orders")])
+_ORDERS = service(
+    "orders",
+    port("http", 8080),
+    needs=[need("payments", bind=9101), need("inventory", port=5432, bind=9102)],
+)
+_PAYMENTS = service("payments", port("grpc", 9000, "grpc"))
+_INVENTORY = service("inventory", port("tcp", 5432, "tcp"))
+_INSTANCES = (
+    instance("web", "w1", "10.0.0.1", http=80),
+    instance("orders", "o1", "10.0.0.2", http=8080),
+    instance("orders", "o2", "10.0.0.3", http=18080),
+    instance("payments", "p1", "10.0.0.4", grpc=9000),
+    instance("inventory", "i1", "10.0.0.5", tcp=5432),
+)
+_SHOP = (_WEB, _ORDERS, _PAYMENTS, _INVENTORY, *_INSTANCES, TRUST, epoch("first"))
+_LET_WEB_IN = policy("web-to-orders", "ALLOW", rule(who("web")), on=["orders"])
+
+# A service with a port of each protocol, for policies to act on.
+_MIXED = service(
+    "orders", port("http", 8080), port("grpc", 9000, "grpc"), port("h2", 8443, "http2"), port("raw", 7, "tcp")
+)
+
+_NEWER = codec.encode(_LET_WEB_IN).replace(b"mesh/v1", b"mesh/v9")
+
+
+STATES: tuple[State, ...] = (
+    state("empty", "nothing in etcd: the proxy port answers 503, and nothing comes in"),
+    state("trust-only", "a bundle and no services", TRUST),
+    state("nobody-trusted", "an empty bundle means that every peer is untrusted", bundle(1), service("orders")),
+    state("one-service", "the own service and nothing else; no policy: nothing is let in", service("orders"), TRUST),
+    state("shop", "three protocols, bound ports, two instances", *_SHOP),
+    state("shop-web", "the same as web's sidecar has it", *_SHOP, of=workload(WEB)),
+    state("shop-allowed", "the same, with web let in", *_SHOP, _LET_WEB_IN),
+    state(
+        "policies",
+        "each form that a policy can have, on ports of each protocol",
+        _MIXED,
+        TRUST,
+        _LET_WEB_IN,
+        policy("a-namespace", "ALLOW", rule(Source(namespaces=("front", "back")))),
+        policy("both-conditions", "ALLOW", rule(Source(identities=(identity("web"),), namespaces=("shop",)))),
+        policy("two-sources", "ALLOW", rule(who("web"), who("cart.front"))),
+        policy("reads", "ALLOW", rule(to=[Operation(methods=("GET", "HEAD"), paths=("/orders/*", "/health"))])),
+        policy("one-port", "ALLOW", rule(who("cart.front"), to=[Operation(ports=(9000,))])),
+        policy(
+            "either-operation",
+            "ALLOW",
+            rule(to=[Operation(methods=("POST",)), Operation(paths=("/*",), ports=(8080,))]),
+        ),
+        policy("everything", "ALLOW", Rule(), on=["inventory"]),
+        policy("no-rules", "ALLOW"),
+        policy("for-nothing", "ALLOW", Rule(), on=[]),
+        policy("from-nobody", "ALLOW", Rule(from_=())),
+        policy("to-nothing", "ALLOW", Rule(to=())),
+        policy("of-no-identity", "ALLOW", rule(Source(identities=()))),
+        policy("by-no-method", "ALLOW", rule(to=[Operation(methods=(), paths=("/x",))])),
+        policy("deny-admin", "DENY", rule(to=[Operation(paths=("/admin/*",))]), on=["orders"]),
+        policy("deny-mallory", "DENY", rule(who("mallory"))),
+        policy("another-namespace.back", "ALLOW", Rule()),
+    ),
+    state(
+        "tcp-with-http-conditions",
+        "on a TCP port an HTTP condition never allows and always denies",
+        service("orders", port("raw", 7, "tcp")),
+        TRUST,
+        policy("allow-get", "ALLOW", rule(who("web"), to=[Operation(methods=("GET",))])),
+        policy("allow-port", "ALLOW", rule(who("cart"), to=[Operation(ports=(7,))])),
+        policy("deny-path", "DENY", rule(who("mallory"), to=[Operation(paths=("/x",))])),
+        policy("deny-other-port", "DENY", rule(to=[Operation(ports=(8,))])),
+    ),
+    state(
+        "identity-spelling",
+        "scheme and trust domain are compared without regard to case, as SPIFFE IDs are",
+        service("orders"),
+        policy(
+            "odd", "DENY", rule(Source(identities=("spiffe://MESH.test/ns/shop/svc/web", "spiffe://mesh.test/ns//x")))
+        ),
+    ),
+    state(
+        "quarantined",
+        "what can't be read is absent; an unreadable policy closes its namespace",
+        *_SHOP,
+        _LET_WEB_IN,
+        unreadable(policy("broken", "ALLOW")),
+        unreadable(_PAYMENTS),
+        unreadable(balance("broken", "RoundRobin", "orders")),
+        (KEYS.data() + b"config/Gateway/shop/edge", b"\x80"),
+        (KEYS.data() + b"surprise", b"\xff"),
+    ),
+    state(
+        "newer-schema",
+        "a policy of an unknown version closes its namespace",
+        *_SHOP,
+        (KEYS.object(_LET_WEB_IN.ref), _NEWER),
+    ),
+    state(
+        "unreadable-elsewhere",
+        "an unreadable policy of another namespace closes nothing here",
+        *_SHOP,
+        _LET_WEB_IN,
+        unreadable(policy("broken.back", "DENY")),
+    ),
+    state("own-service-unreadable", "then there is no way in", *_SHOP, _LET_WEB_IN, unreadable(_ORDERS)),
+    state(
+        "missing-references",
+        "dependencies and bound ports that lead nowhere",
+        service(
+            "orders",
+            port("http", 8080),
+            needs=[
+                need("ghost"),
+                need("ghost", bind=9101),
+                need("several", bind=9102),
+                need("several", port=99, bind=9103),
+                need("several", port=81, bind=9104),
+            ],
+        ),
+        service("several", port("a", 81), port("b", 82, "tcp")),
+        instance("ghost", "g1", "10.0.0.9", http=80),
+        balance("ghosts", "RoundRobin", "ghost"),
+        policy("ghost", "ALLOW", Rule(), on=["ghost"]),
+        TRUST,
+    ),
+    state(
+        "contradictory",
+        "services that name a port twice are not believed",
+        service("orders", port("http", 8080), needs=None),
+        service("twice", port("a", 80), port("b", 80)),
+        service("same-name", port("a", 80), port("a", 81)),
+        service("fine", port("a", 80)),
+        TRUST,
+    ),
+    state(
+        "bound-ports-taken",
+        "a bound port that the sidecar itself needs, or that two want, is not opened",
+        service("orders", port("http", 8080), needs=[need("payments", bind=15001), need("inventory", bind=8080)]),
+        _PAYMENTS,
+        _INVENTORY,
+        TRUST,
+        of=replace(workload(ORDERS), inbound_address="127.0.0.1"),
+    ),
+    state(
+        "several-ports",
+        "80 is what a URL without a port means, else the first HTTP port",
+        service("orders", port("raw", 7, "tcp"), port("admin", 8081), port("http", 80), needs=[need("cart.front")]),
+        service("cart.front", port("raw", 7, "tcp"), port("b", 8082, "grpc"), port("a", 8081)),
+        instance("cart.front", "c1", "10.0.1.1", raw=7, a=8081, b=8082),
+        instance("cart.front", "c2", "10.0.1.2", raw=7, a=18081),
+        instance("cart.front", "c3", "10.0.1.3"),
+        TRUST,
+    ),
+    state(
+        "whole-mesh",
+        "no dependencies said: every service of the mesh, of every namespace",
+        service("orders", needs=None),
+        service("orders.back"),
+        service("cart.front"),
+        instance("orders.back", "o1", "10.0.2.1", http=80),
+        TRUST,
+    ),
+    state(
+        "whole-mesh-by-star",
+        "the same with a bound port beside it",
+        service("orders", needs=[need("*"), need("cart.front", bind=9101)]),
+        service("cart.front", port("tcp", 6379, "tcp")),
+        instance("cart.front", "c1", "10.0.3.1", tcp=6379),
+        TRUST,
+    ),
+    state(
+        "addresses",
+        "IPv6; two instances at one address; what is no address of a host",
+        service("orders", needs=[need("cart.front")]),
+        service("cart.front"),
+        instance("cart.front", "c1", "2001:db8::7", http=80),
+        instance("cart.front", "c2", "10.0.4.1", http=80),
+        instance("cart.front", "c3", "10.0.4.1", http=80),
+        instance("cart.front", "c4", "fe80::1%eth0", http=80),
+        instance("cart.front", "c5", "cart.example", http=80),
+        instance("cart.front", "c6", "::ffff:10.0.4.2", http=80),
+        TRUST,
+    ),
+    state(
+        "odd-keys",
+        "keys that no replica would write",
+        service("orders", needs=None),
+        (KEYS.endpoints() + b"a.b/c/d", instance("x", "y", "10.0.5.1", http=80)[1]),
+        (KEYS.endpoints() + b"UPPER/c/d", instance("x", "y", "10.0.5.1", http=80)[1]),
+        (KEYS.endpoints() + b"shop/orders/o 1", instance("x", "y", "10.0.5.1", http=80)[1]),
+        (KEYS.config() + b"Service/shop/other-name", codec.encode(service("orders"))),
+        (KEYS.config() + b"Service/shop/", b""),
+        (KEYS.trust() + b"other.test", TRUST[1]),
+        TRUST,
+    ),
+    state(
+        "untrustworthy-bundle",
+        "a bundle that holds what is no certificate is not believed",
+        service("orders"),
+        bundle(2, ROOT_DER, b"no certificate"),
+    ),
+    state(
+        "load-balancing",
+        "of two policies for one service the first by name counts",
+        service("orders", needs=[need("payments"), need("inventory")]),
+        _PAYMENTS,
+        _INVENTORY,
+        balance("b-least", "LeastRequest", "payments"),
+        balance("a-round", "RoundRobin", "payments", "inventory"),
+        balance("other.back", "RoundRobin", "orders"),
+        TRUST,
+    ),
+)
+
+BY_NAME = {one.name: one for one in STATES}
+assert len(BY_NAME) == len(STATES), "two states have the same name"
+
+__all__ = ["BY_NAME", "ORDERS", "STATES", "TRUST"]
