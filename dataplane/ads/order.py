@@ -1,0 +1,76 @@
+"""The push order: what must have been acked before what, as a table.
+
+Make before break: at no moment may Envoy hold a route or a listener that leads to a cluster which is not there, or
+not yet warm. So what is referred to comes first, and goes last.
+
+A step waits only for what was owed *when its own change came*, or before: later churn, of endpoints say, can't starve
+it. It never waits for a type that nobody has asked for: Envoy subscribes to a child only after it was given the
+parent (EDS after CDS, RDS after LDS, LDS after the first clusters are warm), so that would wait for ever.
+
+And children never wait for the *ack* of their parent: once it runs, Envoy withholds the ack of clusters until all of
+them are warm, and they warm only when their endpoints and secrets have come. So that ack is worth waiting for before
+routes are sent, and a deadlock before endpoints are.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET
+
+
+class Act(Enum):
+    PUT = "put"
+    REMOVE = "remove"
+
+
+class Step(NamedTuple):
+    """One kind of thing to send, and the kinds of things that must have been acked, or at least sent, before it."""
+
+    type_url: str
+    act: Act
+    acked: tuple[tuple[str, Act], ...] = ()
+    sent: tuple[tuple[str, Act], ...] = ()
+
+
+PUT_CLUSTER = (CLUSTER, Act.PUT)
+PUT_ENDPOINTS = (ENDPOINTS, Act.PUT)
+PUT_SECRET = (SECRET, Act.PUT)
+PUT_LISTENER = (LISTENER, Act.PUT)
+PUT_ROUTES = (ROUTES, Act.PUT)
+REMOVE_LISTENER = (LISTENER, Act.REMOVE)
+REMOVE_ROUTES = (ROUTES, Act.REMOVE)
+REMOVE_CLUSTER = (CLUSTER, Act.REMOVE)
+
+STEPS: tuple[Step, ...] = (
+    # Clusters lead nowhere but down to their own children: nothing to wait for.
+    Step(*PUT_CLUSTER),
+    # New endpoints may need the new cluster (another port, TLS): it comes first. And a changed cluster warms anew,
+    # and waits for endpoints that are sent *after* it, in the same stream.
+    Step(*PUT_ENDPOINTS, sent=(PUT_CLUSTER,)),
+    # Secrets refer to nothing, and both clusters and listeners warm until they have theirs: as soon as asked for.
+    Step(*PUT_SECRET),
+    # A listener leads to clusters (TCP), through its routes too. Those must be warm: acked, as are their endpoints and
+    # secrets (the first clusters of a starting Envoy are acked before they are warm).
+    Step(*PUT_LISTENER, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET)),
+    # Routes lead to clusters; and may rely on filters that the same change adds to the listener.
+    Step(*PUT_ROUTES, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET, PUT_LISTENER)),
+    # From here on removals, and backwards: the referrer goes before what it refers to. They wait until everything new
+    # is in place, since it is the new routes and listeners that let go of the old clusters.
+    Step(*REMOVE_LISTENER, acked=(PUT_LISTENER, PUT_ROUTES)),
+    Step(*REMOVE_ROUTES, acked=(PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER)),
+    Step(*REMOVE_CLUSTER, acked=(PUT_CLUSTER, PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER, REMOVE_ROUTES)),
+    # Children of removed parents. By now Envoy has unsubscribed from most of them, and nothing is left to send.
+    Step(ENDPOINTS, Act.REMOVE, acked=(PUT_CLUSTER, REMOVE_CLUSTER)),
+    Step(SECRET, Act.REMOVE, acked=(PUT_CLUSTER, PUT_LISTENER, REMOVE_LISTENER, REMOVE_CLUSTER)),
+)
+
+TYPES: tuple[str, ...] = (CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET)
+
+WILDCARD_TYPES = frozenset({CLUSTER, LISTENER})
+"""Types for which a first request without names means "all" (xDS protocol, "How the client specifies what resources
+to return"), and for which a state-of-the-world response always holds the full set."""
+
+RESENT_WITH_PARENT = frozenset({ENDPOINTS})
+"""Children that are sent again whenever a parent was sent: a changed cluster warms as a new object that waits for its
+endpoints, but Envoy, being subscribed to that name already, does not ask again. Routes and secrets are held by name and
+configuration source in Envoy, shared by old and new parent: a changed parent finds them there."""

@@ -1,0 +1,317 @@
+"""What to send next to one client: the part of a session that delta and state-of-the-world ADS share.
+
+                      ┌───────────────── Interest, one a type ──────────────────┐
+    update ─ changed ─▶ owed ── batches, in the order of order.py ──▶ in flight ─ accept ─▶ held
+    request ─ subscribe ─▶ ▲                                             │
+                           └──────── split in two ◀──────── refuse ──────┴─ alone ─▶ refused
+
+At most one batch of a type is in flight, so updates meanwhile collapse to the newest. Desired state is the shared
+`ResourceTable`. Nothing is sent before the table has had its first update: an agent that has just started must not
+take away what Envoy still serves with.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from dataplane.ads.interest import Batch, Interest, Owed
+from dataplane.ads.order import RESENT_WITH_PARENT, STEPS, TYPES, WILDCARD_TYPES, Act, Step
+from dataplane.ads.table import Change, ResourceTable, Since
+from dataplane.compile.resources import CLUSTER, LISTENER, ROUTES, Resource, ResourceKey
+from schemas.records import Nack
+
+MAX_BATCH_BYTES = (
+    2 << 20
+)  # gRPC clients take 4 MiB by default; half of it leaves room for framing and one large resource
+
+
+class _Earliest(NamedTuple):
+    """By kind of thing, since which update the oldest of it is outstanding (owed, in flight or awaited), or unsent."""
+
+    unacked: dict[tuple[str, Act], int]
+    unsent: dict[tuple[str, Act], int]
+
+    def note_unacked(self, kind: tuple[str, Act], since: Since) -> None:
+        self.unacked[kind] = min(since.sequence, self.unacked.get(kind, since.sequence))
+
+    def note_unsent(self, kind: tuple[str, Act], since: Since) -> None:
+        self.unsent[kind] = min(since.sequence, self.unsent.get(kind, since.sequence))
+        self.note_unacked(kind, since)
+
+    def limit(self, step: Step, waited_enough: int) -> float:
+        """What became owed before this place in the order of updates may be sent in this step."""
+        blocking = [self.unacked[kind] for kind in step.acked if kind in self.unacked]
+        blocking += [self.unsent[kind] for kind in step.sent if kind in self.unsent]
+        # New things may be late for a while; the old must stay for as long as anything may use it.
+        return min((one for one in blocking if step.act is Act.REMOVE or one > waited_enough), default=math.inf)
+
+
+class Push:
+    """Interests of one client against the desired state of `table`. Every method that changes something is followed
+    by a call of `batches`."""
+
+    def __init__(self, table: ResourceTable) -> None:
+        self._table = table
+        self._interests = {type_url: Interest() for type_url in TYPES}
+        self._base = Since(table.sequence, 0)  # all that was there before us is owed, and nothing known to be acked
+        self._nonces = 0
+        self._awaited: dict[ResourceKey, dict[ResourceKey, Since]] = {}
+        """Child, parent, since when: the client was given `parent` and will subscribe to `child` because of it."""
+        self._waited_enough = -1
+        """Nothing new is held back any more for what was owed since this place in the order of updates, or before."""
+        self._resuming = False
+
+    def interest(self, type_url: str) -> Interest | None:
+        """None for a type that the mesh does not serve."""
+        return self._interests.get(type_url)
+
+    # What the client says.
+
+    def subscribe(
+        self, type_url: str, names: Iterable[str], *, wildcard: bool = False, holds: Mapping[str, str] | None = None
+    ) -> None:
+        """Add a subscription. `holds`, name to version, is what the client has kept from an earlier stream."""
+        interest = self._interests[type_url]
+        names = list(names)
+        for name, version in (holds or {}).items():
+            present = self._table.get(type_url, name)
+            if present is None or present.version != version:
+                present = Resource(ResourceKey(type_url, name), version, b"")  # its body is the client's alone
+            interest.held[name] = present
+        since = Since(self._table.sequence, self._table.revision) if interest.asked else self._first_since(type_url)
+        interest.asked = True
+        interest.names.update(names)
+        for name in names:
+            key = ResourceKey(type_url, name)
+            again = name not in interest.held or holds is None or type_url in RESENT_WITH_PARENT
+            interest.owe(name, min([since, *self._awaited.pop(key, {}).values()]), again=again)
+        if wildcard and not interest.wildcard:
+            interest.wildcard = True
+            interest.answer_empty = not holds
+            for name in self._table.names(type_url):
+                interest.owe(name, since)
+        if holds:
+            self._resuming = self._resuming or type_url == CLUSTER
+            for name, resource in interest.held.items():
+                interest.owe(name, since)
+                self._expect_children(resource, since)
+
+    def _first_since(self, type_url: str) -> Since:
+        if type_url in WILDCARD_TYPES:
+            return self._base
+        return Since(self._table.sequence, self._table.revision)
+
+    def unsubscribe(self, type_url: str, names: Iterable[str], *, wildcard: bool = False) -> None:
+        """Drop a subscription; what only it covered counts as gone from the client."""
+        interest = self._interests[type_url]
+        names = set(names)
+        interest.names -= names
+        if wildcard:
+            interest.wildcard = False
+            names |= interest.held.keys() | interest.owed.keys() | interest.offered | interest.refused.keys()
+        if interest.wildcard:
+            # The name is still covered: the protocol wants it sent, or its absence, so that the client knows.
+            for name in names:
+                interest.owe(name, Since(self._table.sequence, self._table.revision), again=True)
+        else:
+            interest.forget(names - interest.names)
+
+    def acknowledge(self, type_url: str, nonce: str) -> None:
+        """The client accepted the batch in flight; any other nonce is stale and changes nothing."""
+        interest = self._interests[type_url]
+        if interest.in_flight is not None and interest.in_flight.nonce == nonce:
+            interest.accept(interest.in_flight)
+
+    def refuse(self, type_url: str, nonce: str, message: str) -> None:
+        """The client refused the batch in flight and keeps what it had."""
+        interest = self._interests[type_url]
+        if interest.in_flight is not None and interest.in_flight.nonce == nonce:
+            interest.refuse(interest.in_flight, message)
+
+    # What the mesh says.
+
+    def changed(self, change: Change) -> None:
+        """The table has changed."""
+        for key in change.keys:
+            interest = self._interests.get(key.type_url)
+            if interest is not None and interest.covers(key.name):
+                interest.owe(key.name, change.since)
+
+    # What to send.
+
+    def batches(self) -> list[Batch]:
+        """All that may be sent now; each is in flight from here on."""
+        if self._table.sequence == 0:
+            return []
+        self._settle()
+        result: list[Batch] = []
+        earliest = self._earliest()
+        for step in STEPS:
+            interest = self._interests[step.type_url]
+            if not interest.asked or interest.in_flight is not None:
+                continue
+            batch = self._next_batch(step, interest, earliest)
+            if batch is not None:
+                interest.in_flight = batch
+                interest.answer_empty = False
+                interest.offered.update(resource.key.name for resource in batch.resources)
+                for resource in batch.resources:
+                    self._expect_children(resource, batch.owed[resource.key.name].since)
+                result.append(batch)
+                earliest = self._earliest()
+        return result
+
+    def _settle(self) -> None:
+        """Strike out what is owed no longer: held by now, refused as it is, or gone without ever having been there."""
+        for type_url, interest in self._interests.items():
+            if interest.in_flight is not None:
+                continue  # what it holds is not known before the answer
+            for name, owed in list(interest.owed.items()):
+                wanted = self._table.get(type_url, name)
+                version = wanted.version if wanted else None
+                refusal = interest.refused.get(name)
+                held = interest.held.get(name)
+                if refusal is not None and refusal.version == version:
+                    del interest.owed[name]
+                elif not owed.again and (
+                    held.version == version if held else wanted is None and not interest.may_hold(name)
+                ):
+                    del interest.owed[name]
+                    interest.refused.pop(name, None)  # back to what it never let go of
+
+    def _act(self, type_url: str, interest: Interest, name: str) -> Act:
+        """Telling that a name does not exist breaks nothing, so it goes with what is put."""
+        gone = self._table.get(type_url, name) is None and interest.may_hold(name)
+        return Act.REMOVE if gone else Act.PUT
+
+    def _earliest(self) -> "_Earliest":
+        earliest = _Earliest({}, {})
+        for type_url, interest in self._interests.items():
+            for name, owed in interest.owed.items():
+                earliest.note_unsent((type_url, self._act(type_url, interest, name)), owed.since)
+            if interest.in_flight is not None:
+                for owed in interest.in_flight.owed.values():
+                    earliest.note_unacked((type_url, interest.in_flight.act), owed.since)
+        for child, parent, since in self._expected():
+            # A listener waits for its own secrets by itself; nobody else has to.
+            if parent.type_url == CLUSTER or child.type_url == ROUTES:
+                earliest.note_unacked((child.type_url, Act.PUT), since)
+        return earliest
+
+    def _next_batch(self, step: Step, interest: Interest, earliest: "_Earliest") -> Batch | None:
+        limit = earliest.limit(step, self._waited_enough)
+        if step.act is Act.REMOVE and step.type_url == CLUSTER and self._unheard_of():
+            return None
+        eligible = {
+            name: owed
+            for name, owed in interest.owed.items()
+            if owed.since.sequence < limit and self._act(step.type_url, interest, name) is step.act
+        }
+        if not eligible and not (interest.answer_empty and step.act is Act.PUT):
+            return None
+        owed: dict[str, Owed] = {}
+        resources: list[Resource] = []
+        removed: list[str] = []
+        size = 0
+        for name in sorted(interest.choose(eligible)):
+            resource = self._table.get(step.type_url, name)
+            size += len(resource.body) if resource else len(name)
+            if owed and size > MAX_BATCH_BYTES:
+                break
+            owed[name] = interest.owed.pop(name)
+            if resource is not None:
+                resources.append(resource)
+            else:
+                removed.append(name)
+        self._nonces += 1
+        revision = self._table.revision
+        if len(resources) == 1:
+            revision = self._table.revision_of(resources[0].key)
+        return Batch(step.type_url, step.act, str(self._nonces), revision, tuple(resources), tuple(removed), owed)
+
+    # Children that the client will ask for.
+
+    def _expect_children(self, parent: Resource, since: Since) -> None:
+        if self._table.get(*parent.key) is not parent:
+            return  # an earlier version, known by name only; the present one will be sent
+        for child in self._table.children(parent.key):
+            interest = self._interests[child.type_url]
+            if not interest.covers(child.name):
+                parents = self._awaited.setdefault(child, {})
+                parents[parent.key] = min(since, parents.get(parent.key, since))
+            elif child.type_url in RESENT_WITH_PARENT:
+                interest.owe(child.name, since, again=True)
+
+    def _expected(self) -> Iterator[tuple[ResourceKey, ResourceKey, Since]]:
+        """Child, parent, since when: children not asked for yet although they exist and their parent was not refused.
+
+        Forgets those that no parent names any more.
+        """
+        for child, parents in list(self._awaited.items()):
+            for parent, since in list(parents.items()):
+                interest = self._interests[parent.type_url]
+                if child not in self._table.children(parent) or not interest.covers(parent.name):
+                    del parents[parent]
+                    continue
+                refusal = interest.refused.get(parent.name)
+                present = self._table.get(*parent)
+                refused = refusal is not None and present is not None and refusal.version == present.version
+                if not refused and self._table.get(*child) is not None:
+                    yield child, parent, since
+            if not parents:
+                del self._awaited[child]
+
+    def _unheard_of(self) -> bool:
+        """A client that came back with clusters has routes that may use them, and has not yet said which."""
+        return self._resuming and not all(self._interests[kind].asked for kind in (LISTENER, ROUTES))
+
+    @property
+    def held_back_since(self) -> int | None:
+        """The place in the order of updates of the oldest thing that is held back for the sake of the order; None:
+        nothing is. While it stays the same there is no progress: see `stop_waiting`."""
+        return min(
+            (
+                owed.since.sequence
+                for interest in self._interests.values()
+                if interest.asked and interest.in_flight is None
+                for owed in interest.owed.values()
+            ),
+            default=None,
+        )
+
+    def stop_waiting(self) -> None:
+        """Give up the order for what is held back now: a moment of 503 is better than no updates, of policies say,
+        because one cluster does not get warm."""
+        self._waited_enough = self._table.sequence
+        self._resuming = False
+
+    # What can be said of the client.
+
+    def _outstanding(self) -> Iterator[Since]:
+        for type_url, interest in self._interests.items():
+            yield from (owed.since for owed in interest.owed.values())
+            yield from (refusal.since for refusal in interest.refused.values())
+            if interest.in_flight is not None:
+                yield from (owed.since for owed in interest.in_flight.owed.values())
+            if type_url in WILDCARD_TYPES and not interest.asked and self._table.names(type_url):
+                yield self._base
+        yield from (since for _, _, since in self._expected())
+
+    @property
+    def acked_revision(self) -> int:
+        """The newest revision whose every consequence the client has acked, 0 for none.
+
+        A resource that the client was never given a reason to subscribe to (nothing that it holds names it, or, for a
+        client that asks for clusters or listeners by name, it did not ask) is no consequence: no request can meet it.
+        """
+        outstanding = min(self._outstanding(), default=None)
+        return self._table.revision if outstanding is None else outstanding.acked_until
+
+    @property
+    def nacks(self) -> tuple[Nack, ...]:
+        """What the client refuses as it is now desired, sorted by type and name."""
+        return tuple(
+            Nack(type_url=type_url, resource=name, message=refusal.message, revision=refusal.revision)
+            for type_url, interest in sorted(self._interests.items())
+            for name, refusal in sorted(interest.refused.items())
+        )

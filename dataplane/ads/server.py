@@ -1,0 +1,250 @@
+"""[edge] The ADS server of one sidecar: delta for its Envoy, state of the world for gRPC's own clients.
+
+    AdsServer.update ──▶ table ──▶ every stream's session ──▶ its responses ──▶ client
+    client's request ──▶ its session ──▶ responses; then acks and NACKs ──▶ AdsServer.changed
+
+One Unix socket in a directory that only its owner may enter: what is served holds private keys.
+"""
+
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+from envoy.service.discovery.v3 import discovery_pb2
+
+from dataplane.ads.delta import DeltaSession
+from dataplane.ads.order import TYPES
+from dataplane.ads.sotw import SotwSession
+from dataplane.ads.table import Change, ResourceTable
+from dataplane.compile.resources import Update
+from schemas.records import Nack
+from trio_grpc import BindError, Context, Listener, RpcAbort, StatusCode, bidi_stream, serve
+
+SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+DELTA, SOTW = SERVICE + "DeltaAggregatedResources", SERVICE + "StreamAggregatedResources"
+
+PATIENCE_S = 5.0
+"""How long updates are held back without any progress, for a cluster that does not get warm or a subscription that
+does not come. Either takes milliseconds; Envoy's own wait for a resource (initial_fetch_timeout) is 15 s."""
+
+MAX_REQUEST_BYTES = 64 << 20
+"""A reconnecting Envoy lists every resource that it holds, some 100 bytes each: gRPC's 4 MiB would end at 40,000."""
+
+MAX_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path, sun_path of unix(7) without the final NUL."""
+
+
+@dataclass(frozen=True, slots=True)
+class AckState:
+    """What Envoy made of what it was sent, as last known."""
+
+    connected: bool = False
+    acked_revision: int = 0
+    """The newest revision whose every consequence Envoy has acked; 0: none. After a reconnect it starts again."""
+    nacks: tuple[Nack, ...] = ()
+
+
+class Session(Protocol):
+    """What both kinds of session do."""
+
+    def on_request(self, request: Any) -> list[Any]: ...
+    def on_update(self, change: Change) -> list[Any]: ...
+    def stop_waiting(self) -> list[Any]: ...
+    @property
+    def held_back_since(self) -> int | None: ...
+    @property
+    def acked_revision(self) -> int: ...
+    @property
+    def nacks(self) -> tuple[Nack, ...]: ...
+
+
+@dataclass(eq=False, slots=True)
+class _Stream:
+    session: Session
+    nursery: trio.Nursery
+    outgoing: trio.MemorySendChannel[Any]
+    node: str = ""
+    held_back: int | None = None
+    """The session's `held_back_since`, and the time since when it is the same."""
+    held_back_at: float = 0.0
+    timer_runs: bool = False
+
+
+class AdsServer:
+    """Made by `open_ads_server`. All methods are for trio's thread."""
+
+    def __init__(self, envoy_node: str) -> None:
+        self._envoy_node = envoy_node
+        self._table = ResourceTable()
+        self._streams: set[_Stream] = set()
+        self._envoy: _Stream | None = None
+        self._state = AckState()
+        self._changed = trio.Event()
+
+    def update(self, update: Update) -> None:
+        """Take a new desired state and send what follows from it, at once; never blocks."""
+        change = self._table.apply(update)
+        for stream in list(self._streams):
+            self._send(stream, stream.session.on_update(change))
+        self._publish()
+
+    @property
+    def state(self) -> AckState:
+        """Envoy's acks and NACKs."""
+        return self._state
+
+    @property
+    def acked_revision(self) -> int:
+        return self._state.acked_revision
+
+    @property
+    def nacks(self) -> tuple[Nack, ...]:
+        return self._state.nacks
+
+    @property
+    def sessions(self) -> int:
+        """Streams that are open, Envoy's included."""
+        return len(self._streams)
+
+    async def changed(self) -> AckState:
+        """Wait until `state` differs from what it is now. Nothing is missed if no await lies between reading `state`
+        and calling this."""
+        await self._changed.wait()
+        return self._state
+
+    # The two methods.
+
+    async def serve_delta(
+        self,
+        requests: trio.MemoryReceiveChannel[discovery_pb2.DeltaDiscoveryRequest],
+        send: Callable[[discovery_pb2.DeltaDiscoveryResponse], Awaitable[None]],
+        _: Context,
+    ) -> None:
+        await self._serve(DeltaSession(self._table), requests, send)
+
+    async def serve_sotw(
+        self,
+        requests: trio.MemoryReceiveChannel[discovery_pb2.DiscoveryRequest],
+        send: Callable[[discovery_pb2.DiscoveryResponse], Awaitable[None]],
+        _: Context,
+    ) -> None:
+        await self._serve(SotwSession(self._table), requests, send)
+
+    async def _serve(
+        self, session: Session, requests: trio.MemoryReceiveChannel[Any], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        # A session has at most one response a type in flight: this can't overflow for a client that keeps the protocol.
+        outgoing, to_send = trio.open_memory_channel[Any](2 * len(TYPES))
+        async with trio.open_nursery() as nursery:
+            stream = _Stream(session, nursery, outgoing)
+            nursery.start_soon(_forward, to_send, send)
+            self._streams.add(stream)
+            try:
+                async for request in requests:
+                    if not stream.node:
+                        self._introduce(stream, request.node.id)
+                    self._send(stream, session.on_request(request))
+                    self._publish()
+            finally:
+                self._streams.discard(stream)
+                if self._envoy is stream:
+                    self._envoy = None
+                self._publish()
+            nursery.cancel_scope.cancel()
+
+    def _introduce(self, stream: _Stream, node: str) -> None:
+        if not node:
+            raise RpcAbort(StatusCode.INVALID_ARGUMENT, "the first request of a stream must name its node.id")
+        stream.node = node
+        if node == self._envoy_node:
+            if self._envoy is not None:
+                # A restarted Envoy, or one whose old connection is not known to be dead yet: only the new one counts.
+                self._envoy.nursery.cancel_scope.cancel()
+            self._envoy = stream
+
+    def _send(self, stream: _Stream, responses: list[Any]) -> None:
+        try:
+            for response in responses:
+                stream.outgoing.send_nowait(response)
+        except trio.WouldBlock:  # it acks what was not sent yet
+            stream.nursery.cancel_scope.cancel()
+            return
+        if stream.held_back != stream.session.held_back_since:
+            stream.held_back = stream.session.held_back_since
+            stream.held_back_at = trio.current_time()
+            if stream.held_back is not None and not stream.timer_runs:
+                stream.timer_runs = True
+                stream.nursery.start_soon(self._bound_waiting, stream)
+
+    async def _bound_waiting(self, stream: _Stream) -> None:
+        while stream.held_back is not None:
+            await trio.sleep_until(stream.held_back_at + PATIENCE_S)
+            if stream.held_back is not None and trio.current_time() >= stream.held_back_at + PATIENCE_S:
+                stream.held_back_at = trio.current_time()
+                self._send(stream, stream.session.stop_waiting())
+                self._publish()
+        stream.timer_runs = False
+
+    def _publish(self) -> None:
+        if self._envoy is None:
+            state = AckState(False, self._state.acked_revision, self._state.nacks)
+        else:
+            state = AckState(True, self._envoy.session.acked_revision, self._envoy.session.nacks)
+        if state != self._state:
+            self._state = state
+            self._changed.set()
+            self._changed = trio.Event()
+
+
+async def _forward(to_send: trio.MemoryReceiveChannel[Any], send: Callable[[Any], Awaitable[None]]) -> None:
+    async for response in to_send:
+        try:
+            await send(response)
+        except trio.BrokenResourceError:
+            return  # the call has ended; its handler is about to learn it
+
+
+@asynccontextmanager
+async def open_ads_server(
+    socket: Path, *, envoy_node: str, on_error: Callable[[str, Exception], None]
+) -> AsyncIterator[AdsServer]:
+    """Serve on the Unix socket `socket` for the body of the `async with`; its streams end with it.
+
+    `envoy_node` is the node.id of the Envoy whose acks count. `on_error(method, exception)` is told of our own faults.
+    The directory is made with mode 0700 if it is missing; the socket has 0600. A socket file left by a dead agent is
+    replaced. Raises PermissionError if others may enter the directory, trio_grpc.BindError if the socket can't be had.
+    """
+    _check_path(socket)
+    server = AdsServer(envoy_node)
+    request, response = discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse
+    delta_request, delta_response = discovery_pb2.DeltaDiscoveryRequest, discovery_pb2.DeltaDiscoveryResponse
+    methods = {
+        DELTA: bidi_stream(server.serve_delta, delta_request.FromString, delta_response.SerializeToString),
+        SOTW: bidi_stream(server.serve_sotw, request.FromString, response.SerializeToString),
+    }
+    async with serve(
+        methods,
+        [Listener(f"unix:{socket}", mode=0o600)],
+        on_error=on_error,
+        max_unary=1,  # none is served
+        options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES)],
+    ):
+        yield server
+
+
+def _check_path(socket: Path) -> None:
+    if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+        raise BindError(f"can't listen on {socket}: a Unix socket's path has at most {MAX_SOCKET_PATH} bytes")
+    directory = socket.parent
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if mode & 0o077:
+        raise PermissionError(
+            f"{directory} has mode {mode:04o}: others could reach the ADS socket, which serves private keys; "
+            f"run `chmod 700 {directory}`"
+        )
