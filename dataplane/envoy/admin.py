@@ -1,0 +1,109 @@
+"""[edge] Envoy's admin interface over its Unix socket: one request a connection, HTTP/1.1 by h11.
+
+https://www.envoyproxy.io/docs/envoy/latest/operations/admin
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+import trio
+
+from dataplane.envoy.lifecycle import Activity, parse_activity
+from schemas.errors import Unavailable
+
+REQUEST_SECONDS = 5.0  # Envoy answers in 1 ms; a config dump of 10,000 clusters takes about a second
+MAX_REPLY_BYTES = 256 * 1024 * 1024  # a config dump of 10,000 clusters is about 50 MiB
+_CHUNK = 64 * 1024
+
+# HTTP and listener gauges, as one regular expression over names; url-encoded by hand: ^ ( | ) \ + $
+_ACTIVITY = "/stats?type=Gauges&filter=%5E%28http%7Clistener%29%5C..%2B%5C.downstream_%28rq%7Ccx%29_active%24"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    body: bytes
+
+
+class Admin:
+    """Every method raises Unavailable when Envoy does not answer, or answers with something else than was asked."""
+
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+
+    async def get(self, target: str, timeout: float = REQUEST_SECONDS) -> Reply:
+        return await self._request("GET", target, timeout)
+
+    async def post(self, target: str, timeout: float = REQUEST_SECONDS) -> Reply:
+        """Everything that changes something is a POST. Raises Unavailable for an answer other than 200, too."""
+        reply = await self._request("POST", target, timeout)
+        if reply.status != 200:
+            raise Unavailable(f"Envoy's admin answered {reply.status} to POST {target}: {reply.body[:200]!r}")
+        return reply
+
+    async def ready(self) -> bool:
+        """True once Envoy has its first configuration and serves (``/ready`` is 200)."""
+        return (await self.get("/ready")).status == 200
+
+    async def version(self) -> str:
+        """``1.40.0``, from ``/server_info``, whose version is commit/version/state/type/TLS library."""
+        text = str((await self._json("/server_info")).get("version", ""))
+        parts = text.split("/")
+        return parts[1] if len(parts) > 1 else text
+
+    async def config_dump(self) -> dict[str, Any]:
+        """Everything that Envoy runs, with endpoints; private keys are left out by Envoy."""
+        return await self._json("/config_dump?include_eds")
+
+    async def activity(self) -> Activity:
+        reply = await self.get(_ACTIVITY)
+        if reply.status != 200:
+            raise Unavailable(f"Envoy's admin answered {reply.status} to {_ACTIVITY}: {reply.body[:200]!r}")
+        return parse_activity(reply.body.decode(errors="replace"))
+
+    async def _json(self, target: str) -> dict[str, Any]:
+        reply = await self.get(target)
+        try:
+            value = json.loads(reply.body)
+        except ValueError as error:
+            raise Unavailable(f"Envoy's admin answered {target} with no JSON: {error}") from error
+        if reply.status != 200 or not isinstance(value, dict):
+            raise Unavailable(f"Envoy's admin answered {reply.status} to {target}")
+        return value
+
+    async def _request(self, method: str, target: str, timeout: float) -> Reply:
+        try:
+            with trio.fail_after(timeout):
+                stream = await trio.open_unix_socket(self._socket)
+                async with stream:
+                    return await _exchange(stream, method, target)
+        except trio.TooSlowError:
+            raise Unavailable(f"Envoy's admin did not answer {method} {target} within {timeout:g} s") from None
+        except (OSError, RuntimeError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
+            raise Unavailable(f"Envoy's admin at {self._socket} does not answer {method} {target}: {error}") from error
+
+
+async def _exchange(stream: trio.SocketStream, method: str, target: str) -> Reply:
+    connection = h11.Connection(h11.CLIENT)
+    request = h11.Request(
+        method=method, target=target, headers=[("Host", "envoy"), ("Connection", "close"), ("Content-Length", "0")]
+    )
+    await stream.send_all((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+    status = 0
+    body = bytearray()
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await stream.receive_some(_CHUNK))
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > MAX_REPLY_BYTES:
+                raise Unavailable(f"Envoy's admin answers {target} with more than {MAX_REPLY_BYTES} bytes")
+        elif isinstance(event, h11.EndOfMessage):
+            return Reply(status, bytes(body))
+        elif isinstance(event, h11.ConnectionClosed):
+            raise Unavailable(f"Envoy's admin closed the connection before it answered {target}")

@@ -1,0 +1,132 @@
+"""Envoy's bootstrap: the little that is static. Everything else comes over ADS. Pure, with deterministic bytes.
+
+Field names are those of envoy.config.bootstrap.v3.Bootstrap.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.errors import InvalidInput, Problem
+
+XDS_CLUSTER = "xds"
+
+MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its final NUL (unix(7))
+
+# What Envoy needs beside its downstream connections: listeners, admin, ADS, files, connections to be closed yet.
+RESERVED_DESCRIPTORS = 512
+# Downstream connections that fit into the 1,024 descriptors that every Linux gives, and then some for a tiny limit.
+MIN_CONNECTIONS = 64
+
+# Envoy's default for a lost ADS stream is 0.5 s, growing to 30 s. The agent is on the same host and back at once.
+_ADS_RETRY = {"base_interval": "0.1s", "max_interval": "1s"}
+
+_HTTP_PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapInput:
+    """node_id: ``sidecar/<ns>/<instance>`` or alike, unique in the mesh; cluster: the service, for statistics.
+
+    ads_socket, admin_socket: absolute paths. max_connections: downstream connections at once, see `connection_limit`.
+    delta: incremental ADS; False: state of the world.
+    """
+
+    node_id: str
+    cluster: str
+    ads_socket: str
+    admin_socket: str
+    max_connections: int
+    delta: bool = True
+
+
+def connection_limit(descriptors: int) -> int:
+    """Downstream connections for that many file descriptors (RLIMIT_NOFILE).
+
+    A proxied connection holds two: accepting more would end in EMFILE for connections that are already open.
+    """
+    return max(MIN_CONNECTIONS, (descriptors - RESERVED_DESCRIPTORS) // 2)
+
+
+def bootstrap(given: BootstrapInput) -> dict[str, Any]:
+    """The bootstrap as plain JSON values. Raises InvalidInput for a socket path that no socket can have."""
+    for what, path in (("ADS socket", given.ads_socket), ("admin socket", given.admin_socket)):
+        if not path.startswith("/") or len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+            raise InvalidInput(
+                Problem(
+                    f"{what} {path!r}",
+                    f"expected an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes",
+                    remedy="choose a shorter runtimeDir",
+                )
+            )
+    ads: dict[str, Any] = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+    return {
+        "node": {"id": given.node_id, "cluster": given.cluster},
+        "admin": {
+            # 0600: the admin interface can end Envoy and shows its configuration.
+            "address": {"pipe": {"path": given.admin_socket, "mode": 0o600}},
+            "ignore_global_conn_limit": True,  # readiness and drain must be asked under full load too
+        },
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC" if given.delta else "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [
+                    {
+                        "envoy_grpc": {
+                            "cluster_name": XDS_CLUSTER,
+                            "retry_policy": {"retry_back_off": _ADS_RETRY},
+                        }
+                    }
+                ],
+            },
+            # initial_fetch_timeout 0: without configuration Envoy is not ready, however long it takes.
+            "cds_config": ads,
+            "lds_config": ads,
+        },
+        "static_resources": {"clusters": [_xds_cluster(given.ads_socket)]},
+        # Statistics are computed when they are read; nothing is pushed, so no timer either.
+        "stats_flush_on_admin": True,
+        # A cluster's hundreds of statistics come to be with its first request: memory for what is used.
+        "deferred_stat_options": {"enable_deferred_creation_stats": True},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
+                        "downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": given.max_connections,
+                    },
+                }
+            ]
+        },
+    }
+
+
+def _xds_cluster(socket: str) -> dict[str, Any]:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": socket}}}}
+    return {
+        "name": XDS_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": XDS_CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "typed_extension_protocol_options": {
+            _HTTP_PROTOCOL_OPTIONS: {
+                "@type": f"type.googleapis.com/{_HTTP_PROTOCOL_OPTIONS}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+    }
+
+
+def render(values: dict[str, Any]) -> bytes:
+    """JSON with sorted keys: equal input, equal bytes."""
+    return json.dumps(values, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def digest(rendered: bytes) -> str:
+    """Names a rendered bootstrap: 16 hex digits."""
+    return hashlib.blake2b(rendered, digest_size=8).hexdigest()
