@@ -18,6 +18,7 @@ Server::
 
 from grpc import StatusCode
 
+from .background import background_nursery
 from .client import BidiStream, Channel, ChannelOptions, Stream
 from .errors import BindError, Metadata, RpcAbort, RpcError
 from .methods import Context, Kind, Method, Send, bidi_stream, server_stream, unary
@@ -43,6 +44,7 @@ __all__ = [
     "ServerTLS",
     "StatusCode",
     "Stream",
+    "background_nursery",
     "bidi_stream",
     "serve",
     "server_stream",

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import trio
 
+from .background import background_nursery
 from .bridge import post
 from .calls import Call
 from .client import ChannelOptions
@@ -79,7 +80,7 @@ async def serve(
             maximum_concurrent_rpcs=max_unary + max_streams,
         )
         ports = tuple(_bind(server, listener) for listener in listeners)
-        async with trio.open_nursery() as nursery:
+        async with background_nursery() as nursery:
             runtime.open(nursery)
             server.start()
             patience: float | None = None
@@ -88,7 +89,6 @@ async def serve(
                 patience = grace
             finally:
                 await _stop(server, runtime, patience)
-                nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             # Every handler has ended, so every thread that waited for one ends now.
