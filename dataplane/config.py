@@ -1,0 +1,81 @@
+"""A sidecar's own settings, from its file."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from dataplane.compile.workload import Workload
+from schemas.errors import InvalidInput, Problem
+from schemas.names import ServiceRef
+from schemas.objects.common import Label, Name, Port
+from schemas.settings import Settings, load_settings
+
+LeaseTtl = Annotated[int, msgspec.Meta(ge=5, le=3600)]
+
+
+class SidecarSettings(Settings, frozen=True, kw_only=True):
+    """Which service this is comes with its identity, never from here."""
+
+    instance: Name
+    """Unique among the instances of the service; a host name does."""
+    advertise: str
+    """IP address at which other sidecars reach this one; Envoy takes mTLS there."""
+    state_dir: str
+    """Survives a reboot: identity and last known good. Only the sidecar's user may enter."""
+    runtime_dir: str
+    """Sockets, pid file, status. Only the sidecar's user may enter."""
+    join: str | None = None
+    """The join file; needed until the first join has succeeded."""
+    app_address: str = "127.0.0.1"
+    """Where the app listens."""
+    local_address: str = "127.0.0.1"
+    """Where the app finds the proxy port and the bound ports."""
+    proxy_port: Port = 15001
+    ports: dict[Name, Port] = msgspec.field(default_factory=dict)
+    """Ports to take mTLS on, by the service port's name, where they are not the Service's own."""
+    app_ports: dict[Name, Port] = msgspec.field(default_factory=dict)
+    """Ports that the app listens on, by the service port's name, where they are not the Service's target ports."""
+    labels: dict[Label, Label] = msgspec.field(default_factory=dict)
+    lease_ttl_seconds: LeaseTtl = 15
+    """How long the instance stays in discovery after it has died without a word."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
+    """At most this long for open requests when the sidecar stops."""
+    envoy_log_level: str = "warning"
+
+    def workload(self, service: ServiceRef, trust_domain: str) -> Workload:
+        """What the compiler is to know."""
+        return Workload(
+            service=service,
+            trust_domain=trust_domain,
+            inbound_address=self.advertise,
+            app_address=self.app_address,
+            local_address=self.local_address,
+            proxy_port=self.proxy_port,
+            inbound_ports=self.ports,
+            app_ports=self.app_ports,
+        )
+
+
+def load(path: Path) -> SidecarSettings:
+    """Raises InvalidInput that names the file, the field and what to do."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InvalidInput(Problem(str(path), f"can't be read: {reason}", remedy="see --config")) from error
+    settings = load_settings(text, SidecarSettings, str(path))
+    problems = []
+    for name in ("advertise", "app_address", "local_address"):
+        value = getattr(settings, name)
+        try:
+            address = ipaddress.ip_address(value)
+        except ValueError:
+            address = None
+        if address is None or (name == "advertise" and address.is_unspecified):
+            field = {"app_address": "appAddress", "local_address": "localAddress"}.get(name, name)
+            problems.append(Problem(str(path), f"expected an IP address, got {value!r}", f"$.{field}"))
+    if problems:
+        raise InvalidInput(*problems)
+    return settings

@@ -1,0 +1,80 @@
+"""Last known good on disk: what a sidecar serves when it starts and nobody answers.
+
+One MessagePack file, replaced atomically, with the bytes of every key that was in force and the revision and epoch
+they belong to. It holds nothing secret: it is what any sidecar may read from etcd.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from dataplane.snapshot.state import MeshState, Stored, from_stored
+from schemas.keys import Keyspace
+
+FORMAT = 1  # of the file; another one is not read
+
+
+class LastGood(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    revision: int
+    epoch: str | None
+    saved: int
+    """Seconds since 1970."""
+    prefix: str
+    """Of the mesh's keys."""
+    values: dict[bytes, tuple[bytes, int]]
+    """Key to value and mod revision."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(LastGood)
+
+
+def dump(state: MeshState, *, now: int) -> bytes:
+    return _encoder.encode(
+        LastGood(
+            format=FORMAT,
+            revision=state.revision,
+            epoch=state.epoch,
+            saved=now,
+            prefix=state.keyspace.prefix,
+            values={key: (one.value, one.revision) for key, one in state.stored.items()},
+        )
+    )
+
+
+def parse(data: bytes) -> LastGood | None:
+    """None for what was cut short, damaged or written by another version: then there is no last good."""
+    try:
+        value = _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    return value if value.format == FORMAT else None
+
+
+def restore(saved: LastGood) -> MeshState:
+    stored = {key: Stored(value, revision) for key, (value, revision) in saved.values.items()}
+    return from_stored(Keyspace(saved.prefix), saved.revision, stored)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replaces `path` with `data`, whole or not at all, mode 0600. Blocks; raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_file(path: Path) -> LastGood | None:
+    try:
+        return parse(path.read_bytes())
+    except OSError:
+        return None

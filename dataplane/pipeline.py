@@ -1,0 +1,70 @@
+"""Events in, updates out: the pure middle of the sidecar, snapshot and compile together.
+
+Nothing is given out until every prefix that the workload needs has been listed: a configuration made of half a mesh
+would take away what works. The same holds when the workload's dependencies change and more prefixes are asked for.
+"""
+
+from dataclasses import dataclass, field
+
+from dataplane.compile.compiler import Compiler
+from dataplane.compile.resources import Update
+from dataplane.compile.scope import scope_of
+from dataplane.compile.workload import Credentials
+from dataplane.snapshot.state import Change, MeshState
+from dataplane.watch.events import Event
+from schemas.errors import Problem
+from schemas.records import TrustBundle
+
+
+def base_prefixes(state: MeshState) -> frozenset[bytes]:
+    """What every sidecar watches."""
+    return frozenset((state.keyspace.config(), state.keyspace.trust(), state.keyspace.epoch()))
+
+
+@dataclass(slots=True)
+class Pipeline:
+    state: MeshState
+    compiler: Compiler
+    _pending: list[Change] = field(default_factory=list)
+    _built: bool = False
+
+    def take(self, event: Event) -> bool:
+        """One event of the watch stage. True where it shows that etcd was restored: everything must be listed again."""
+        before = self.state.epoch
+        self._pending += self.state.apply(event)
+        return before is not None and self.state.epoch not in (None, before)
+
+    def wanted(self) -> frozenset[bytes]:
+        """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
+        keyspace = self.state.keyspace
+        service = self.compiler.workload.service
+        scope = scope_of(service, self.state.service(service))
+        if scope.everything:
+            return base_prefixes(self.state) | {keyspace.endpoints()}
+        return base_prefixes(self.state) | {keyspace.endpoints_of(one) for one in scope.named}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is wanted has been listed."""
+        return self.wanted() <= self.state.listed
+
+    def build(self, *, from_last_good: bool = False) -> Update | None:
+        """What the events since the last one make of the configuration; None while something is still to be listed.
+
+        from_last_good: what the state holds was complete when it was saved, and nobody answers who knows better.
+        """
+        if not (from_last_good or self.complete):
+            return None
+        changes, self._pending = self._pending, []
+        if self._built:
+            return self.compiler.update(self.state, changes)
+        self._built = True
+        return self.compiler.rebuild(self.state)
+
+    def set_identity(self, credentials: Credentials, bundle: TrustBundle) -> Update | None:
+        """A new SVID goes out at once; None before the first configuration, which will hold it."""
+        update = self.compiler.set_identity(self.state, credentials, bundle)
+        return update if self._built else None
+
+    def problems(self) -> list[Problem]:
+        return [*self.state.problems(), *self.compiler.problems()]

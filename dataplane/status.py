@@ -1,0 +1,91 @@
+"""What the sidecar says of itself: to the mesh as a SidecarStatus, on its own host as a file."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataplane.lastgood import write_file
+from schemas import codec
+from schemas.errors import NotFound
+from schemas.records import SidecarStatus
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStatus:
+    """`status`, and what only this host wants to know. Times are seconds since 1970."""
+
+    status: SidecarStatus
+    updated: int
+    agent_pid: int
+    envoy_pid: int | None
+    from_last_good: bool
+    """The configuration in force was read from disk, not from etcd."""
+
+
+def write(path: Path, local: LocalStatus) -> None:
+    """Raises OSError."""
+    content = codec.to_builtins(local.status) | {
+        "updated": local.updated,
+        "agentPid": local.agent_pid,
+        "envoyPid": local.envoy_pid,
+        "fromLastGood": local.from_last_good,
+    }
+    write_file(path, json.dumps(content).encode())
+
+
+def read(path: Path, *, now: float) -> dict[str, Any]:
+    """What the sidecar last wrote, with `agentRuns`, `envoyRuns` and `staleSeconds` as of now.
+
+    Raises NotFound where no sidecar has run.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise NotFound(f"no status in {path}: the sidecar has not run there, or as another user") from error
+    runs = _alive(content["agentPid"])
+    stale_since = content.get("staleSince")
+    if not runs:
+        stale_since = stale_since or content["updated"]  # nobody has looked since
+    content["agentRuns"] = runs
+    content["envoyRuns"] = content["envoyPid"] is not None and _alive(content["envoyPid"])
+    content["staleSince"] = stale_since
+    content["staleSeconds"] = 0 if stale_since is None else max(0, int(now) - stale_since)
+    return content
+
+
+def table(content: Mapping[str, Any], *, now: float) -> str:
+    """For people."""
+    stale = content["staleSeconds"]
+    source = "the last known good on disk" if content["fromLastGood"] else "etcd"
+    lines = [
+        f"service     {content['service']}.{content['namespace']} ({content['instance']})",
+        f"agent       {_process(content['agentRuns'], content['agentPid'])}",
+        f"envoy       {_process(content['envoyRuns'], content['envoyPid'])}",
+        f"revision    {content['ackedRevision']} acked by Envoy, {content['appliedRevision']} applied, from {source}",
+        f"freshness   {f'STALE for {stale} s: no word from etcd' if stale else 'live'}",
+        f"SVID        {_left(content['svidExpires'] - int(now))}",
+    ]
+    lines += [f"NACK        {nack['resource']}: {nack['message']}" for nack in content["nacks"]]
+    lines += [f"problem     {problem}" for problem in content["problems"]]
+    return "\n".join(lines)
+
+
+def _process(runs: bool, pid: int | None) -> str:
+    return f"running, pid {pid}" if runs else "NOT RUNNING"
+
+
+def _left(seconds: int) -> str:
+    return f"expires in {seconds} s" if seconds > 0 else f"EXPIRED {-seconds} s ago"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
