@@ -56,8 +56,7 @@ def outbound_clusters(state: MeshState, service: ServiceRef, trust_domain: str) 
         threshold = cluster.circuit_breakers.thresholds[0]
         threshold.retry_budget.budget_percent.value = RETRY_BUDGET_PERCENT
         threshold.retry_budget.min_retry_concurrency.value = RETRY_MIN_CONCURRENCY
-        if port.protocol != "tcp":
-            _speak_http2(cluster)
+        _speak_http2(cluster)  # between sidecars always; TCP goes in CONNECT tunnels
         result.append(Resource.of(CLUSTER, cluster.name, cluster))
     return result
 

@@ -27,6 +27,7 @@ STREAM_IDLE_TIMEOUT_S = 3600
 
 def http2_options() -> protocol_pb2.Http2ProtocolOptions:
     return protocol_pb2.Http2ProtocolOptions(
+        allow_connect=True,  # how TCP goes between sidecars; where no route takes a CONNECT it is refused all the same
         max_concurrent_streams=wrappers_pb2.UInt32Value(value=HTTP2_MAX_STREAMS),
         initial_stream_window_size=wrappers_pb2.UInt32Value(value=HTTP2_STREAM_WINDOW_BYTES),
         initial_connection_window_size=wrappers_pb2.UInt32Value(value=HTTP2_CONNECTION_WINDOW_BYTES),

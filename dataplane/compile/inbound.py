@@ -1,16 +1,18 @@
 """Inbound: one listener a port of the own service. It takes mTLS, authorizes, and hands on to the app.
 
-The rules of an HTTP port are in its RouteConfiguration: there Envoy applies a new policy to the next request of
-connections that are already open, which a changed listener would not.
+The rules of a port are in its RouteConfiguration: there Envoy applies a new policy to the next request of connections
+that are already open, which a changed listener would not.
+
+TCP comes as HTTP CONNECT, each connection a stream. Envoy's network RBAC judges only when the first byte arrives from
+the peer (https://github.com/envoyproxy/envoy/issues/9023): by then the app is connected, and what it says first has
+gone out to whoever listens. A CONNECT is judged before anything reaches the app.
 """
 
-from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.listener.v3 import listener_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
-from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
-from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import duration_pb2
 
 from dataplane.compile import authorization, clusters, tls
@@ -48,13 +50,15 @@ def inbound_resources(state: MeshState, workload: Workload) -> list[Resource]:
         chain.transport_socket.CopyFrom(tls.downstream(workload.trust_domain))
         # A peer that connects and then says nothing holds a connection no longer than this.
         chain.transport_socket_connect_timeout.seconds = 10
-        if port.protocol == "tcp":
-            chain.filters.extend(_tcp_filters(port, deny, allow))
-        else:
-            chain.filters.append(
-                connection_manager(name=listener_name(port), inbound=True, filters=_authorization_filters())
+        chain.filters.append(
+            connection_manager(
+                name=listener_name(port),
+                inbound=True,
+                filters=_authorization_filters(),
+                takes_connect=port.protocol == "tcp",
             )
-            result.append(_routes(port, deny, allow))
+        )
+        result.append(_routes(port, deny, allow))
         result.append(Resource.of(LISTENER, listener.name, listener))
     return result
 
@@ -75,20 +79,14 @@ def _routes(port: ServicePort, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC) -> Res
         per_route = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=rules))
         host.typed_per_filter_config[filter_name].CopyFrom(tls.packed(per_route))
     route = host.routes.add()
-    route.match.prefix = "/"
     route.route.cluster = clusters.app_name(port)
+    if port.protocol == "tcp":
+        route.match.connect_matcher.SetInParent()
+        route.route.upgrade_configs.add(upgrade_type="CONNECT").connect_config.SetInParent()
+    else:
+        route.match.prefix = "/"
     # How long a request may take is the caller's to say.
     route.route.timeout.CopyFrom(duration_pb2.Duration())
     configuration = route_pb2.RouteConfiguration(name=name, virtual_hosts=[host])
     configuration.validate_clusters.value = False  # the order of pushes sees to it
     return Resource.of(ROUTES, name, configuration)
-
-
-def _tcp_filters(port: ServicePort, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC) -> list[listener_components_pb2.Filter]:
-    name = listener_name(port)
-    filters = [
-        (DENY, network_rbac_pb2.RBAC(stat_prefix=f"{name}|deny", rules=deny)),
-        (ALLOW, network_rbac_pb2.RBAC(stat_prefix=f"{name}|allow", rules=allow)),
-        ("envoy.filters.network.tcp_proxy", tcp_proxy_pb2.TcpProxy(stat_prefix=name, cluster=clusters.app_name(port))),
-    ]
-    return [listener_components_pb2.Filter(name=one, typed_config=tls.packed(config)) for one, config in filters]

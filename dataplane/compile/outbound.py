@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
-from google.protobuf import duration_pb2
+from google.protobuf import duration_pb2, wrappers_pb2
 
 from dataplane.compile import clusters, tls
 from dataplane.compile.http import connection_manager
@@ -70,6 +70,8 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     chain = listener.filter_chains.add()
     if port.protocol == "tcp":
         proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name, cluster=cluster)
+        proxy.tunneling_config.hostname = f"{bound.service}.{HOST_SUFFIX}:{port.port}"
+        proxy.max_connect_attempts.value = 1 + RETRIES
         chain.filters.append(
             listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=tls.packed(proxy))
         )
@@ -112,11 +114,14 @@ def _virtual_hosts(service: Service, ref: ServiceRef, caller: ServiceRef) -> Ite
         tunnel = host.routes.add(match=_connect_match())
         tunnel.route.cluster = cluster
         tunnel.route.timeout.CopyFrom(duration_pb2.Duration())
-        tunnel.route.upgrade_configs.add(upgrade_type="CONNECT").connect_config.SetInParent()
+        connect = tunnel.route.upgrade_configs.add(upgrade_type="CONNECT")
         if port.protocol == "tcp":
+            # The tunnel goes on to the other sidecar, which ends it.
+            tunnel.route.retry_policy.CopyFrom(_retry_policy())
             text = f"port {port.port} of {ref} is a TCP port: use CONNECT, or a bound port\n"
             host.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 400, text))
         else:
+            connect.connect_config.SetInParent()  # it ends here: what is in it is HTTP
             host.routes.append(_http_route(cluster))
         yield host
 
@@ -135,9 +140,12 @@ def _http_route(cluster: str) -> route_components_pb2.Route:
     route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(prefix="/"))
     route.route.cluster = cluster
     route.route.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
-    route.route.retry_policy.retry_on = RETRY_ON
-    route.route.retry_policy.num_retries.value = RETRIES
+    route.route.retry_policy.CopyFrom(_retry_policy())
     return route
+
+
+def _retry_policy() -> route_components_pb2.RetryPolicy:
+    return route_components_pb2.RetryPolicy(retry_on=RETRY_ON, num_retries=wrappers_pb2.UInt32Value(value=RETRIES))
 
 
 def _answer(match: route_components_pb2.RouteMatch, status: int, text: str) -> route_components_pb2.Route:
