@@ -36,7 +36,7 @@ def from_reply(reply: mesh_pb2.IdentityReply, key_pem: bytes, etcd_key_pem: byte
             bundle=codec.decode(reply.trust_bundle, TrustBundle, "trust bundle of the reply"),
             etcd=EtcdAccess(
                 endpoints=tuple(reply.etcd_endpoints),
-                ca_pem=reply.etcd_ca,
+                ca_pem=to_pem(chain_from_pem(reply.etcd_ca, "CA of etcd")),  # nothing but certificates
                 cert_pem=to_pem(etcd_chain),
                 key_pem=etcd_key_pem,
                 expires=seconds(etcd_chain[0].not_valid_after_utc),

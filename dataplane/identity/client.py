@@ -49,8 +49,11 @@ class ReplicaClient:
         self._replicas: Replicas | None = None
 
     def use(self, identity: Identity) -> None:
-        """From now on call as `identity`, over new connections; calls in flight end on the old ones."""
-        tls = TLS(ca=roots_pem(identity.bundle), cert=identity.chain_pem, key=identity.key_pem)
+        """From now on call as `identity`, over new connections; calls in flight end on the old ones.
+
+        Raises InvalidInput when `identity` trusts nobody or knows no replica.
+        """
+        tls = TLS(ca=_roots(identity.bundle, "identity"), cert=identity.chain_pem, key=identity.key_pem)
         before = self._replicas
         self._replicas = Replicas(identity.api_endpoints, tls, self._server_name, self._fraction())
         if before is not None:
@@ -66,10 +69,9 @@ class ReplicaClient:
     ) -> mesh_pb2.IdentityReply:
         """With the join file's token; the replica is authenticated by the join file's trust bundle."""
         bundle = codec.decode(file.trust_bundle, TrustBundle, "trust bundle of the join file")
-        roots = roots_pem(bundle)
-        if not roots:
-            raise InvalidInput(Problem("join file", "its trust bundle is empty", remedy="make a new join file"))
-        replicas = Replicas(file.join_endpoints, TLS(ca=roots), self._server_name, self._fraction())
+        replicas = Replicas(
+            file.join_endpoints, TLS(ca=_roots(bundle, "join file")), self._server_name, self._fraction()
+        )
         try:
             request = mesh_pb2.JoinRequest(token=file.token, csr=csr, etcd_csr=etcd_csr)
             reply = await replicas.call("/mesh.v1.Identity/Join", request, timeout)
@@ -124,6 +126,14 @@ class ReplicaClient:
         if self._replicas is None:
             raise Unauthenticated("this sidecar has no identity yet: join first")
         return await self._replicas.call(path, request, timeout)
+
+
+def _roots(bundle: TrustBundle, subject: str) -> bytes:
+    """Never empty: gRPC would take the public authorities of the host instead."""
+    roots = roots_pem(bundle)
+    if not roots:
+        raise InvalidInput(Problem(subject, "its trust bundle is empty", remedy="make a new join file"))
+    return roots
 
 
 def _parse(message: M, data: bytes, what: str) -> M:

@@ -1,0 +1,286 @@
+"""[edge] Keeps this sidecar's identity: loads it, joins for it, renews it, publishes each new one.
+
+   disk ─┐                      ┌─▶ disk
+         ├─▶ check ─▶ current ──┼─▶ client (new channels)
+replica ─┘      ▲               └─▶ changed(): SDS, etcd client
+                └── renew at half-life, retry with backoff; an expired identity goes on trying
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import trio
+
+from dataplane.identity import renewal
+from dataplane.identity.check import UnacceptableIdentity, check, from_reply
+from dataplane.identity.client import ReplicaClient
+from dataplane.identity.material import Identity, key_to_pem, new_key, signing_request
+from dataplane.identity.renewal import Attempts, Health, Validity
+from dataplane.identity.store import IdentityStore
+from schemas.errors import InvalidInput, MeshError, PermissionDenied, Problem, Unauthenticated, Unavailable
+from schemas.joinfile import JoinFile
+from schemas.names import ServiceRef, SpiffeId
+from schemas.records import TrustBundle
+
+log = logging.getLogger("mesh.identity")
+
+JoinSource = Callable[[], JoinFile | None]
+"""The join file as it is now, None where there is none. Raises InvalidInput for a bad one."""
+
+
+class IdentityKeeper:
+    """``await nursery.start(keeper.run)`` returns once there is a usable identity; from then on it is kept fresh.
+
+    clock: seconds since 1970. fraction: random numbers in [0, 1). join: asked again whenever an identity is needed
+    and there is none to renew with, so a new join file heals a sidecar whose identity has expired.
+    """
+
+    def __init__(
+        self,
+        store: IdentityStore,
+        client: ReplicaClient,
+        join: JoinSource,
+        *,
+        clock: Callable[[], float],
+        fraction: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._join = join
+        self._clock = clock
+        self._fraction = fraction
+        self._current: Identity | None = None
+        self._news = trio.Event()
+        self._nudge = trio.Event()
+        self._spread = fraction()  # drawn once a certificate: where around the half-life it is renewed
+        self._attempts = Attempts()
+        self._health = Health.GOOD
+        self._spent_token: str | None = None
+        self._perhaps_spent = False
+        self.problem: str | None = None
+        """Why the last attempt to join or renew failed; None after one that did not."""
+
+    @property
+    def current(self) -> Identity | None:
+        """The newest identity; after its end still that one, and `health` says so. None before the first."""
+        return self._current
+
+    @property
+    def health(self) -> Health:
+        """What the current identity is worth by the clock, now."""
+        return Health.EXPIRED if self._current is None else renewal.health(_validity(self._current), self._clock())
+
+    async def changed(self, since: Identity | None) -> Identity:
+        """The current identity as soon as it is another than `since`."""
+        await trio.lowlevel.checkpoint()
+        while self._current is None or self._current is since:
+            await self._news.wait()
+        return self._current
+
+    def look_again(self) -> None:
+        """Decide anew at once: the host's clock was set, or a join file was put in place."""
+        self._nudge.set()
+
+    async def run(self, task_status: trio.TaskStatus[Identity] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled.
+
+        Raises InvalidInput where there is neither a kept identity nor a usable join file; Unauthenticated,
+        PermissionDenied or InvalidInput when the very first join is refused. Does not raise afterwards.
+        """
+        first = await self._first()
+        self._publish(first)
+        task_status.started(first)
+        while True:
+            current = await self.changed(None)
+            decision = renewal.decide(_validity(current), self._attempts, self._clock(), self._spread)
+            self._say(current, decision.health)
+            if decision.renew:
+                await self._renew(current)
+            else:
+                await self._sleep(decision.wait)
+
+    async def adopt_bundle(self, bundle: TrustBundle) -> bool:
+        """Trust a newer bundle of our own trust domain, as read from etcd; False for one that is not newer.
+
+        Raises UnacceptableIdentity for one by which our own certificate could not be trusted.
+        """
+        current = self._current
+        if current is None or bundle.trust_domain != current.bundle.trust_domain:
+            return False
+        if bundle.sequence <= current.bundle.sequence:
+            return False
+        fresh = dataclasses.replace(current, bundle=bundle)
+        check(fresh, current.spiffe_id, self._clock())
+        await self._keep(fresh)
+        self._publish(fresh)
+        return True
+
+    # -- the first
+
+    async def _first(self) -> Identity:
+        while True:
+            kept = await self._kept()
+            if kept is not None and self._acceptable(kept):
+                log.info("took up the kept identity %s", kept.spiffe_id)
+                return kept
+            try:
+                return await self._join_anew()
+            except (InvalidInput, Unauthenticated, PermissionDenied) as error:
+                if kept is None or renewal.health(_validity(kept), self._clock()) in _USABLE:
+                    raise
+                self.problem = str(error)  # the clock or a new join file can still make it good
+            except MeshError as error:
+                self.problem = str(error)
+            self._attempts = self._attempts.failed(self._clock())
+            log.error("no identity: %s; trying again", self.problem)
+            await self._sleep(renewal.retry_delay(self._attempts.failures, self._fraction()))
+
+    async def _kept(self) -> Identity | None:
+        try:
+            return await trio.to_thread.run_sync(self._store.load)
+        except MeshError as error:
+            log.warning("ignored the kept identity: %s", error)
+            return None
+
+    def _acceptable(self, kept: Identity) -> bool:
+        try:
+            file = self._join()
+        except InvalidInput:
+            file = None  # a kept identity is enough
+        try:
+            check(kept, None if file is None else _id_of(file), self._clock())
+        except UnacceptableIdentity as error:
+            log.warning("ignored the kept identity: %s", error)
+            return False
+        return True
+
+    # -- join
+
+    async def _join_anew(self) -> Identity:
+        """Raises InvalidInput where no join file has a token that may still be good."""
+        file = self._join()
+        if file is None:
+            raise InvalidInput(_NOTHING)
+        if file.token == self._spent_token:
+            raise InvalidInput(Problem("join file", "its token has been used", remedy=_REMEDY))
+        if file.expires <= self._clock():
+            raise InvalidInput(Problem("join file", "its token has expired", remedy=_REMEDY))
+        return await self._join_with(file)
+
+    async def _join_with(self, file: JoinFile) -> Identity:
+        key, etcd_key = new_key(), new_key()
+        try:
+            reply = await self._client.join(file, signing_request(key), signing_request(etcd_key))
+        except Unavailable as error:
+            self._perhaps_spent |= error.outcome_unknown
+            raise
+        except (Unauthenticated, PermissionDenied) as error:
+            self._spent_token = file.token
+            if not self._perhaps_spent:
+                raise
+            hint = "an earlier attempt, whose answer was lost, may have used the token"
+            raise type(error)(f"{error}; {hint}: {_REMEDY}") from error
+        self._spent_token = file.token
+        self._perhaps_spent = False
+        joined = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
+        # Where this host's clock is behind, the identity is kept all the same: the token is used up, the clock will be
+        # mended. It is not used before its time, which the second check sees to.
+        check(joined, _id_of(file), max(self._clock(), joined.not_before))
+        await self._keep(joined)
+        check(joined, _id_of(file), self._clock())
+        log.info("joined as %s, valid for %d s", joined.spiffe_id, joined.expires - self._clock())
+        return joined
+
+    # -- renew
+
+    async def _renew(self, current: Identity) -> None:
+        try:
+            fresh = await self._renewed(current)
+        except MeshError as error:
+            self.problem = str(error)
+            self._attempts = self._attempts.failed(self._clock())
+            log.warning("could not renew %s: %s", current.spiffe_id, error)
+        else:
+            log.info("renewed %s, valid for %d s", fresh.spiffe_id, fresh.expires - self._clock())
+            self._publish(fresh)
+
+    async def _renewed(self, current: Identity) -> Identity:
+        key, etcd_key = new_key(), new_key()
+        try:
+            reply = await self._client.renew(signing_request(key), signing_request(etcd_key))
+        except (Unauthenticated, Unavailable):
+            # With an expired certificate no replica lets us in; a join file that was put here since does.
+            file = self._new_join_file(current) if self.health is Health.EXPIRED else None
+            if file is None:
+                raise
+            return await self._join_with(file)
+        fresh = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
+        check(fresh, current.spiffe_id, self._clock())
+        await self._keep(fresh)
+        return fresh
+
+    def _new_join_file(self, current: Identity) -> JoinFile | None:
+        """One for the same identity, whose token may still be good."""
+        try:
+            file = self._join()
+        except InvalidInput as error:
+            log.warning("ignored the join file: %s", error)
+            return None
+        if file is None or file.token == self._spent_token or file.expires <= self._clock():
+            return None
+        return file if _id_of(file) == current.spiffe_id else None
+
+    async def _keep(self, identity: Identity) -> None:
+        try:
+            await trio.to_thread.run_sync(self._store.save, identity)
+        except Unavailable as error:
+            # It is good in memory all the same; only a restart would miss it.
+            log.error("%s", error)
+
+    # -- telling
+
+    def _publish(self, identity: Identity) -> None:
+        self._client.use(identity)
+        self._current = identity
+        self._attempts = Attempts()
+        self._spread = self._fraction()
+        self.problem = None
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    def _say(self, current: Identity, health: Health) -> None:
+        if renewal.worse(self._health, health):
+            left = current.usable_until - self._clock()
+            log.error(
+                "ALARM: the identity %s is %s (%d s left); renewing fails: %s",
+                current.spiffe_id,
+                health.value,
+                max(0, left),
+                self.problem or "not tried yet",
+            )
+        self._health = health
+
+    async def _sleep(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self._nudge.wait()
+        self._nudge = trio.Event()
+
+
+_USABLE = (Health.GOOD, Health.EXPIRING)
+
+_REMEDY = "make a new one with `meshadm token create`"
+
+_NOTHING = Problem(
+    "identity",
+    "this sidecar has none that it can use, and there is no join file",
+    remedy="make one with `meshadm token create` and name it as `join` in the sidecar's configuration",
+)
+
+
+def _id_of(file: JoinFile) -> SpiffeId:
+    return SpiffeId.of_service(file.trust_domain, ServiceRef(file.namespace, file.service))
+
+
+def _validity(identity: Identity) -> Validity:
+    return Validity(identity.not_before, identity.usable_until)
