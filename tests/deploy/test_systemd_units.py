@@ -68,6 +68,7 @@ def test_envoy_outlives_the_agent() -> None:
     service = read_unit("mesh-sidecar@.service")["Service"]
     assert service["KillMode"] == ["process"]
     assert service["RuntimeDirectoryPreserve"] == ["restart"]
+    assert service["TimeoutStartSec"] == ["infinity"]
     assert service["OOMPolicy"] == ["continue"]
     assert service["ExecStopPost"] == ["/opt/hostmesh/bin/mesh-sidecar-tidy"]
 
