@@ -310,7 +310,7 @@ class Client:
 
         Returns when the server has accepted it: every change after that is seen, through any number of cuts.
         `progress`: the iterator also yields Progress. Raises PermissionDenied when refused, DeadlineExceeded when no
-        server accepted it within `timeout`.
+        server accepted it within `timeout`; Compacted comes from the iteration.
         """
         if prefix:
             key, range_end = prefix_range(key)

@@ -48,6 +48,7 @@ class Watch:
         self._bytes_held = 0
         self._arrived = trio.Event()
         self._created = trio.Event()
+        self._accepted = False
         self._partial: list[pb.Event] = []
         self._error: EtcdError | None = None
         self._server_id: int | None = None
@@ -103,7 +104,7 @@ class Watch:
     async def wait_created(self) -> None:
         """Until the server has accepted it; raises what it was refused with."""
         await self._created.wait()
-        if self._error is not None:
+        if self._error is not None and not self._accepted:
             raise self._error
 
     @property
@@ -131,6 +132,7 @@ class Watch:
     def created(self, server_id: int, header_revision: int) -> None:
         """The server has accepted it."""
         self._server_id = server_id
+        self._accepted = True
         if self._next_revision == 0:
             self._next_revision = header_revision + 1
         self._created.set()
