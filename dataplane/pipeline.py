@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import Update
-from dataplane.compile.scope import scope_of
+from dataplane.compile.scope import Scope, scope_of
 from dataplane.compile.workload import Credentials
 from dataplane.snapshot.state import Change, MeshState
 from dataplane.watch.events import Event
 from schemas.errors import Problem
+from schemas.objects import Service
 from schemas.records import TrustBundle
 
 
@@ -27,6 +28,8 @@ class Pipeline:
     compiler: Compiler
     _pending: list[Change] = field(default_factory=list)
     _built: bool = False
+    _wanted_by: Service | None = None
+    _wanted: frozenset[bytes] = frozenset()
 
     def take(self, event: Event) -> bool:
         """One event of the watch stage. True where it shows that etcd was restored: everything must be listed again."""
@@ -36,9 +39,14 @@ class Pipeline:
 
     def wanted(self) -> frozenset[bytes]:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
-        keyspace = self.state.keyspace
         service = self.compiler.workload.service
-        scope = scope_of(service, self.state.service(service))
+        declared = self.state.service(service)
+        if declared is not self._wanted_by or not self._wanted:
+            self._wanted_by, self._wanted = declared, self._wanted_for(scope_of(service, declared))
+        return self._wanted
+
+    def _wanted_for(self, scope: Scope) -> frozenset[bytes]:
+        keyspace = self.state.keyspace
         if scope.everything:
             return base_prefixes(self.state) | {keyspace.endpoints()}
         return base_prefixes(self.state) | {keyspace.endpoints_of(one) for one in scope.named}

@@ -184,8 +184,8 @@ class LocalMesh:
     def state_dir(self, instance: Instance) -> Path:
         return self.directory / f"state-{instance.name}"
 
-    async def start_sidecar(self, instance: Instance, **more: object) -> None:
-        """Joins with a token the first time, and returns when Envoy serves the configuration."""
+    async def write_sidecar_settings(self, instance: Instance, **more: object) -> None:
+        """A join file and the settings that name it."""
         join = self.etc / f"{instance.name}.join"
         if not join.exists():
             await self.meshadm("token", "create", "--service", instance.service, "--out", str(join))
@@ -201,6 +201,10 @@ class LocalMesh:
             **more,
         }
         self.settings_file(instance).write_text(json.dumps(content))
+
+    async def start_sidecar(self, instance: Instance, **more: object) -> None:
+        """Joins with a token the first time, and returns when Envoy serves the configuration."""
+        await self.write_sidecar_settings(instance, **more)
         await self.restart_sidecar(instance)
 
     async def restart_sidecar(self, instance: Instance) -> None:
