@@ -1,0 +1,27 @@
+"""The `meshadm` program: its commands."""
+
+import click
+
+from controlplane.meshadm.commands.apply import apply, delete, validate
+from controlplane.meshadm.commands.init import init
+from controlplane.meshadm.commands.read import describe, get
+from controlplane.meshadm.commands.status import status
+from controlplane.meshadm.commands.token import token
+from controlplane.meshadm.commands.tools import completion, schema
+from controlplane.meshadm.commands.watch import watch
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="hostmesh", prog_name="meshadm")
+def main() -> None:
+    """Operate the mesh: set it up, change its configuration, see what its sidecars do.
+
+    On a replica's host, root needs no further option. From elsewhere: --endpoint HOST:PORT --identity DIR.
+    """
+
+
+for command in (init, token, apply, get, describe, delete, status, validate, watch, schema, completion):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main(prog_name="meshadm")

@@ -1,0 +1,1 @@
+"""The commands of `meshadm`, one module a group: arguments in, one call, its result shown."""

@@ -1,0 +1,62 @@
+"""`status`: every sidecar at a glance."""
+
+import time
+
+import click
+
+from controlplane.meshadm import output
+from controlplane.meshadm import sidecars as judging
+from controlplane.meshadm.client import MeshClient
+from controlplane.meshadm.errors import Refusal, RefusedBySidecar, SidecarsNotCurrent
+from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
+from controlplane.meshadm.output import Format
+from controlplane.meshadm.sidecars import State
+from controlplane.meshadm.values import Sidecars
+
+
+@click.command(
+    "status",
+    cls=MeshCommand,
+    short_help="Show every sidecar and whether all is well.",
+    example="""
+meshadm status
+meshadm status -n shop -o json
+""",
+)
+@click.option("-n", "--namespace", default=None, help="Only sidecars of this namespace.  [default: all]")
+@formats("table", "json", "yaml")
+@connects
+def status(connect: Connect, namespace: str | None, form: Format) -> None:
+    """Show each sidecar: contact, acked revision, refusals, expiry of its identity.
+
+    Ends with 8 when a sidecar has refused something, with 7 when one is stale (no contact with etcd) or its identity
+    has expired, else with 0. A sidecar that is merely behind is no failure: each one is for a moment after a change.
+    """
+
+    async def ask(client: MeshClient) -> Sidecars:
+        return await client.sidecars()
+
+    found = connect.run(ask)
+    now = time.time()
+    judged = [
+        one
+        for one in judging.judged(found.statuses, found.config_revision, now)
+        if namespace in (None, one.status.namespace)
+    ]
+    if form == "table":
+        output.show_table(judging.status_table(judged, found.config_revision, now))
+        for text in judging.details(judged):
+            output.line(text)
+    else:
+        output.show_plain(judging.plain_status(judged, found.config_revision), form)
+    for text in found.unreadable:
+        output.notice(f"left out: {text}")
+    nacks = [Refusal(one.name, nack.resource, nack.message) for one in judged for nack in one.status.nacks]
+    if nacks:
+        raise RefusedBySidecar(found.config_revision, sorted(nacks))
+    if any(one.state in judging.WRONG for one in judged):
+        wrong = ", ".join(f"{one.name} is {one.state.value}" for one in judged if one.state in judging.WRONG)
+        advice = "a stale sidecar serves what it last knew; see its log and its way to etcd"
+        if any(one.state is State.EXPIRED for one in judged):
+            advice = "a sidecar whose identity expired serves nobody; see its log and its way to the replicas"
+        raise SidecarsNotCurrent(f"{judging.verdict_line(judged)}\n{wrong}\n{advice}")

@@ -1,0 +1,149 @@
+"""An object with what belongs to it, for people and as plain values. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from controlplane.meshadm import sidecars as judging
+from controlplane.meshadm.render import plain_object
+from controlplane.meshadm.table import Table, printable
+from controlplane.meshadm.table import lines as table_lines
+from controlplane.meshadm.values import Sidecars, Stored
+from schemas import codec
+from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Service
+from schemas.objects.authorization import Operation, Rule, Source
+
+POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """`services`: all of the mesh. `policies`: of the same namespace. Both only where the object is a Service."""
+
+    stored: Stored
+    services: tuple[Stored, ...] = ()
+    policies: tuple[Stored, ...] = ()
+    sidecars: Sidecars | None = None
+
+
+def lines(subject: Subject, at: float) -> list[str]:
+    """`at`: seconds since 1970."""
+    value = subject.stored.object
+    found = [str(value.ref), f"revision {subject.stored.revision}", ""]
+    found += codec.dump_yaml([plain_object(subject.stored)]).rstrip("\n").splitlines()
+    if isinstance(value, AuthorizationPolicy):
+        found += ["", "In words:", *(f"  {printable(text)}" for text in policy_words(value))]
+    if isinstance(value, Service):
+        found += _section("Policies", [_policy_line(one) for one in _policies_for(value, subject.policies)])
+        found += _section("Depending services", [str(one.ref) for one in dependants(value, subject.services)])
+        if subject.sidecars is not None:
+            table = judging.status_table(
+                _own_sidecars(value, subject.sidecars, at), subject.sidecars.config_revision, at
+            )
+            found += _section("Sidecars", _rows(table))
+    return found
+
+
+def _section(title: str, found: Sequence[str]) -> list[str]:
+    return ["", f"{title}:", *(f"  {printable(text)}" for text in found or ["none"])]
+
+
+def _rows(table: Table) -> list[str]:
+    return table_lines(table) if table.rows else []
+
+
+def plain(subject: Subject, at: float) -> dict[str, Any]:
+    """``{object}``, and of a service ``{policies, dependants, sidecars}`` too."""
+    value = subject.stored.object
+    found: dict[str, Any] = {"object": plain_object(subject.stored)}
+    if isinstance(value, Service):
+        found["policies"] = [plain_object(one) for one in _policies_for(value, subject.policies)]
+        found["dependants"] = [
+            {"namespace": one.metadata.namespace, "name": one.metadata.name}
+            for one in dependants(value, subject.services)
+        ]
+        if subject.sidecars is not None:
+            found |= judging.plain_status(_own_sidecars(value, subject.sidecars, at), subject.sidecars.config_revision)
+    return found
+
+
+def dependants(service: Service, services: Sequence[Stored]) -> list[Service]:
+    """The services that may call it by their own declaration; those that declare nothing may call all."""
+    found: list[Service] = []
+    for stored in services:
+        one = stored.object
+        if not isinstance(one, Service) or one.ref == service.ref:
+            continue
+        if one.spec.dependencies is None or any(
+            dependency.name in ("*", service.metadata.name)
+            and (
+                dependency.name == "*" or (dependency.namespace or one.metadata.namespace) == service.metadata.namespace
+            )
+            for dependency in one.spec.dependencies
+        ):
+            found.append(one)
+    return found
+
+
+def _policies_for(service: Service, policies: Sequence[Stored]) -> list[Stored]:
+    """Of the service's own namespace, those that name it or name nothing."""
+    found: list[Stored] = []
+    for stored in policies:
+        value = stored.object
+        if not isinstance(value, AuthorizationPolicy | BackendTrafficPolicy):
+            continue
+        if value.metadata.namespace != service.metadata.namespace:
+            continue
+        refs = value.spec.target_refs
+        if refs is None or any(ref.name == service.metadata.name for ref in refs):
+            found.append(stored)
+    return found
+
+
+def _policy_line(stored: Stored) -> str:
+    value = stored.object
+    if isinstance(value, AuthorizationPolicy):
+        return f"{value.ref}: {'; '.join(policy_words(value))}"
+    return str(value.ref)
+
+
+def _own_sidecars(service: Service, sidecars: Sidecars, at: float) -> list[judging.Sidecar]:
+    return [
+        one
+        for one in judging.judged(sidecars.statuses, sidecars.config_revision, at)
+        if (one.status.namespace, one.status.service) == (service.metadata.namespace, service.metadata.name)
+    ]
+
+
+def policy_words(policy: AuthorizationPolicy) -> list[str]:
+    """A sentence a rule."""
+    verb = "allow" if policy.spec.action == "ALLOW" else "deny"
+    return [f"{verb} {_who(rule)} to {_what(rule)}" for rule in policy.spec.rules] or [f"{verb} nothing: no rules"]
+
+
+def _who(rule: Rule) -> str:
+    if rule.from_ is None:
+        return "anyone"
+    return " or ".join(" and ".join(_source(source)) or "anyone" for source in rule.from_) or "nobody"
+
+
+def _source(source: Source) -> Iterator[str]:
+    if source.identities is not None:
+        yield f"identity {' | '.join(source.identities) or 'nobody'}"
+    if source.namespaces is not None:
+        yield f"namespace {' | '.join(source.namespaces) or 'none'}"
+
+
+def _what(rule: Rule) -> str:
+    if rule.to is None:
+        return "do anything"
+    return " or ".join(" ".join(_operation(one)) or "do anything" for one in rule.to) or "do nothing"
+
+
+def _operation(one: Operation) -> Iterator[str]:
+    if one.methods is not None:
+        yield " | ".join(one.methods) or "use no method"
+    if one.paths is not None:
+        yield f"at {' | '.join(one.paths) or 'no path'}"
+    if one.ports is not None:
+        yield f"on port {' | '.join(map(str, one.ports)) or 'none'}"

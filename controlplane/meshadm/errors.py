@@ -1,0 +1,53 @@
+"""What ends a command of meshadm besides the errors that all of the mesh has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from controlplane.exit_codes import ExitCode, exit_code_of
+from schemas.errors import MeshError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Refusal:
+    """A resource that a sidecar's Envoy refused, in Envoy's own words."""
+
+    sidecar: str
+    resource: str
+    message: str
+
+
+class RefusedBySidecar(MeshError):
+    """The change is in, and at least one sidecar goes on with its last good configuration instead."""
+
+    def __init__(self, revision: int, refusals: Sequence[Refusal]) -> None:
+        lines = [f"revision {revision} is written, and {len(refusals)} resources of it were refused by Envoy:"]
+        lines += [f"{one.sidecar}: {one.resource}: {one.message}" for one in refusals]
+        lines.append("those sidecars run their last good configuration; mend the object and apply it again")
+        super().__init__("\n".join(lines))
+        self.refusals = tuple(refusals)
+
+
+class WaitTimedOut(MeshError):
+    """The change is in, and some sidecars have not said that they run it."""
+
+    def __init__(self, revision: int, seconds: float, total: int, pending: Sequence[str], why: str = "") -> None:
+        missing = ", ".join(pending) if pending else why or "no replica told how far the sidecars are"
+        super().__init__(
+            f"revision {revision} is written, and after {seconds:g} s not every sidecar runs it\n"
+            f"pending ({len(pending)} of {total}): {missing}\n"
+            "see `meshadm status`; the change reaches a sidecar as soon as it is connected again"
+        )
+        self.pending = tuple(pending)
+
+
+class SidecarsNotCurrent(MeshError):
+    """`meshadm status` found sidecars without contact or without a valid identity."""
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    match error:
+        case RefusedBySidecar():
+            return ExitCode.REFUSED_BY_SIDECAR
+        case WaitTimedOut() | SidecarsNotCurrent():
+            return ExitCode.TIMED_OUT
+    return exit_code_of(error)

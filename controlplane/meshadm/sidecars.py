@@ -1,0 +1,144 @@
+"""What the sidecars' own reports mean, and the table of them. Pure."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from controlplane.meshadm.table import Table, count, duration, printable
+from schemas.records import SidecarStatus
+
+
+class State(enum.Enum):
+    """The most urgent thing that holds, in this order. A sidecar whose lease has ended is not listed at all."""
+
+    EXPIRED = "expired"
+    """Its SVID is no longer valid: no peer talks to it."""
+    REFUSED = "refused"
+    """Envoy refused part of its configuration; the last good one goes on."""
+    STALE = "stale"
+    """It has no contact with etcd, and serves what it knew."""
+    BEHIND = "behind"
+    """It has not acked the newest revision yet; usual for a moment after a change."""
+    CURRENT = "current"
+
+
+# What `status` counts as wrong. Being behind is a matter of milliseconds after each change.
+WRONG = frozenset({State.EXPIRED, State.REFUSED, State.STALE})
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    status: SidecarStatus
+    state: State
+
+    @property
+    def name(self) -> str:
+        return f"{self.status.namespace}/{self.status.instance}"
+
+
+def judged(statuses: Sequence[SidecarStatus], config_revision: int, now: float) -> list[Sidecar]:
+    """`now`: seconds since 1970."""
+    return [Sidecar(status, _state(status, config_revision, now)) for status in statuses]
+
+
+def _state(status: SidecarStatus, config_revision: int, now: float) -> State:
+    if status.svid_expires <= now:
+        return State.EXPIRED
+    if status.nacks:
+        return State.REFUSED
+    if status.stale_since is not None:
+        return State.STALE
+    return State.BEHIND if status.acked_revision < config_revision else State.CURRENT
+
+
+def status_table(sidecars: Sequence[Sidecar], config_revision: int, now: float) -> Table:
+    rows = tuple(
+        (
+            one.status.namespace,
+            one.status.service,
+            one.status.instance,
+            "no" if one.status.stale_since is not None else "yes",
+            _state_words(one, now),
+            f"{one.status.acked_revision} of {config_revision}",
+            str(len(one.status.nacks)),
+            _expiry(one.status.svid_expires - now),
+        )
+        for one in sidecars
+    )
+    columns = ("NAMESPACE", "SERVICE", "INSTANCE", "CONNECTED", "STATE", "ACKED", "NACKS", "SVID EXPIRES")
+    return Table(columns, rows, "no sidecar is connected")
+
+
+def _state_words(sidecar: Sidecar, now: float) -> str:
+    since = sidecar.status.stale_since
+    return f"stale for {duration(now - since)}" if sidecar.state is State.STALE and since else sidecar.state.value
+
+
+def _expiry(seconds: float) -> str:
+    return f"in {duration(seconds)}" if seconds > 0 else f"{duration(seconds)} ago"
+
+
+def details(sidecars: Sequence[Sidecar]) -> list[str]:
+    """What the table has no room for: each refusal in Envoy's words, and what sidecars found wrong in the objects."""
+    found: list[str] = []
+    for one in sidecars:
+        found += (
+            printable(f"{one.name} refused {nack.resource} of revision {nack.revision}: {nack.message}")
+            for nack in one.status.nacks
+        )
+        found += (printable(f"{one.name} reports: {problem}") for problem in one.status.problems)
+    return found
+
+
+def verdict_line(sidecars: Sequence[Sidecar]) -> str:
+    """``2 of 7 sidecars need a look: 1 refused, 1 stale``; empty where all is well."""
+    wrong = [one for one in sidecars if one.state in WRONG]
+    if not wrong:
+        return ""
+    parts = [f"{number} {state.value}" for state in State if (number := sum(one.state is state for one in wrong))]
+    verb = "needs" if len(wrong) == 1 else "need"
+    return f"{len(wrong)} of {count(len(sidecars), 'sidecar', 'sidecars')} {verb} a look: {', '.join(parts)}"
+
+
+def plain_status(sidecars: Sequence[Sidecar], config_revision: int) -> dict[str, Any]:
+    """``{configRevision, sidecars: [{namespace, service, instance, state, connected, ackedRevision, …}]}``."""
+    return {
+        "configRevision": config_revision,
+        "sidecars": [
+            {
+                "namespace": one.status.namespace,
+                "service": one.status.service,
+                "instance": one.status.instance,
+                "state": one.state.value,
+                "connected": one.status.stale_since is None,
+                "ackedRevision": one.status.acked_revision,
+                "appliedRevision": one.status.applied_revision,
+                "staleSince": None if one.status.stale_since is None else timestamp(one.status.stale_since),
+                "svidExpires": timestamp(one.status.svid_expires),
+                "nacks": [
+                    {
+                        "typeUrl": nack.type_url,
+                        "resource": nack.resource,
+                        "message": nack.message,
+                        "revision": nack.revision,
+                    }
+                    for nack in one.status.nacks
+                ],
+                "problems": list(one.status.problems),
+                "agentVersion": one.status.agent_version,
+                "envoyVersion": one.status.envoy_version,
+            }
+            for one in sidecars
+        ],
+    }
+
+
+# The last second of year 9999: above it Python has no date. Records may hold any number.
+_LAST_SECOND = 253402300799
+
+
+def timestamp(seconds: int) -> str:
+    """RFC 3339, UTC."""
+    return datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
