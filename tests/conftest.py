@@ -11,7 +11,7 @@ import trio
 
 from deploy.etcd import EtcdBinary, find_etcd
 from tests.support import leftovers
-from tests.support.etcd_server import EtcdServer, start_all
+from tests.support.etcd_server import EtcdServer, remove_data_of_dead_runs, start_all
 
 EtcdFactory = Callable[..., Awaitable[EtcdServer]]
 EtcdClusterFactory = Callable[..., Awaitable[list[EtcdServer]]]
@@ -20,6 +20,7 @@ EtcdClusterFactory = Callable[..., Awaitable[list[EtcdServer]]]
 @pytest.fixture(scope="session")
 def etcd_binary() -> EtcdBinary:
     """The etcd of this test run, fetched when the machine has none."""
+    remove_data_of_dead_runs()
     return find_etcd()
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import trio
 
+from deploy.etcd import EtcdBinary
 from tests.conftest import EtcdClusterFactory, EtcdFactory
-from tests.support.etcd_server import EtcdServer
+from tests.support.etcd_server import EtcdServer, remove_data_of_dead_runs
 from tests.support.net import eventually, free_ports, wait_port
 from tests.support.pki import Authority
 
@@ -102,6 +104,20 @@ async def _status_fields(server: EtcdServer) -> list[str]:
 async def test_a_server_that_cannot_start_says_why(etcd_factory: EtcdFactory) -> None:
     with pytest.raises(AssertionError, match="no-such-flag"):
         await etcd_factory(extra=["--no-such-flag"])
+
+
+def test_data_of_a_dead_run_is_removed_and_that_of_a_living_one_kept(etcd_binary: EtcdBinary) -> None:
+    living = EtcdServer(etcd_binary)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead = living.data_dir.parent.with_name(f"hostmesh-test-{ended.pid}-x")
+    dead.mkdir()
+    try:
+        remove_data_of_dead_runs()
+        assert not dead.exists()
+        assert living.data_dir.parent.exists()
+    finally:
+        living.close()
 
 
 async def test_wait_port_gives_up_in_time() -> None:

@@ -25,6 +25,8 @@ _STOP_SECONDS = 10.0  # etcd ends in 0.1 s on SIGTERM; a bound for a busy machin
 _LOG_TAIL = 40  # lines shown when a test fails
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- where it exists; data goes into a fresh directory of mode 0700
 
+_DATA_PREFIX = "hostmesh-test-"  # then the pid of the run, so that the next one can tell what nobody uses any more
+
 # Elections within 0.2 s, and no fsync: tests are about behaviour, not about surviving a power cut.
 _FAST = ("--heartbeat-interval", "10", "--election-timeout", "100", "--unsafe-no-fsync")
 
@@ -67,8 +69,7 @@ class EtcdServer:
         self._extra = tuple(extra)
         self._member = _member or _Member("m0", *free_ports(3, host))
         self._cluster = tuple(_cluster) or (self._member,)
-        base = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
-        self._directory = Path(tempfile.mkdtemp(prefix=f"hostmesh-test-{os.getpid()}-", dir=base))
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DATA_PREFIX}{os.getpid()}-", dir=_data_base()))
         self._log = self._directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -256,6 +257,18 @@ async def start_all(servers: Sequence[EtcdServer]) -> None:
     async with trio.open_nursery() as nursery:
         for server in servers:
             nursery.start_soon(server.wait_healthy)
+
+
+def remove_data_of_dead_runs() -> None:
+    """A run that was killed could not remove its data, and memory is what it takes up."""
+    for directory in _data_base().glob(f"{_DATA_PREFIX}*"):
+        pid = directory.name.removeprefix(_DATA_PREFIX).partition("-")[0]
+        if not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _data_base() -> Path:
+    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _end_with_parent() -> list[str]:
