@@ -1,0 +1,74 @@
+"""Compiled resources as YAML that people can review: one text an xDS kind, names in order, nothing packed."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from google.protobuf import json_format
+
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource
+from schemas.errors import Problem
+
+_KINDS = {
+    "clusters": (CLUSTER, cluster_pb2.Cluster),
+    "endpoints": (ENDPOINTS, endpoint_pb2.ClusterLoadAssignment),
+    "listeners": (LISTENER, listener_pb2.Listener),
+    "routes": (ROUTES, route_pb2.RouteConfiguration),
+    "secrets": (SECRET, secret_pb2.Secret),
+}
+# Fields of type map: protobuf gives their entries in no order.
+_MAPS = {"policies", "typed_per_filter_config", "typed_extension_protocol_options"}
+
+
+def readable(resources: Iterable[Resource], problems: Iterable[Problem]) -> dict[str, str]:
+    """File name -> text; no file where there is nothing of a kind."""
+    found = sorted(resources, key=lambda resource: resource.key)
+    texts = {}
+    for kind, (type_url, message) in _KINDS.items():
+        plain = [_plain(message.FromString(one.body)) for one in found if one.key.type_url == type_url]
+        if plain:
+            texts[f"{kind}.yaml"] = _yaml(plain)
+    lines = [str(problem) for problem in problems]
+    return {**texts, "problems.yaml": _yaml(lines)} if lines else texts
+
+
+def _plain(message: Any) -> Any:
+    return _shown(json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+
+def _shown(value: Any, name: str = "") -> Any:
+    if name == "private_key":
+        return "[a private key]"
+    if isinstance(value, dict):
+        order = sorted(value) if name in _MAPS else list(value)
+        return {key: _shown(value[key], key) for key in order}
+    if isinstance(value, list):
+        return [_shown(one) for one in value]
+    # PEM: the text itself is easier to compare than its base64
+    return base64.b64decode(value).decode() if name == "inline_bytes" else value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as blocks; no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text.rstrip("\n") else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))

@@ -1,0 +1,52 @@
+"""The configuration of each example state, as files that a change of the compiler shows up in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.golden.readable import readable
+from tests.states.build import CREDENTIALS, State, compiled, mesh_of
+from tests.states.examples import STATES
+
+HERE = Path(__file__).parent
+_MAKE = "if that is what it should be: make golden, and read the diff"
+
+
+def files_of(state: State) -> dict[str, str]:
+    mesh = mesh_of(state.values)
+    compiler = compiled(state.workload, mesh)
+    return readable(compiler.resources().values(), [*mesh.problems(), *compiler.problems()])
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_state(state: State, update_golden: bool) -> None:
+    made, folder = files_of(state), HERE / state.name
+    if update_golden:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name, text in made.items():
+            (folder / name).write_text(text)
+    kept = {path.name: path.read_text() for path in sorted(folder.glob("*"))} if folder.is_dir() else {}
+    assert made.keys() == kept.keys(), f"{folder.name}: other files; {_MAKE}"
+    for name, text in made.items():
+        assert text.splitlines() == kept[name].splitlines(), f"{folder.name}/{name}: {_MAKE}"
+
+
+def test_no_orphans(update_golden: bool) -> None:
+    """A folder of a state that is no more tells about nothing."""
+    known = {state.name for state in STATES} | {"__pycache__"}
+    orphans = [path for path in HERE.iterdir() if path.is_dir() and path.name not in known]
+    if update_golden:
+        for path in orphans:
+            shutil.rmtree(path)
+        orphans = []
+    assert not orphans, f"no state is named {[path.name for path in orphans]}; {_MAKE}"
+
+
+def test_no_private_key_is_shown() -> None:
+    for state in STATES:
+        for name, text in files_of(state).items():
+            assert CREDENTIALS.key_pem.decode() not in text, f"{state.name}/{name}"
