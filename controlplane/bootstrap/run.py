@@ -16,10 +16,11 @@ import trio_etcd
 from controlplane import config
 from controlplane.bootstrap import etcd_access, files
 from controlplane.bootstrap.genesis import MESH_REF, genesis
-from controlplane.bootstrap.layout import Layout, how_to_start_etcd, replica_config
+from controlplane.bootstrap.layout import Layout, etcd_hosts, how_to_start_etcd, replica_config
 from controlplane.bootstrap.options import InitOptions, InitResult, Report, Step
 from controlplane.ca.authority import Authority
 from controlplane.ca.keystore import open_authority
+from controlplane.ca.template import Validity, etcd_server
 from schemas import codec
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.keys import Keyspace
@@ -43,8 +44,7 @@ async def init(options: InitOptions, report: Report) -> InitResult:
     NoAuthority, Corrupt   etcd holds a mesh whose keys this directory's key-encryption key can't open
     """
     layout = Layout(options.directory.absolute())
-    check_trust_domain(options.trust_domain)
-    config.parse(replica_config(options, layout), "the addresses of `meshadm init`")  # before anything is written
+    _check(options, layout)
     with files.only_one(layout):
         prepared = await trio.to_thread.run_sync(files.prepare, options, layout, time.time(), os.environ)
         for step in prepared.steps:
@@ -53,6 +53,13 @@ async def init(options: InitOptions, report: Report) -> InitResult:
             return InitResult(options.trust_domain, layout.config, complete=False, created=False)
         created = await _init_etcd(options, layout, prepared, report)
     return InitResult(options.trust_domain, layout.config, complete=True, created=created)
+
+
+def _check(options: InitOptions, layout: Layout) -> None:
+    """Every option, before anything is written. Raises InvalidInput."""
+    check_trust_domain(options.trust_domain)
+    config.parse(replica_config(options, layout), "the addresses of `meshadm init`")
+    etcd_server(etcd_hosts(options), Validity(0, 1))
 
 
 async def _init_etcd(options: InitOptions, layout: Layout, prepared: files.Prepared, report: Report) -> bool:
