@@ -1,0 +1,121 @@
+"""[edge] A change set, start to end: read ▸ validate ▸ plan ▸ one guarded transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from controlplane.domain.change import Change
+from controlplane.domain.known import Known, Listed, Stored
+from controlplane.domain.plan import Action, Outcome, Plan, plan
+from controlplane.domain.reads import objects_needed, prefixes_needed
+from controlplane.domain.validate import validate
+from controlplane.store.etcd import MustListAgain, Store
+from controlplane.store.requests import Request, RequestWriter
+from schemas import codec
+from schemas.errors import Conflict, Corrupt, InvalidInput
+from schemas.names import ObjectRef
+from schemas.objects import AnyObject
+from trio_etcd import KeyValue
+
+# What is written stays the same while others change what it refers to: read and check again, but not for ever.
+MAX_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """`revision` 0: nothing was to be written. `replayed`: an earlier call with the same request id did it."""
+
+    revision: int
+    outcomes: tuple[Outcome, ...]
+    replayed: bool = False
+
+
+async def apply(
+    store: Store,
+    writer: RequestWriter,
+    request: Request,
+    changes: Sequence[Change],
+    *,
+    dry_run: bool,
+    seconds: float,
+) -> Applied:
+    """All of it at one revision, or nothing.
+
+    Raises InvalidInput with all problems, NotFound, Conflict, LimitExceeded; Unavailable.
+    """
+    recorded = await writer.recorded(request)
+    if recorded is not None:
+        return await _replayed(store, changes, recorded)
+    for _ in range(MAX_ATTEMPTS):
+        known = await read(store, changes)
+        problems = validate(changes, known)
+        if problems:
+            raise InvalidInput(*problems)
+        planned = plan(changes, known, store.keyspace)
+        if dry_run or not planned.ops:
+            return Applied(0, planned.outcomes)
+        revision = await writer.write(request, planned.guards, planned.ops, seconds=seconds)
+        if revision is not None:
+            return Applied(revision, planned.outcomes)
+        await _refuse_if_written_meanwhile(store, planned, known)
+    raise Conflict(f"what these objects refer to kept changing, {MAX_ATTEMPTS} times; nothing was written: try again")
+
+
+async def read(store: Store, changes: Sequence[Change]) -> Known:
+    """What `domain.reads` asks for."""
+    keyspace = store.keyspace
+    refs = {keyspace.object(ref): ref for ref in objects_needed(changes)}
+    found = await store.get_many(refs)
+    objects = {refs[key]: stored(refs[key], kv) for key, kv in found.items()}
+    listed: list[Listed] = []
+    for prefix in sorted(prefixes_needed(keyspace, changes, Known(objects))):
+        listing = await store.list(prefix)
+        listed.append(Listed(prefix, listing.revision))
+        for kv in listing.kvs:
+            ref = keyspace.parse(kv.key)
+            if isinstance(ref, ObjectRef) and ref not in objects:
+                objects[ref] = stored(ref, kv)
+    return Known(objects, tuple(listed))
+
+
+def stored(ref: ObjectRef, kv: KeyValue) -> Stored:
+    """A malformed value, or one under another object's key, is no object: it can be replaced or deleted."""
+    value: AnyObject | None
+    try:
+        value = codec.decode_object(kv.value, ref.kind, str(ref))
+    except Corrupt:
+        value = None
+    return Stored(kv.value, kv.mod_revision, value if value is not None and value.ref == ref else None)
+
+
+async def _refuse_if_written_meanwhile(store: Store, planned: Plan, known: Known) -> None:
+    """After a guard has failed: was it one of the objects themselves? Then the caller must look first."""
+    refs = {store.keyspace.object(ref): ref for ref in planned.written}
+    now = await store.get_many(refs)
+    moved = [
+        str(ref) for key, ref in refs.items() if (now[key].mod_revision if key in now else 0) != known.mod_revision(ref)
+    ]
+    if moved:
+        names = ", ".join(sorted(moved))
+        raise Conflict(f"somebody else has just changed {names}; nothing was written: read again, then decide")
+
+
+async def _replayed(store: Store, changes: Sequence[Change], revision: int) -> Applied:
+    """What the write at `revision` did, from etcd's history; without outcomes where that has been compacted."""
+    keys = {store.keyspace.object(change.ref): change for change in changes}
+    try:
+        then = await store.get_at(keys, revision)
+    except MustListAgain:
+        return Applied(revision, (), replayed=True)
+    return Applied(
+        revision,
+        tuple(Outcome(change.ref, _action_at(then.get(key), revision)) for key, change in keys.items()),
+        replayed=True,
+    )
+
+
+def _action_at(kv: KeyValue | None, revision: int) -> Action:
+    if kv is None:
+        return Action.DELETED
+    if kv.create_revision == revision:
+        return Action.CREATED
+    return Action.UPDATED if kv.mod_revision == revision else Action.UNCHANGED

@@ -1,0 +1,106 @@
+"""[edge] mesh.v1.Config: apply, get, list, watch."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from controlplane.api import change_set, convert
+from controlplane.api.call import Call
+from controlplane.api.dispatch import Rpc
+from controlplane.api.request_id import request_of
+from controlplane.domain.plan import Action
+from controlplane.log import event
+from controlplane.store.etcd import MustListAgain, Store
+from controlplane.store.requests import RequestWriter
+from schemas.api import mesh_pb2 as pb
+from schemas.errors import Conflict, NotFound
+from schemas.keys import StatusRef
+from schemas.names import ObjectRef, check_name
+
+logger = logging.getLogger(__name__)
+
+
+class ConfigService:
+    def __init__(self, store: Store, writer: RequestWriter) -> None:
+        self._store = store
+        self._writer = writer
+
+    def rpcs(self) -> dict[str, Rpc]:
+        return {
+            "/mesh.v1.Config/Apply": Rpc(pb.ApplyRequest, unary=self.apply),
+            "/mesh.v1.Config/Get": Rpc(pb.GetRequest, unary=self.get),
+            "/mesh.v1.Config/List": Rpc(pb.ListRequest, unary=self.list),
+            "/mesh.v1.Config/Watch": Rpc(pb.WatchRequest, stream=self.watch),
+        }
+
+    async def apply(self, message: pb.ApplyRequest, call: Call) -> pb.ApplyReply:
+        request = request_of(message, call.caller)
+        changes = convert.changes_from(message)
+        applied = await change_set.apply(
+            self._store, self._writer, request, changes, dry_run=message.dry_run, seconds=call.seconds
+        )
+        if applied.revision:
+            event(
+                logger,
+                logging.INFO,
+                "applied",
+                caller=call.caller,
+                peer=call.caller.where,
+                request=request.id,
+                revision=applied.revision,
+                replayed=applied.replayed or None,
+                objects=", ".join(
+                    f"{one.action.value} {one.ref}" for one in applied.outcomes if one.action is not Action.UNCHANGED
+                ),
+            )
+        return pb.ApplyReply(revision=applied.revision, outcomes=convert.outcomes_of(applied.outcomes))
+
+    async def get(self, message: pb.GetRequest, call: Call) -> pb.StoredObject:
+        ref = convert.ref_from(message.key, "key")
+        kv = await self._store.get(self._store.keyspace.object(ref))
+        if kv is None:
+            raise NotFound(f"{ref}: does not exist")
+        return pb.StoredObject(key=convert.key_of(ref), value=kv.value, revision=kv.mod_revision)
+
+    async def list(self, message: pb.ListRequest, call: Call) -> pb.ListReply:
+        """A kind, or all of them where none is named; in one namespace, or in all."""
+        keyspace = self._store.keyspace
+        namespace = check_name(message.namespace, "namespace") if message.namespace else None
+        if message.kind:
+            prefix = keyspace.config_of_kind(convert.kind_from(message.kind, "kind"), namespace)
+        else:
+            prefix = keyspace.config()
+        listing = await self._store.list(prefix)
+        reply = pb.ListReply(revision=listing.revision)
+        for kv in listing.kvs:
+            ref = keyspace.parse(kv.key)
+            if isinstance(ref, ObjectRef) and namespace in (None, ref.namespace):
+                reply.objects.add(key=convert.key_of(ref), value=kv.value, revision=kv.mod_revision)
+        return reply
+
+    async def watch(
+        self, message: pb.WatchRequest, send: Callable[[pb.WatchEvent], Awaitable[None]], call: Call
+    ) -> None:
+        """Changes of ``data/`` and ``control/status/``, whole revisions in order, until the caller goes."""
+        keyspace = self._store.keyspace
+        start = message.after_revision + 1 if message.after_revision else 0
+        # One watch for the whole mesh: two would have to be put in order again.
+        prefix = f"{keyspace.prefix}/".encode()
+        data = keyspace.data()
+        try:
+            async with self._store.watch(prefix, start) as watch:
+                async for batch in watch:
+                    for one in batch.events:
+                        key = one.kv.key
+                        if key.startswith(data) or isinstance(keyspace.parse(key), StatusRef):
+                            await send(
+                                pb.WatchEvent(
+                                    revision=batch.revision,
+                                    deleted=one.deleted,
+                                    key=key.decode("utf-8", "backslashreplace"),
+                                    value=one.kv.value,
+                                )
+                            )
+        except MustListAgain as error:
+            raise Conflict(
+                f"the changes after {message.after_revision} are gone: list, then watch ({error})"
+            ) from error

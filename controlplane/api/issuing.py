@@ -1,0 +1,77 @@
+"""[edge] The CA at work: what an identity consists of, and which CA, mesh object and bundle are in force."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from controlplane.ca.authority import Authority, expires
+from controlplane.ca.sign import serial_number
+from schemas import codec
+from schemas.api import mesh_pb2 as pb
+from schemas.errors import Unavailable
+from schemas.names import ServiceRef, SpiffeId
+from schemas.objects import Mesh
+from schemas.records import TrustBundle
+from spiffe.x509 import csr_public_key
+
+ETCD_USER = "mesh-sidecar"
+SERIAL_BYTES = 20  # what `serial_number` makes a serial of
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What a replica signs with and says; replaced as a whole when etcd has something new."""
+
+    authority: Authority
+    mesh: Mesh
+    bundle: TrustBundle
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What every new identity is told beside its certificates."""
+
+    etcd_ca: bytes
+    """PEM: verifies etcd's own certificates."""
+    etcd_endpoints: tuple[str, ...]
+    api_endpoints: tuple[str, ...]
+    join_endpoints: tuple[str, ...]
+    key_prefix: str
+
+
+class Issuing:
+    """`in_force` is set by whoever follows etcd. `now`: seconds since 1970. `random(n)`: n unpredictable bytes."""
+
+    def __init__(self, told: Told, now: Callable[[], float], random: Callable[[int], bytes]) -> None:
+        self.told = told
+        self.now = now
+        self.random = random
+        self.in_force: InForce | None = None
+
+    def current(self) -> InForce:
+        """Raises Unavailable before the mesh has been made and read."""
+        if self.in_force is None:
+            raise Unavailable("this replica has no CA yet: is the mesh initialised (`meshadm init`)?")
+        return self.in_force
+
+    def serial(self) -> int:
+        return serial_number(self.random(SERIAL_BYTES))
+
+    def identity(self, service: ServiceRef, csr: bytes, etcd_csr: bytes) -> pb.IdentityReply:
+        """Of each CSR the public key is taken and nothing else. Raises InvalidInput, AuthorityExpired."""
+        key, etcd_key = csr_public_key(csr), csr_public_key(etcd_csr)
+        in_force, now = self.current(), self.now()
+        ttl = in_force.mesh.spec.svid_ttl_seconds
+        chain = in_force.authority.issue_workload(service, key, now, ttl, self.serial())
+        # The same lifetime: the two are renewed together.
+        etcd_chain = in_force.authority.issue_etcd_client(ETCD_USER, etcd_key, now, ttl, self.serial())
+        return pb.IdentityReply(
+            spiffe_id=str(SpiffeId.of_service(in_force.authority.trust_domain, service)),
+            chain=chain,
+            trust_bundle=codec.encode(in_force.bundle),
+            etcd_chain=etcd_chain,
+            etcd_ca=self.told.etcd_ca,
+            etcd_endpoints=self.told.etcd_endpoints,
+            expires=min(expires(chain), expires(etcd_chain)),
+            key_prefix=self.told.key_prefix,
+            api_endpoints=self.told.api_endpoints,
+        )

@@ -1,0 +1,77 @@
+"""How far the sidecars are with a revision. Pure; O(change)."""
+
+from dataclasses import dataclass
+
+from schemas.keys import StatusRef
+from schemas.records import SidecarStatus
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Refusal:
+    """A resource that a sidecar's Envoy refused, in Envoy's words."""
+
+    sidecar: str
+    resource: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`pending`: names, sorted. `done`: all have acked, or one has refused."""
+
+    total: int
+    acked: int
+    pending: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def done(self) -> bool:
+        return bool(self.refusals) or not self.pending
+
+
+class Tracker:
+    """Counts all sidecars with a live status. One that goes away counts no more; one that comes, does."""
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+        self._acked: set[StatusRef] = set()
+        self._pending: set[StatusRef] = set()
+        self._refused: dict[StatusRef, tuple[Refusal, ...]] = {}
+
+    def update(self, ref: StatusRef, status: SidecarStatus | None) -> None:
+        """`status` None: it is there, but has not said anything that can be understood."""
+        self.remove(ref)
+        refusals = self._refusals(ref, status) if status else ()
+        if refusals:
+            self._refused[ref] = refusals
+        elif status is not None and status.acked_revision >= self.revision:
+            self._acked.add(ref)
+        else:
+            self._pending.add(ref)
+
+    def remove(self, ref: StatusRef) -> None:
+        self._acked.discard(ref)
+        self._pending.discard(ref)
+        self._refused.pop(ref, None)
+
+    def progress(self) -> Progress:
+        return Progress(
+            len(self._acked) + len(self._pending) + len(self._refused),
+            len(self._acked),
+            tuple(sorted(map(sidecar_name, self._pending))),
+            tuple(sorted(refusal for refusals in self._refused.values() for refusal in refusals)),
+        )
+
+    def _refusals(self, ref: StatusRef, status: SidecarStatus) -> tuple[Refusal, ...]:
+        """Of this revision, or older and still standing although this revision has been offered."""
+        offered = status.applied_revision >= self.revision
+        return tuple(
+            Refusal(sidecar_name(ref), f"{nack.type_url.rpartition('.')[2]} {nack.resource}", nack.message)
+            for nack in status.nacks
+            if offered or nack.revision >= self.revision
+        )
+
+
+def sidecar_name(ref: StatusRef) -> str:
+    """``<namespace>/<service>.<instance>``, for people."""
+    return f"{ref.namespace}/{ref.sidecar}"

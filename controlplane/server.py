@@ -1,0 +1,219 @@
+"""[edge] One replica, wired: no part knows another but here.
+
+                          ┌──────────────── one nursery ─────────────────────────────────────────┐
+     api    mTLS ────────▶│ caller ▸ authorize ▸ convert ▸ a service                             │
+     join   TLS  ────────▶│                       │  Config    read ▸ validate ▸ plan ▸ write     │
+     socket root ────────▶│                       │  Identity  token ▸ CA ▸ write                 │──▶ etcd
+                          │                       │  Tokens    CA ▸ write                         │   control/ data/
+                          │                       │  Sidecars  lease ▸ write; reports in batches  │
+                          │  follow: Mesh, data/trust, control/ca ▸ AuthorityKeeper ▸ CA, TLS     │◀── etcd
+                          │  follow: control/status ▸ StatusBoard;  data/config ▸ ConfigClock     │
+                          │  watchdog, signals                                                    │
+                          └──────────────────────────────────────────────────────────────────────┘
+
+A replica holds nothing that etcd does not have: any one may die at any time, between any two instructions.
+"""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+import trio_etcd
+from controlplane.api.caller import Listener
+from controlplane.api.config_service import ConfigService
+from controlplane.api.dispatch import Door, Rpc, methods
+from controlplane.api.identity_service import IdentityService
+from controlplane.api.issuing import Issuing, Told
+from controlplane.api.sidecar_service import SidecarService
+from controlplane.api.token_service import TokenService
+from controlplane.authority_keeper import AuthorityKeeper
+from controlplane.ca.keystore import read_kek
+from controlplane.config import ReplicaConfig
+from controlplane.log import event
+from controlplane.notify import Notifier
+from controlplane.socket_path import prepare_socket
+from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
+from controlplane.store.etcd import Store
+from controlplane.store.follow import follow
+from controlplane.store.requests import RequestWriter
+from controlplane.store.server_version import Files, read_version
+from controlplane.store.server_version import read_version
+from controlplane.store.status_writer import StatusWriter
+from controlplane.store.version import judge
+from schemas.errors import InvalidInput, MeshError, Problem, Unavailable
+from schemas.keys import Keyspace
+from trio_grpc import TLS, serve
+from trio_grpc import Listener as GrpcListener
+
+# Between two looks at an etcd that does not answer yet.
+RETRY_SECONDS = 1.0
+# gRPC: a peer that is gone without a word is noticed within 40 s, and holds no stream slot longer.
+KEEPALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000))
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Where a replica that is ready listens: ports as the kernel gave them."""
+
+    api_port: int
+    join_port: int
+
+
+async def run(
+    config: ReplicaConfig,
+    environ: Mapping[str, str],
+    *,
+    now: Callable[[], float] = time.time,
+    random: Callable[[int], bytes] = os.urandom,
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `stop`; calls in flight then get a bounded time. Started when all three doors are open.
+
+    Waits, with a word in the log, for an etcd that does not answer and for a mesh that is not initialised. Raises
+    InvalidInput, PermissionDenied, OSError (files), BindError (addresses): what waiting would not mend.
+    """
+    kek = read_kek(config.kek_path(environ), environ, random)
+    tls = _etcd_credentials(config)
+    prepare_socket(Path(config.listen.socket))
+    notifier = Notifier(environ)
+    keyspace = Keyspace(config.etcd.prefix)
+    told = Told(
+        etcd_ca=tls.ca,
+        etcd_endpoints=config.sidecar_etcd_endpoints,
+        api_endpoints=config.advertised_api,
+        join_endpoints=config.advertised_join,
+        key_prefix=config.etcd.prefix,
+    )
+    stop = trio.Event() if stop is None else stop
+    async with trio_etcd.open_etcd(config.etcd.endpoints, tls=tls) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_unless_ready, stop, ready := trio.Event(), nursery.cancel_scope)
+        nursery.start_soon(notifier.ping_watchdog)
+        store = Store(client, keyspace)
+        notifier.send("STATUS=waiting for etcd")
+        await _wait_for_etcd(store, tls, config)
+
+        view, board, clock = MeshView(keyspace), StatusBoard(keyspace), ConfigClock()
+        issuing = Issuing(told, now, random)
+        keeper = AuthorityKeeper(view, kek, issuing)
+        writer, statuses = RequestWriter(store), StatusWriter(store)
+        nursery.start_soon(follow, store, keyspace.config_of_kind("Mesh"), view.meshes)
+        nursery.start_soon(follow, store, keyspace.trust(), view.bundles)
+        nursery.start_soon(follow, store, keyspace.ca(), view.ca)
+        nursery.start_soon(follow, store, keyspace.statuses(), board)
+        nursery.start_soon(follow, store, keyspace.config(), clock)
+        nursery.start_soon(keeper.run)
+        nursery.start_soon(statuses.run)
+        notifier.send("STATUS=waiting for the mesh to be initialised")
+        await keeper.wait_ready()
+
+        services = (
+            ConfigService(store, writer),
+            IdentityService(store, issuing),
+            TokenService(store, writer, issuing),
+            SidecarService(store, board, clock, statuses),
+        )
+        rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
+        trust_domain = issuing.current().authority.trust_domain
+        async with AsyncExitStack() as doors:
+            ports = await _open_doors(doors, config, keeper, rpcs, trust_domain, now)
+            notifier.send("READY=1", f"STATUS=serving {trust_domain}")
+            event(logger, logging.INFO, "ready", trust_domain=trust_domain, api=ports[0], join=ports[1])
+            ready.set()
+            task_status.started(Serving(*ports))
+            await stop.wait()
+            notifier.send("STOPPING=1")
+        nursery.cancel_scope.cancel()
+
+
+async def _cancel_unless_ready(stop: trio.Event, ready: trio.Event, scope: trio.CancelScope) -> None:
+    """Who is told to stop while still waiting for something has nothing to drain."""
+    await stop.wait()
+    if not ready.is_set():
+        scope.cancel()
+
+
+async def run_until_signal(config: ReplicaConfig, environ: Mapping[str, str]) -> None:
+    """`run`, ended in good order by SIGTERM or SIGINT."""
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for number in signals:
+                    event(logger, logging.INFO, "stopping", signal=signal.Signals(number).name)
+                    stop.set()
+
+            nursery.start_soon(stop_on_signal)
+            await run(config, environ, stop=stop)
+            nursery.cancel_scope.cancel()
+
+
+def _etcd_credentials(config: ReplicaConfig) -> TLS:
+    return TLS(*(Path(path).read_bytes() for path in (config.etcd.ca, config.etcd.cert, config.etcd.key)))
+
+
+async def _wait_for_etcd(store: Store, config: ReplicaConfig) -> None:
+    """Until etcd answers. Raises InvalidInput for a version whose access control is known not to hold."""
+    told = ""
+    while True:
+        try:
+            await store.get(store.keyspace.epoch())
+            break
+        except MeshError as error:
+            if str(error) != told:
+                told = str(error)
+                event(logger, logging.WARNING, "waiting for etcd", endpoints=",".join(config.etcd.endpoints), why=told)
+            await trio.sleep(RETRY_SECONDS)
+    files = Files(config.etcd.ca, config.etcd.cert, config.etcd.key)
+    for endpoint in config.etcd.endpoints:
+        try:
+            version = await read_version(endpoint, files)
+        except MeshError as error:  # another member serves; this one is judged when it is there at a start
+            event(logger, logging.WARNING, "etcd's version is not known", why=str(error))
+            continue
+        _judge_version(version, endpoint, config)
+
+
+def _judge_version(version: str, endpoint: str, config: ReplicaConfig) -> None:
+    verdict = judge(trio_etcd.parse_version(version))
+    if verdict.refuse and not config.etcd.allow_known_bad:
+        remedy = "upgrade etcd, or set etcd.allowKnownBad: true for a mesh that protects nothing"
+        raise InvalidInput(Problem(f"etcd at {endpoint}", verdict.refuse, remedy=remedy))
+    for warning in filter(None, (verdict.refuse, verdict.warn)):
+        event(logger, logging.WARNING, "etcd has a known weakness", endpoint=endpoint, why=warning)
+
+
+async def _open_doors(
+    doors: AsyncExitStack,
+    config: ReplicaConfig,
+    keeper: AuthorityKeeper,
+    rpcs: Mapping[str, Rpc],
+    trust_domain: str,
+    now: Callable[[], float],
+) -> Sequence[int]:
+    """One gRPC server a listener, so that each call's listener is known. Gives the ports of api and join."""
+    listeners = (
+        (Listener.API, GrpcListener(config.listen.api, keeper.api_tls)),
+        (Listener.JOIN, GrpcListener(config.listen.join, keeper.join_tls)),
+        (Listener.SOCKET, GrpcListener(f"unix:{config.listen.socket}", mode=0o600)),
+    )
+    ports: list[int] = []
+    for listener, grpc_listener in listeners:
+        served = methods(rpcs, Door(listener, trust_domain, now))
+        server = await doors.enter_async_context(serve(served, [grpc_listener], on_error=_report, options=KEEPALIVE))
+        ports += server.bound_ports
+    return ports[:2]
+
+
+def _report(path: str, error: Exception) -> None:
+    logger.error("a call failed by a defect of ours", exc_info=error, extra={"fields": {"rpc": path}})
