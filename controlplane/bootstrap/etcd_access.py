@@ -55,7 +55,8 @@ def translated(how_to_start: str) -> Iterator[None]:
         ) from error
     except trio_etcd.Unavailable as error:
         raise Unavailable(
-            f"{error}; start etcd with the files of this init, then run the same command again: {how_to_start}",
+            f"etcd does not answer: {error}; start it with the files of this init, then run the same command again: "
+            f"{how_to_start}",
             outcome_unknown=error.maybe_applied,
         ) from error
     except trio_etcd.EtcdError as error:

@@ -1,4 +1,5 @@
-"""[edge] The files of `meshadm init`: each is made if it is not there, whole or not at all, and never overwritten.
+"""[edge] The files of `meshadm init`: each is made if it is not there, whole or not at all, and never overwritten,
+but for a certificate near its end: that is renewed in place, for the same key (etcd reads its own at each handshake).
 
 A file appears under its name by `link`, complete and on disk, so a run that is cut short leaves nothing half-written.
 The key of a pair comes before its certificate: a key alone is taken up again by the next run.
@@ -37,7 +38,7 @@ from spiffe.x509 import UNREADABLE
 _SERIAL_BYTES = 20
 _SECRET_MODE = 0o600
 _PUBLIC_MODE = 0o644
-_EXPIRY_WARNING_SECONDS = 90 * DAY  # time enough to plan the restart of etcd that a new certificate may want
+_RENEW_SECONDS = 90 * DAY  # before the end: a run in that time renews; enough for whoever looks once a quarter
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,23 @@ def only_one(layout: Layout) -> Iterator[None]:
         os.close(descriptor)
 
 
-def prepare(options: InitOptions, layout: Layout, now: float, environ: Mapping[str, str]) -> Prepared:
+def needs_sealed_ca(layout: Layout, now: float) -> bool:
+    """True where a certificate has to be made that only the CA key which went into etcd can sign."""
+    if not layout.ca.certificate.exists() or layout.ca.key.exists():
+        return False
+    return any(
+        not pair.certificate.exists() or not pair.key.exists() or _near_end(_load_certificate(pair.certificate), now)
+        for pair in (layout.server, layout.root, layout.replica, layout.tooling)
+    )
+
+
+def prepare(
+    options: InitOptions, layout: Layout, now: float, environ: Mapping[str, str], sealed_ca: Issuer | None = None
+) -> Prepared:
     """Make what is missing, check what is there. Call it under `only_one`.
 
-    Raises InvalidInput for a file that is not what it should be, naming it and what to do.
+    `sealed_ca`: the CA out of etcd, where `needs_sealed_ca`. Raises InvalidInput for a file that is not what it
+    should be, naming it and what to do.
     """
     steps: list[Step] = []
     for directory in (layout.directory, layout.etcd):
@@ -96,7 +110,8 @@ def prepare(options: InitOptions, layout: Layout, now: float, environ: Mapping[s
     certificate, issuer, made = _authority(layout.ca, validity)
     steps.append(_step(layout.ca.certificate, made, "CA of etcd's server and clients"))
 
-    validity = Validity.starting(now, templates.ETCD_FILE_SECONDS)
+    ca_seconds = int(certificate.not_valid_after_utc.timestamp() - now)  # none outlives its CA
+    validity = Validity.starting(now, min(templates.ETCD_FILE_SECONDS, ca_seconds))
     hosts = names.etcd_hosts(options)
     for pair, template, what in (
         (layout.server, templates.etcd_server(hosts, validity), f"etcd's server certificate for {', '.join(hosts)}"),
@@ -104,8 +119,8 @@ def prepare(options: InitOptions, layout: Layout, now: float, environ: Mapping[s
         (layout.replica, templates.etcd_client(names.REPLICA_USER, validity), "replicas' access to etcd"),
         (layout.tooling, templates.etcd_client(names.TOOLING_USER, validity), "read-only access for your own tools"),
     ):
-        made = _leaf(pair, template, certificate, issuer)
-        steps += [_step(pair.certificate, made, what), *_expiry(pair, now)]
+        made = _leaf(pair, template, certificate, issuer or sealed_ca, now)
+        steps.append(_step(pair.certificate, made, what))
 
     made = _create(layout.config, lambda: names.replica_config(options, layout).encode(), _PUBLIC_MODE)
     steps.append(_step(layout.config, made, "configuration of this replica"))
@@ -144,29 +159,36 @@ def _authority(pair: Pair, validity: Validity) -> tuple[x509.Certificate, Issuer
     return found, Issuer(found, key), made
 
 
-def _leaf(pair: Pair, template: Template, ca: x509.Certificate, issuer: Issuer | None) -> bool:
+def _leaf(pair: Pair, template: Template, ca: x509.Certificate, issuer: Issuer | None, now: float) -> bool:
     """Whether the certificate was made now."""
-    complete = pair.certificate.exists() and pair.key.exists()
-    if not complete and issuer is None:
+    present = pair.certificate.exists()
+    if present and not pair.key.exists():
+        raise InvalidInput(
+            Problem(str(pair.key), "is missing", remedy=f"restore it; or remove {pair.certificate} too and run again")
+        )
+    if present:
+        found = _load_certificate(pair.certificate)
+        _check_pair(pair, found, _load_key(pair.key), ca)
+        if not _near_end(found, now):
+            return False
+    if issuer is None:
         raise InvalidInput(
             Problem(
                 f"{pair.certificate} or {pair.key}",
-                "is missing, and the CA's key is no longer a file: it is sealed in etcd",
+                "is missing or near its end, and the key of etcd's CA, which would make it, is sealed in etcd",
                 remedy="restore both from a backup or from the host where `meshadm init` ran",
             )
         )
     _create(pair.key, _new_key, _SECRET_MODE)
     key = _load_key(pair.key)
+    certificate = signed(template, key.public_key(), issuer, serial_number(secrets.token_bytes(_SERIAL_BYTES)))
+    certificate = checked(certificate, template, key.public_key(), issuer.certificate)
+    _put(pair.certificate, certificate.public_bytes(Encoding.PEM), _PUBLIC_MODE, os.replace)
+    return True
 
-    def certificate() -> bytes:
-        if issuer is None:
-            raise AssertionError("a complete pair needs no issuer")
-        made = signed(template, key.public_key(), issuer, serial_number(secrets.token_bytes(_SERIAL_BYTES)))
-        return checked(made, template, key.public_key(), issuer.certificate).public_bytes(Encoding.PEM)
 
-    made = _create(pair.certificate, certificate, _PUBLIC_MODE)
-    _check_pair(pair, _load_certificate(pair.certificate), key, ca)
-    return made
+def _near_end(certificate: x509.Certificate, now: float) -> bool:
+    return certificate.not_valid_after_utc.timestamp() - now < _RENEW_SECONDS
 
 
 def _check_pair(pair: Pair, found: x509.Certificate, key: ec.EllipticCurvePrivateKey, ca: x509.Certificate) -> None:
@@ -182,12 +204,6 @@ def _check_pair(pair: Pair, found: x509.Certificate, key: ec.EllipticCurvePrivat
         raise InvalidInput(
             Problem(f"{pair.certificate}", "was not signed by the CA beside it", remedy="restore files of one init")
         ) from error
-
-
-def _expiry(pair: Pair, now: float) -> Iterator[Step]:
-    end = _load_certificate(pair.certificate).not_valid_after_utc
-    if end.timestamp() - now < _EXPIRY_WARNING_SECONDS:
-        yield Step(str(pair.certificate), "warning", f"ends at {end:%Y-%m-%d}; replace it before then")
 
 
 def _new_key() -> bytes:
@@ -239,7 +255,15 @@ def _create(path: Path, content: Callable[[], bytes], mode: int) -> bool:
     """Make `path` with what `content` gives, unless it exists. True if this call made it."""
     if path.exists():
         return False
-    data = content()
+    try:
+        _put(path, content(), mode, os.link)  # fails where the name is taken, unlike a rename
+    except FileExistsError:
+        return False
+    return True
+
+
+def _put(path: Path, data: bytes, mode: int, publish: Callable[[Path, Path], None]) -> None:
+    """Write `data` beside `path`, then give it that name by `publish`, once it is whole and on disk."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -249,17 +273,16 @@ def _create(path: Path, content: Callable[[], bytes], mode: int) -> bool:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
+            publish(temporary, path)
         finally:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
         _sync_directory(path.parent)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise InvalidInput(
             Problem(str(path), f"can't be written: {error.strerror}", remedy="run as root, or choose another --dir")
         ) from error
-    return True
 
 
 def _sync_directory(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Where `meshadm init` puts what, and the text of a replica's configuration. Pure."""
 
+import ipaddress
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,11 +102,16 @@ def replica_config(options: InitOptions, layout: Layout) -> str:
 
 
 def how_to_start_etcd(options: InitOptions, layout: Layout) -> str:
-    """The command line of a first, single member with these files; for the message that nothing answers."""
-    urls = ",".join(f"https://{address}" for address in options.etcd)
+    """The command line of the first member with these files; for the message that nothing answers."""
+    address = options.etcd[0]
+    try:
+        ipaddress.ip_address(host_of(address))
+        listen = address
+    except ValueError:
+        listen = f"0.0.0.0:{address.rpartition(':')[2]}"  # etcd listens on addresses, not on names
     words = [
         "etcd --data-dir /var/lib/etcd",
-        f"--listen-client-urls {urls} --advertise-client-urls {urls}",
+        f"--listen-client-urls https://{listen} --advertise-client-urls https://{address}",
         f"--cert-file {layout.server.certificate} --key-file {layout.server.key}",
         f"--client-cert-auth --trusted-ca-file {layout.ca.certificate}",
     ]

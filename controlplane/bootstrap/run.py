@@ -18,6 +18,7 @@ from controlplane.bootstrap import etcd_access, files
 from controlplane.bootstrap.genesis import MESH_REF, genesis
 from controlplane.bootstrap.layout import Layout, etcd_hosts, how_to_start_etcd, replica_config
 from controlplane.bootstrap.options import InitOptions, InitResult, Report, Step
+from controlplane.bootstrap.recover import sealed_etcd_ca
 from controlplane.ca.authority import Authority
 from controlplane.ca.keystore import open_authority
 from controlplane.ca.template import Validity, etcd_server
@@ -46,7 +47,9 @@ async def init(options: InitOptions, report: Report) -> InitResult:
     layout = Layout(options.directory.absolute())
     _check(options, layout)
     with files.only_one(layout):
-        prepared = await trio.to_thread.run_sync(files.prepare, options, layout, time.time(), os.environ)
+        now = time.time()
+        sealed_ca = await sealed_etcd_ca(options, layout) if files.needs_sealed_ca(layout, now) else None
+        prepared = await trio.to_thread.run_sync(files.prepare, options, layout, now, os.environ, sealed_ca)
         for step in prepared.steps:
             report(step)
         if options.files_only:

@@ -155,9 +155,22 @@ def test_once_the_ca_key_is_gone_the_rest_is_still_found(layout: Layout, options
     again = prepare(options, layout)
     assert again.etcd.ca is None
     assert {step.outcome for step in again.steps} == {"already"}
+    assert not files.needs_sealed_ca(layout, NOW)
     layout.replica.certificate.unlink()
+    layout.replica.key.unlink()
+    assert files.needs_sealed_ca(layout, NOW)
     with pytest.raises(InvalidInput, match=r"replica\.crt.*sealed in etcd"):
         prepare(options, layout)
+
+
+def test_a_certificate_without_its_key_is_not_given_another(layout: Layout, options: InitOptions) -> None:
+    prepare(options, layout)
+    layout.server.key.unlink()
+    with pytest.raises(InvalidInput, match=r"server\.key: is missing.*remove .*server\.crt too"):
+        prepare(options, layout)
+    assert not layout.server.key.exists()
+    layout.server.certificate.unlink()
+    prepare(options, layout)
 
 
 def test_files_of_two_runs_do_not_mix(layout: Layout, options: InitOptions, tmp_path: Path) -> None:
@@ -183,10 +196,28 @@ def test_a_file_with_other_content_is_named(layout: Layout, options: InitOptions
         prepare(options, layout)
 
 
-def test_a_certificate_near_its_end_is_a_warning(layout: Layout, options: InitOptions) -> None:
+def test_a_certificate_near_its_end_is_renewed_for_the_same_key(layout: Layout, options: InitOptions) -> None:
     prepare(options, layout)
-    late = [step for step in prepare(options, layout, NOW + 5 * YEAR - 24 * 3600).steps if step.outcome == "warning"]
-    assert [Path(step.subject).name for step in late] == ["server.crt", "root.crt", "replica.crt", "tooling.crt"]
+    before = content(layout)
+    late = NOW + 5 * YEAR - 24 * 3600
+    renewed = [Path(step.subject).name for step in prepare(options, layout, late).steps if step.outcome == "done"]
+    assert renewed == ["server.crt", "root.crt", "replica.crt", "tooling.crt"]
+    after = content(layout)
+    assert {name for name in before if after[name] != before[name]} == {f"etcd/{name}" for name in renewed}
+    certificate = x509.load_pem_x509_certificate(layout.server.certificate.read_bytes())
+    assert certificate.not_valid_after_utc.timestamp() == late + 5 * YEAR
+    assert prepare(options, layout, late).steps == prepare(options, layout, late).steps
+    assert {step.outcome for step in prepare(options, layout, late).steps} == {"already"}
+    files.remove_ca_key(layout)
+    assert not files.needs_sealed_ca(layout, late)
+    assert files.needs_sealed_ca(layout, late + 5 * YEAR - 24 * 3600)
+
+
+def test_no_certificate_outlives_its_ca(layout: Layout, options: InitOptions) -> None:
+    prepare(options, layout)
+    prepare(options, layout, NOW + 7 * YEAR)
+    ca, server = (x509.load_pem_x509_certificate(pair.certificate.read_bytes()) for pair in (layout.ca, layout.server))
+    assert server.not_valid_after_utc == ca.not_valid_after_utc
 
 
 def test_a_directory_that_can_not_be_made_is_an_error_of_the_input(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import trio
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 import trio_etcd
 from controlplane.bootstrap import files, run
 from controlplane.bootstrap.genesis import MESH_REF, genesis
-from controlplane.bootstrap.layout import Layout
+from controlplane.bootstrap.layout import Layout, Pair
 from controlplane.bootstrap.options import InitOptions, InitResult, Step
 from controlplane.bootstrap.run import init
 from controlplane.ca.errors import NoAuthority
@@ -164,6 +165,42 @@ async def test_bad_options_are_refused_before_anything_is_written(tmp_path: Path
     with pytest.raises(InvalidInput):
         await init(options, lambda step: None)
     assert not (tmp_path / "mesh").exists()
+
+
+# -- files that were lost, or are to be replaced
+
+
+@pytest.mark.parametrize("lost", ["root", "replica", "tooling"])
+async def test_a_lost_certificate_is_made_again_by_the_ca_in_etcd(site: Site, lost: str) -> None:
+    await site.start()
+    await site.init()
+    before = await stored(site)
+    pair = Pair(site.layout.etcd / f"{lost}.crt", site.layout.etcd / f"{lost}.key")
+    old = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    pair.certificate.unlink()
+    pair.key.unlink()
+    assert not (await site.init()).created
+    assert site.outcome(f"{lost}.crt") == "done"
+    new = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    assert (new.issuer, new.subject) == (old.issuer, old.subject)
+    assert new.serial_number != old.serial_number
+    assert not site.layout.ca.key.exists()
+    assert await stored(site) == before
+    assert {step.outcome for step in await _steps(site)} <= {"already", "warning"}
+
+
+async def _steps(site: Site) -> list[Step]:
+    await site.init()
+    return site.steps
+
+
+async def test_without_any_credential_the_ca_stays_closed(site: Site) -> None:
+    await site.start()
+    await site.init()
+    for pair in (site.layout.root, site.layout.replica):
+        pair.key.unlink()
+    with pytest.raises(InvalidInput, match=r"root\.crt and .*replica\.crt: are both missing"):
+        await site.init()
 
 
 # -- interrupted, and two at once
