@@ -44,10 +44,9 @@ from controlplane.store.etcd import Store
 from controlplane.store.follow import follow
 from controlplane.store.requests import RequestWriter
 from controlplane.store.server_version import Files, read_version
-from controlplane.store.server_version import read_version
 from controlplane.store.status_writer import StatusWriter
 from controlplane.store.version import judge
-from schemas.errors import InvalidInput, MeshError, Problem, Unavailable
+from schemas.errors import InvalidInput, MeshError, Problem
 from schemas.keys import Keyspace
 from trio_grpc import TLS, serve
 from trio_grpc import Listener as GrpcListener
@@ -100,7 +99,7 @@ async def run(
         nursery.start_soon(notifier.ping_watchdog)
         store = Store(client, keyspace)
         notifier.send("STATUS=waiting for etcd")
-        await _wait_for_etcd(store, tls, config)
+        await _wait_for_etcd(store, config)
 
         view, board, clock = MeshView(keyspace), StatusBoard(keyspace), ConfigClock()
         issuing = Issuing(told, now, random)
@@ -163,7 +162,7 @@ def _etcd_credentials(config: ReplicaConfig) -> TLS:
 
 
 async def _wait_for_etcd(store: Store, config: ReplicaConfig) -> None:
-    """Until etcd answers. Raises InvalidInput for a version whose access control is known not to hold."""
+    """Until etcd answers as it must for a replica. Raises InvalidInput for a version whose access control has holes."""
     told = ""
     while True:
         try:
