@@ -145,13 +145,13 @@ def look(pid: int) -> Seen | None:
     return Seen(int(fields[19]), boot_id(), executable, tuple(os.fsdecode(one) for one in arguments))
 
 
-def running_with(argument: str) -> Iterator[int]:
-    """Pids of this user's processes that have `argument` on their command line."""
-    wanted = os.fsencode(argument)
+def running_with(option: str, value: str) -> Iterator[int]:
+    """Pids of this user's processes that have `option` followed by `value` on their command line."""
+    wanted = b"\0" + os.fsencode(option) + b"\0" + os.fsencode(value) + b"\0"
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                if entry.stat().st_uid == os.getuid() and wanted in (entry / "cmdline").read_bytes().split(b"\0"):
+                if entry.stat().st_uid == os.getuid() and wanted in (entry / "cmdline").read_bytes():
                     yield int(entry.name)
 
 

@@ -42,6 +42,8 @@ from schemas.errors import Conflict, Unavailable
 
 log = logging.getLogger("mesh.envoy")
 
+_CONFIG_OPTION = "--config-path"
+
 _FIRST_POLL_SECONDS = 0.01  # Envoy's admin is there about 50 ms after the start
 _MAX_POLL_SECONDS = 0.2
 
@@ -177,13 +179,14 @@ class EnvoyProcess:
 
     async def _end_unrecorded(self) -> None:
         """End what was started on our bootstrap by an agent that was killed before it could write that down."""
-        for pid in list(child.running_with(str(self._config_path))):
+        for pid in list(child.running_with(_CONFIG_OPTION, str(self._config_path))):
             found = Child.find(pid)
-            if found is not None:
+            if found is None:
+                continue
+            if str(self._config_path) in found[1].arguments:  # still the one whose command line was read
                 log.warning("ending an Envoy, pid %d, that no pid file knows", pid)
-                if str(self._config_path) in found[1].arguments:
-                    await self._end(found[0], DrainPlan(settle=0, bound=0))
-                found[0].close()
+                await self._end(found[0], DrainPlan(settle=0, bound=0))
+            found[0].close()
 
     def _start(self) -> None:
         settings = self._settings
@@ -191,7 +194,7 @@ class EnvoyProcess:
         started = Child.start(
             [
                 settings.executable,
-                *("--config-path", str(self._config_path)),
+                *(_CONFIG_OPTION, str(self._config_path)),
                 "--disable-hot-restart",  # it would need a base id that no other Envoy of the host has
                 *("--concurrency", str(settings.concurrency)),
                 *("--drain-time-s", str(settings.drain_seconds)),

@@ -104,14 +104,14 @@ class IdentityStore:
         """None where nothing was kept. Raises UnacceptableIdentity, and Unavailable when the disk refuses."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+                    os.fchmod(descriptor, 0o600)
+                data = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise Unavailable(f"the kept identity can't be opened: {error}") from error
-        with os.fdopen(descriptor, "rb") as file:
-            if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
-                os.fchmod(descriptor, 0o600)
-            data = file.read(MAX_BYTES + 1)
+            raise Unavailable(f"the kept identity can't be read: {error}") from error
         if len(data) > MAX_BYTES:
             raise UnacceptableIdentity(f"the kept identity is larger than {MAX_BYTES} bytes")
         return decode(data)

@@ -24,11 +24,11 @@ def given(directory: Path) -> BootstrapInput:
     return BootstrapInput("sidecar/test", "test", f"{directory}/ads.sock", f"{directory}/admin.sock", 1000)
 
 
-def static_bootstrap(directory: Path, port: int, upstream: int = 1) -> bytes:
-    """Listens on 127.0.0.1:`port`: `/` is answered by Envoy, `/up` by 127.0.0.1:`upstream`."""
+def static_bootstrap(directory: Path, port: int, upstream: int = 1, *, tcp: bool = False) -> bytes:
+    """Listens on 127.0.0.1:`port`: `/` is answered by Envoy, `/up` by 127.0.0.1:`upstream`; with `tcp` all by that."""
     values = bootstrap(given(directory))
     del values["dynamic_resources"]
-    manager = {
+    manager: dict[str, Any] = {
         "@type": f"{_TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "inbound",
         "route_config": {
@@ -45,11 +45,14 @@ def static_bootstrap(directory: Path, port: int, upstream: int = 1) -> bytes:
         },
         "http_filters": [{"name": "router", "typed_config": {"@type": f"{_TYPES}.http.router.v3.Router"}}],
     }
+    if tcp:
+        proxy = f"{_TYPES}.network.tcp_proxy.v3.TcpProxy"
+        manager = {"@type": proxy, "stat_prefix": "inbound", "cluster": "app"}
     values["static_resources"]["listeners"] = [
         {
             "name": "inbound",
             "address": _address(port),
-            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+            "filter_chains": [{"filters": [{"name": "only", "typed_config": manager}]}],
         }
     ]
     app = {"endpoint": {"address": _address(upstream)}}

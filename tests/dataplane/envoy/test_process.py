@@ -294,6 +294,51 @@ async def _draining(envoy: EnvoyProcess) -> bool:
     return b"DRAINING" in (await envoy.admin.get("/server_info")).body
 
 
+async def test_stop_waits_for_an_open_tcp_connection(directory: Path) -> None:
+    port, upstream = free_ports(2)
+    stopped = trio.Event()
+
+    async def echo(stream: trio.SocketStream) -> None:
+        while data := await stream.receive_some():
+            await stream.send_all(data)
+
+    async def stop() -> None:
+        await envoy.stop(DrainPlan(settle=0, bound=SECONDS))
+        stopped.set()
+
+    envoy = EnvoyProcess(settings(directory, static_bootstrap(directory, port, upstream, tcp=True)), environ=os.environ)
+    with trio.fail_after(2 * SECONDS):
+        async with trio.open_nursery() as nursery:
+            listeners = await trio.open_tcp_listeners(upstream, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, echo, listeners)
+            async with running(envoy):
+                await envoy.ready()
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                await stream.send_all(b"before")
+                assert await stream.receive_some() == b"before"
+                assert (await envoy.admin.activity()).tcp_connections == 1
+                nursery.start_soon(stop)
+                await eventually("the drain has begun", lambda: _draining(envoy))
+                await stream.send_all(b"after")
+                assert await stream.receive_some() == b"after"
+                assert not stopped.is_set()
+                await stream.aclose()
+                await stopped.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_only_reads_the_bootstrap_is_left_alone(directory: Path) -> None:
+    reader = await trio.lowlevel.open_process(["tail", "-F", str(directory / "envoy.json")], stderr=subprocess.DEVNULL)
+    try:
+        with trio.fail_after(SECONDS):
+            async with running(process(directory, free_port())):
+                assert reader.poll() is None
+    finally:
+        reader.kill()
+        with trio.CancelScope(shield=True):
+            await reader.wait()
+
+
 async def test_a_request_that_never_ends_does_not_hold_the_stop_beyond_its_bound(directory: Path) -> None:
     port, upstream = free_ports(2)
     arrived = trio.Event()

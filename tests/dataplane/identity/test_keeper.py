@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
@@ -123,6 +124,30 @@ async def test_what_is_kept_is_for_its_owner_only(host: Host) -> None:
     assert stat.S_IMODE(os.stat(host.store.path).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(host.store.path.parent).st_mode) == 0o700
     assert os.listdir(host.store.path.parent) == ["identity.json"]
+
+
+async def test_a_key_that_others_could_read_is_closed_to_them(host: Host) -> None:
+    async with host.keeping():
+        pass
+    os.chmod(host.store.path, 0o644)
+    assert host.store.load() is not None
+    assert stat.S_IMODE(os.stat(host.store.path).st_mode) == 0o600
+
+
+async def test_a_disk_that_takes_nothing_does_not_stop_the_renewal(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with host.keeping() as keeper:
+        first = keeper.current
+        _replace_directory_by_a_file(host.store.path.parent)
+        await _pass(host, keeper, HOUR * 0.6)
+        assert await keeper.changed(first) is keeper.current
+        assert "can't be kept on disk" in caplog.text
+
+
+def _replace_directory_by_a_file(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.write_text("in the way")
 
 
 async def test_no_secret_is_shown(host: Host, caplog: pytest.LogCaptureFixture) -> None:
@@ -449,5 +474,5 @@ async def test_a_newer_bundle_is_adopted_and_kept(host: Host) -> None:
 
 def test_a_disk_that_refuses_is_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "identity").write_text("a file where the directory should be")
-    with pytest.raises(Unavailable, match="can't be opened"):
+    with pytest.raises(Unavailable, match="can't be read"):
         IdentityStore(tmp_path).load()
