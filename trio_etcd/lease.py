@@ -11,7 +11,7 @@ from ._proto import etcd_pb2 as pb
 from .backoff import Backoff
 from .calls import Calls
 from .endpoints import Connection
-from .errors import EtcdError, LeaseLost, from_rpc
+from .errors import EtcdError, LeaseLost, PermissionDenied, Unauthenticated, from_rpc
 from .link import Link
 from .transport import TransportStream
 
@@ -57,9 +57,13 @@ class KeepAlive:
     # --- for the multiplexer ---
 
     @property
-    def wakes_at(self) -> float:
-        """When something is to be done about it: a beat, a missing answer, or its end."""
-        due = self._next_beat if self._sent_at is None else self.answer_due
+    def waiting(self) -> bool:
+        """Whether a beat is unanswered."""
+        return self._sent_at is not None
+
+    def wakes_at(self, may_beat: bool) -> float:
+        """When something is to be done about it: a beat if it may, a missing answer, or its end."""
+        due = self.answer_due if self.waiting or not may_beat else self._next_beat
         return min(due, self._alive_until)
 
     @property
@@ -108,6 +112,9 @@ class KeepAliveMux:
         self._session: trio.CancelScope | None = None
         self._outgoing: deque[KeepAlive] = deque()
         self._wake_writer = trio.Event()
+        self._patience = trio.CancelScope()
+        # etcd answers one forbidden renewal by ending the stream of all: then beats go one by one, to find out which.
+        self._one_by_one = False
 
     def add(self, lease_id: int, ttl: float, alive_until: float) -> KeepAlive:
         """Keep it alive from now on."""
@@ -143,7 +150,7 @@ class KeepAliveMux:
                 while not self._leases:
                     await self._changed.wait()
                 with self._calls.endpoints.current().used() as connection:
-                    failure = await self._run_session(connection)
+                    failure, waiting = await self._run_session(connection)
                 if failure is None:
                     self.link.lost(connection.endpoint, None)
                     await trio.lowlevel.checkpoint()
@@ -151,11 +158,24 @@ class KeepAliveMux:
                 if self.link.state.connected:
                     backoff.reset()
                 self.link.lost(connection.endpoint, failure)
-                self._calls.endpoints.failed(connection)
+                if isinstance(failure, PermissionDenied | Unauthenticated):
+                    self._blame(waiting, failure)
+                else:
+                    self._calls.endpoints.failed(connection)
                 await trio.sleep(backoff.pause())
 
-    async def _run_session(self, connection: Connection) -> EtcdError | None:
+    def _blame(self, waiting: list[KeepAlive], failure: EtcdError) -> None:
+        """A renewal was forbidden: newer versions want write permission on every key that is attached to a lease."""
+        if len({kept.id for kept in waiting}) == 1:
+            for kept in waiting:
+                kept.lose(f"etcd refuses to renew it for this user, who must be able to write its keys: {failure}")
+        else:
+            self._one_by_one = True
+
+    async def _run_session(self, connection: Connection) -> tuple[EtcdError | None, list[KeepAlive]]:
+        """One stream; what ended it (None: this side did), and whose beats were unanswered then."""
         failure: RpcError | None = None
+        waiting: list[KeepAlive] = []
         with trio.CancelScope() as self._session:
             try:
                 with connection.transport.stream(wire.LEASE_KEEP_ALIVE, metadata=wire.HAS_LEADER) as stream:
@@ -167,11 +187,12 @@ class KeepAliveMux:
                         nursery.cancel_scope.cancel()
             finally:
                 self._session = None
+                waiting = [kept for kept in self._all() if kept.waiting]
                 for kept in self._all():
                     kept.stream_ended()
         if failure is None:
-            return None
-        return from_rpc(failure, what="lease keep-alive stream", endpoint=connection.endpoint, write=False)
+            return None, waiting
+        return from_rpc(failure, what="lease keep-alive", endpoint=connection.endpoint, write=False), waiting
 
     async def _read(self, stream: TransportStream, connection: Connection) -> RpcError:
         while True:
@@ -208,25 +229,25 @@ class KeepAliveMux:
         while True:
             now = trio.current_time()
             for kept in self._all():
-                self._attend(kept, now)
-            wakes = [kept.wakes_at for kept in self._all() if kept.lost is None]
-            # Without a stream only an end can be due; a new stream or lease wakes this task.
-            if self._session is None:
-                wakes = [kept.alive_until for kept in self._all() if kept.lost is None]
+                if kept.lost is None:
+                    self._attend(kept, now)
+            # Without a stream only an end can be due; a new stream, lease or answer wakes this task.
+            wakes = [kept.wakes_at(self._may_beat()) for kept in self._all() if kept.lost is None]
             with trio.move_on_at(min(wakes, default=float("inf"))):
                 await self._changed.wait()
 
+    def _may_beat(self) -> bool:
+        if self._session is None:
+            return False
+        return not (self._one_by_one and any(kept.waiting for kept in self._all() if kept.lost is None))
+
     def _attend(self, kept: KeepAlive, now: float) -> None:
-        if kept.lost is not None:
-            return
         if now >= kept.alive_until:
             error = self.link.state.error
             kept.lose(f"it could not be renewed in time{f' ({error})' if error else ''}")
-        elif self._session is None:
-            return
-        elif now >= kept.answer_due:
+        elif self._session is not None and now >= kept.answer_due:
             self._patience.cancel()
-        elif kept.beat_due(now):
+        elif self._may_beat() and kept.beat_due(now):
             kept.sent(now)
             self._outgoing.append(kept)
             self._wake_writer.set()

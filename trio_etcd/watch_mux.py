@@ -217,6 +217,8 @@ class WatchMux:
                 connection, wire.STATUS, pb.StatusRequest(), pb.StatusResponse, STATUS_TIMEOUT_S
             )
             self._may_ask_progress = parse_version(status.version) >= PROGRESS_REQUESTS_SINCE
+        except PermissionDenied:
+            self._may_ask_progress = True  # versions that keep the status from users are all newer than that
         except (EtcdError, ValueError):
             return  # unknown version: the server's own notifications (every 10 min by default) must do
         backoff = Backoff(PROGRESS_FIRST_S, self._progress_every, self._calls.rng)
