@@ -101,7 +101,7 @@ def decode_object(data: bytes, kind: str, subject: str) -> AnyObject:
 
 def to_builtins(value: AnyObject | Record, *, revision: int = 0) -> dict[str, Any]:
     """The YAML form as plain dicts and lists; bytes as base64. `revision`, where not 0, is shown in the metadata."""
-    plain: dict[str, Any] = msgspec.to_builtins(value)
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))  # lists, where to_builtins keeps tuples
     if revision:
         plain["metadata"]["revision"] = revision
     return {key: plain[key] for key in sorted(plain, key=lambda key: (_FIRST.get(key, 9), key))}

@@ -1,6 +1,5 @@
 """[edge] To the terminal: tables for people, JSON and YAML for programs, errors on standard error in either form."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -58,7 +57,12 @@ def show_documents(values: Sequence[Mapping[str, Any]]) -> None:
 
 
 def as_json(value: object) -> str:
-    return msgspec.json.format(json.dumps(value, ensure_ascii=False), indent=2)
+    return msgspec.json.format(as_json_line(value), indent=2)
+
+
+def as_json_line(value: object) -> str:
+    """Strict JSON: a NaN, which a foreign writer may store, is null."""
+    return msgspec.json.encode(value).decode()
 
 
 def show_error(error: BaseException, code: ExitCode, form: Format) -> None:

@@ -1,7 +1,5 @@
 """`watch`: the stream of etcd's changes, decoded."""
 
-import json
-
 import click
 
 from controlplane.meshadm import output, render
@@ -53,7 +51,7 @@ def watch(
         if not _wanted(event, keys, kinds, namespace):
             return
         if form == "json":
-            output.line(json.dumps(render.plain_event(event, keys), ensure_ascii=False))
+            output.line(output.as_json_line(render.plain_event(event, keys)))
         else:
             output.line(render.event_line(event, keys))
         if left is not None:

@@ -1,0 +1,1 @@
+"""meshadm: the commands against a fake replica whose faults are scripted, and against a real one."""
