@@ -1,0 +1,97 @@
+"""A sidecar's two pure stages, driven as the agent drives them, and checked after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dataplane.compile.compiler import Compiler
+from dataplane.compile.resources import Resource, ResourceKey, Update
+from dataplane.compile.workload import Workload
+from dataplane.snapshot.state import MeshState
+from dataplane.watch.events import Changes, Delete, Event, Put
+from tests.states.build import CREDENTIALS, KEYS
+from tests.states.build import listings as listings_of_prefixes
+
+PREFIXES = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.epoch())
+
+
+@dataclass
+class Sidecar:
+    """State, compiler, and what Envoy would hold if it took every update."""
+
+    workload: Workload
+    mesh: MeshState = field(default_factory=lambda: MeshState(KEYS))
+    envoy: dict[ResourceKey, Resource] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.compiler = Compiler(self.workload, credentials=CREDENTIALS)
+        self.send(self.compiler.rebuild(self.mesh))
+
+    def take(self, event: Event) -> Update:
+        changes = self.mesh.apply(event)
+        update = self.compiler.update(self.mesh, changes)
+        self.send(update)
+        return update
+
+    def send(self, update: Update) -> None:
+        """An update says only what is new, once, and takes away only what is there."""
+        for resource in update.changed:
+            before = self.envoy.get(resource.key)
+            assert before is None or before.body != resource.body, f"{resource.key} comes again unchanged"
+            self.envoy[resource.key] = resource
+        for key in update.removed:
+            assert self.envoy.pop(key, None) is not None, f"{key} is taken away and was never there"
+        keys = [*(one.key for one in update.changed), *update.removed]
+        assert len(keys) == len(set(keys)), "one resource twice in an update"
+
+    def check(self) -> None:
+        """What the increments led to is what the state alone leads to."""
+        fresh = Compiler(self.workload, credentials=CREDENTIALS)
+        fresh.rebuild(self.mesh)
+        assert self.compiler.resources() == fresh.resources()
+        assert self.envoy == fresh.resources(), "the updates did not lead there"
+        assert self.compiler.problems() == fresh.problems()
+
+    def check_is(self, values: Mapping[bytes, bytes]) -> None:
+        """It stands where one stands that has seen nothing but `values`."""
+        self.check()
+        other = from_listings(self.workload, values)
+        assert self.envoy == other.envoy
+        assert self.compiler.problems() == other.compiler.problems()
+        assert self.mesh.problems() == other.mesh.problems()
+        assert self.mesh.values == other.mesh.values
+        assert {key: one.value for key, one in self.mesh.stored.items()} == {
+            key: one.value for key, one in other.mesh.stored.items()
+        }
+
+
+def from_listings(workload: Workload, values: Mapping[bytes, bytes]) -> Sidecar:
+    sidecar = Sidecar(workload)
+    for listing in listings_of_prefixes(values):
+        sidecar.take(listing)
+    return sidecar
+
+
+def difference(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes], revision: int) -> list[Put | Delete]:
+    """The events, in the order of the keys, that lead from one to the other."""
+    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    return [Put(key, after[key], revision) if key in after else Delete(key, revision) for key in changed]
+
+
+def whole(events: Iterable[Put | Delete], revision: int) -> list[Changes]:
+    """One revision, as each of the watches sees it."""
+    listed = list(events)
+    return [
+        Changes(prefix, revision, tuple(one for one in listed if one.key.startswith(prefix))) for prefix in PREFIXES
+    ]
+
+
+def one_by_one(events: Iterable[Put | Delete], revision: int) -> list[Changes]:
+    return [
+        Changes(next(prefix for prefix in PREFIXES if one.key.startswith(prefix)), revision + at, (one,))
+        for at, one in enumerate(events)
+    ]
+
+
+__all__ = ["Sidecar", "difference", "from_listings", "listings_of_prefixes", "one_by_one", "whole"]

@@ -1,0 +1,175 @@
+"""Random content of etcd, of few names, so that things meet."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from schemas import codec
+from schemas.keys import EndpointRef
+from schemas.names import SYSTEM_NAMESPACE, ServiceRef
+from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Mesh, Metadata, Service
+from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
+from schemas.objects.common import TargetRef
+from schemas.objects.mesh import MeshSpec
+from schemas.objects.service import Dependency, ServicePort, ServiceSpec
+from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
+from schemas.records import Endpoint, TrustBundle
+from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, identity
+
+PORTS = (ServicePort(name="http", port=80, protocol="http"), ServicePort(name="raw", port=7, protocol="tcp"))
+
+_namespaces = st.sampled_from(["shop", "back"])
+_services = st.sampled_from(["web", "orders", "cart"])
+_port_numbers = st.sampled_from([7, 80, 8080])
+_port_names = st.sampled_from(["http", "raw", "more"])
+
+
+def _few(strategy: st.SearchStrategy[object], least: int = 0) -> st.SearchStrategy[tuple[object, ...]]:
+    return st.lists(strategy, min_size=least, max_size=3).map(tuple)
+
+
+def _maybe(strategy: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.none() | strategy
+
+
+# -- objects
+
+_identities = st.sampled_from(
+    [
+        identity("web"),
+        identity("orders"),
+        identity("web.back"),
+        identity("web").replace(TRUST_DOMAIN, "MESH.test"),
+        "spiffe://other.test/ns/shop/svc/web",
+        "spiffe://mesh.test/ns//svc",
+    ]
+)
+_sources = st.builds(Source, identities=_maybe(_few(_identities)), namespaces=_maybe(_few(_namespaces)))
+_operations = st.builds(
+    Operation,
+    methods=_maybe(_few(st.sampled_from(["GET", "POST"]))),
+    paths=_maybe(_few(st.sampled_from(["/", "/*", "/a", "/a/*", "/b/c"]))),
+    ports=_maybe(_few(_port_numbers)),
+)
+_rules = st.builds(Rule, from_=_maybe(_few(_sources)), to=_maybe(_few(_operations)))
+_targets = _few(st.builds(TargetRef, name=_services))
+
+
+def _object(kind: type, names: st.SearchStrategy[str], spec: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    metadata = st.builds(Metadata, name=names, namespace=_namespaces)
+    return st.builds(kind, api_version=st.just("mesh/v1"), metadata=metadata, spec=spec)
+
+
+def policies(action: str | None = None) -> st.SearchStrategy[AuthorizationPolicy]:
+    actions = st.sampled_from(["ALLOW", "DENY"]) if action is None else st.just(action)
+    spec = st.builds(AuthorizationPolicySpec, target_refs=_maybe(_targets), action=actions, rules=_few(_rules))
+    return _object(AuthorizationPolicy, st.sampled_from(["p1", "p2", "p3"]), spec)  # type: ignore[return-value]
+
+
+_dependencies = st.builds(
+    Dependency,
+    name=st.sampled_from(["web", "orders", "cart", "*"]),
+    namespace=_maybe(_namespaces),
+    port=_maybe(_port_numbers),
+    bind_port=_maybe(st.sampled_from([9101, 9102, 15001])),
+)
+_service_ports = st.builds(
+    ServicePort,
+    name=_port_names,
+    port=_port_numbers,
+    protocol=st.sampled_from(["http", "http2", "grpc", "tcp"]),
+    target_port=_maybe(_port_numbers),
+)
+services = _object(
+    Service,
+    _services,
+    st.builds(ServiceSpec, ports=_few(_service_ports, 1), dependencies=_maybe(_few(_dependencies))),
+)
+_traffic = _object(
+    BackendTrafficPolicy,
+    st.sampled_from(["b1", "b2"]),
+    st.builds(
+        BackendTrafficPolicySpec,
+        target_refs=_few(st.builds(TargetRef, name=_services), 1),
+        load_balancer=st.builds(LoadBalancer, type=st.sampled_from(["LeastRequest", "RoundRobin"])),
+    ),
+)
+_mesh = st.just(
+    Mesh(
+        api_version="mesh/v1",
+        metadata=Metadata(name="mesh", namespace=SYSTEM_NAMESPACE),
+        spec=MeshSpec(trust_domain=TRUST_DOMAIN),
+    )
+)
+
+
+def _stored(value: object) -> tuple[bytes, bytes]:
+    return KEYS.object(value.ref), codec.encode(value)  # type: ignore[attr-defined, arg-type]
+
+
+# -- keys with their values
+
+
+_endpoints = st.tuples(
+    st.builds(EndpointRef, st.builds(ServiceRef, _namespaces, _services), st.sampled_from(["i1", "i2"])).map(
+        KEYS.endpoint
+    ),
+    st.builds(
+        Endpoint,
+        address=st.sampled_from(["10.0.0.1", "10.0.0.2", "2001:db8::1"]),
+        ports=st.dictionaries(_port_names, _port_numbers, max_size=3),
+    ).map(codec.encode),
+)
+_bundles = st.builds(
+    lambda sequence, authorities: (
+        KEYS.trust_bundle(TRUST_DOMAIN),
+        codec.encode(TrustBundle(trust_domain=TRUST_DOMAIN, sequence=sequence, x509_authorities=authorities)),
+    ),
+    st.integers(0, 3),
+    st.sampled_from([(), (ROOT_DER,)]),
+)
+
+items = st.one_of(
+    services.map(_stored),
+    policies().map(_stored),
+    _traffic.map(_stored),
+    _mesh.map(_stored),
+    _endpoints,
+    _bundles,
+    st.sampled_from(["e1", "e2"]).map(epoch),
+)
+
+
+@st.composite
+def _spoiled(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A key that may hold something, with a value that is damaged."""
+    key, value = draw(items)
+    how = draw(st.sampled_from(["cut", "bytes", "empty", "version", "other", "deep"]))
+    match how:
+        case "cut":
+            value = value[: draw(st.integers(0, max(len(value) - 1, 0)))]
+        case "bytes":
+            value = draw(st.binary(max_size=20))
+        case "empty":
+            value = b""
+        case "version":
+            value = value.replace(b"mesh/v1", b"mesh/v2")
+        case "other":
+            value = draw(items)[1]
+        case "deep":
+            value = b"\x91" * 100_000
+    return key, value
+
+
+spoiled = _spoiled()
+
+_segments = st.one_of(
+    st.sampled_from(["Service", "shop", "a.b", "UP", "", "..", "é", "\x00", "orders"]), st.text(max_size=4)
+)
+foreign_keys = st.one_of(
+    st.binary(max_size=40),
+    st.tuples(
+        st.sampled_from(["data/config", "data/endpoints", "data/trust", "data/epoch", "data", "control/status", ""]),
+        st.lists(_segments, max_size=4),
+    ).map(lambda parts: f"/mesh/v1/{'/'.join([parts[0], *parts[1]])}".encode(errors="replace")),
+)

@@ -1,0 +1,124 @@
+"""Random histories: the increments lead where the state alone leads, and nothing that stands in etcd stops them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dataplane.snapshot.reading import read
+from dataplane.watch.events import Changes, Delete, Listing, Put
+from schemas.errors import Corrupt
+from tests.properties.sidecar import Sidecar, difference, listings_of_prefixes, whole
+from tests.properties.strategies import foreign_keys, items, spoiled
+from tests.states.build import KEYS, ORDERS, workload
+
+_SLOW = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+changes_of_good = st.lists(st.tuples(items, st.booleans()), min_size=1, max_size=4)
+changes_of_any = st.lists(st.tuples(items | spoiled, st.booleans()), min_size=1, max_size=4)
+
+
+def apply(values: dict[bytes, bytes], step: Sequence[tuple[tuple[bytes, bytes], bool]]) -> dict[bytes, bytes]:
+    after = dict(values)
+    for (key, value), delete in step:
+        if delete:
+            after.pop(key, None)
+        else:
+            after[key] = value
+    return after
+
+
+def believable(values: dict[bytes, bytes]) -> bool:
+    for key, value in values.items():
+        ref = KEYS.parse(key)
+        try:
+            read(ref, value)  # type: ignore[arg-type]
+        except Corrupt:
+            return False
+    return True
+
+
+@_SLOW
+@given(st.lists(changes_of_good, max_size=12))
+def test_good_histories(steps: list[list[tuple[tuple[bytes, bytes], bool]]]) -> None:
+    values: dict[bytes, bytes] = {}
+    sidecar, always = Sidecar(workload(ORDERS)), True
+    for revision, step in enumerate(steps, 2):
+        after = apply(values, step)
+        for changes in whole(difference(values, after, revision), revision):
+            sidecar.take(changes)
+        values = after
+        always = always and believable(values)  # a Service that contradicts itself is no good one
+        sidecar.check()
+        if always:
+            sidecar.check_is(values)
+
+
+@_SLOW
+@given(st.lists(st.tuples(changes_of_any, st.booleans()), max_size=12))
+def test_any_histories(steps: list[tuple[list[tuple[tuple[bytes, bytes], bool]], bool]]) -> None:
+    """With damaged values, and now and then a listing in place of changes."""
+    values: dict[bytes, bytes] = {}
+    sidecar = Sidecar(workload(ORDERS))
+    for revision, (step, listed) in enumerate(steps, 2):
+        after = apply(values, step)
+        events: list[Changes] | list[Listing] = whole(difference(values, after, revision), revision)
+        for event in listings_of_prefixes(after, revision) if listed else events:
+            sidecar.take(event)
+        values = after
+        sidecar.check()
+        for key in sidecar.mesh.stored:
+            assert key in values, "a last good value outlives its key"
+        assert set(sidecar.mesh.quarantine) <= set(values)
+
+
+@_SLOW
+@given(st.lists(st.tuples(foreign_keys, st.binary(max_size=30) | items.map(lambda item: item[1]), st.booleans())))
+def test_foreign_keys(history: list[tuple[bytes, bytes, bool]]) -> None:
+    sidecar = Sidecar(workload(ORDERS))
+    for revision, (key, value, delete) in enumerate(history, 2):
+        event = Delete(key, revision) if delete else Put(key, value, revision)
+        sidecar.take(Changes(KEYS.data(), revision, (event,)))
+        sidecar.check()
+        if delete:
+            assert key not in sidecar.mesh.quarantine
+    for key in {key for key, _, _ in history}:
+        sidecar.take(Changes(KEYS.data(), 1000, (Delete(key, 1000),)))
+    assert not sidecar.mesh.quarantine
+    assert sidecar.envoy == Sidecar(workload(ORDERS)).envoy
+
+
+_PROGRAM = """
+import hashlib
+from tests.states.build import compiled, mesh_of
+from tests.states.examples import STATES
+digest = hashlib.sha256()
+for state in STATES:
+    for key, resource in sorted(compiled(state.workload, mesh_of(state.values)).resources().items()):
+        digest.update(repr(key).encode() + resource.body)
+print(digest.hexdigest())
+"""
+
+
+def test_every_process_gives_the_same_bytes() -> None:
+    """Python's hashes and protobuf's maps have another order in each."""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", _PROGRAM],
+            env={"PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(said) == 1
+    assert said != {""}

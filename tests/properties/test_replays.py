@@ -1,0 +1,119 @@
+"""The example states, reached in every way: the configuration is a function of the state, never of the way to it.
+
+Where a value can't be read, the last good one of its key stays in force, on purpose: that is history. So a way that
+leads through a good value to an unreadable one is compared with the same state only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+
+import pytest
+
+from dataplane.watch.events import Changes, Delete, Put
+from tests.properties.sidecar import Sidecar, difference, from_listings, one_by_one, whole
+from tests.states.build import KEYS, ORDERS, WEB, State, listings, workload
+from tests.states.examples import STATES
+
+Events = list[Put | Delete]
+Way = Callable[[Events, int], list[Changes]]
+
+
+def as_known(state: State) -> State:
+    """`state` without keys outside of what is watched."""
+    watched = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.epoch())
+    kept = {key: value for key, value in state.values.items() if key.startswith(watched)}
+    return State(state.name, state.about, kept, state.workload)
+
+
+ALL = [as_known(state) for state in STATES]
+
+
+def readable(state: State) -> bool:
+    return not from_listings(state.workload, state.values).mesh.quarantine
+
+
+def twice(events: Events, revision: int) -> list[Changes]:
+    return [one for one in whole(events, revision) for _ in range(2)]
+
+
+def backwards(events: Events, revision: int) -> list[Changes]:
+    return one_by_one(list(reversed(events)), revision)
+
+
+def shuffled(events: Events, revision: int) -> list[Changes]:
+    mixed = random.Random(revision).sample(events, len(events))
+    return one_by_one(mixed, revision)
+
+
+WAYS: dict[str, Way] = {
+    "whole": whole,
+    "twice": twice,
+    "one by one": one_by_one,
+    "backwards": backwards,
+    "shuffled": shuffled,
+}
+
+
+def walk(states: list[State], way: Way, who: State) -> Sidecar:
+    sidecar = from_listings(who.workload, states[0].values)
+    revision = 10
+    for before, after in itertools.pairwise(states):
+        for changes in way(difference(before.values, after.values, revision), revision):
+            sidecar.take(changes)
+        sidecar.check()
+        if all(map(READABLE.__getitem__, (after.name, before.name))):
+            sidecar.check_is(after.values)
+        revision += 1000
+    return sidecar
+
+
+READABLE = {state.name: readable(state) for state in ALL}
+VIEWERS = [State("of orders", "", {}, workload(ORDERS)), State("of web", "", {}, workload(WEB))]
+
+
+@pytest.mark.parametrize("who", VIEWERS, ids=lambda who: who.name)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("order", ["forwards", "reversed"])
+def test_one_state_after_the_other(order: str, way: str, who: State) -> None:
+    states = ALL if order == "forwards" else ALL[::-1]
+    clean = [state for state in states if READABLE[state.name]]
+    walk(clean, WAYS[way], who).check_is(clean[-1].values)
+    walk(states, WAYS[way], who)
+
+
+def test_every_pair() -> None:
+    for before, after in itertools.permutations(ALL, 2):
+        walk([before, after], shuffled, VIEWERS[0])
+
+
+def test_squashed() -> None:
+    """A sidecar that was away sees only the end: a new listing, over whatever it knew."""
+    for before, after in itertools.permutations(ALL, 2):
+        sidecar = from_listings(VIEWERS[0].workload, before.values)
+        for listing in listings(after.values, 2000):
+            sidecar.take(listing)
+        sidecar.check()
+        if READABLE[after.name]:
+            sidecar.check_is(after.values)
+
+
+def test_there_and_back() -> None:
+    """A detour leaves nothing behind."""
+    clean = [state for state in ALL if READABLE[state.name]]
+    for home in (state for state in clean if state.name in ("shop-allowed", "policies", "missing-references")):
+        for away in clean:
+            walk([home, away, home], whole, VIEWERS[0]).check_is(home.values)
+
+
+def test_nothing_is_said_of_what_does_not_concern() -> None:
+    """Services outside of its dependencies change nothing for a sidecar."""
+    shop = next(state for state in ALL if state.name == "shop")
+    elsewhere = next(state for state in ALL if state.name == "several-ports")
+    cart = {key: value for key, value in elsewhere.values.items() if b"/cart" in key}
+    sidecar = from_listings(shop.workload, shop.values)
+    for changes in whole(difference({}, cart, 20), 20):
+        update = sidecar.take(changes)
+        assert (update.changed, update.removed) == ((), ())

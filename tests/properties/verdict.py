@@ -1,0 +1,178 @@
+"""What Envoy would say to a request, by the compiled resources; and what the policies mean, read by themselves.
+
+Two readings that share no code: where they differ, one of them is wrong. Only what the compiler emits is known here;
+any other field of the protos is an error, so that nothing passes because it was not looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+
+from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
+from schemas.errors import InvalidInput
+from schemas.names import SpiffeId
+from schemas.objects import AuthorizationPolicy
+from schemas.objects.authorization import Operation, Rule, Source
+from schemas.objects.service import ServicePort
+from tests.states.build import TRUST_DOMAIN, identity
+
+DENY, ALLOW = "mesh.authorization.deny", "mesh.authorization.allow"
+
+
+@dataclass(frozen=True)
+class Request:
+    """`path` without a query; on a TCP port method and path mean nothing."""
+
+    caller: str
+    port: ServicePort
+    method: str
+    path: str
+
+
+def requests(ports: Iterable[ServicePort]) -> list[Request]:
+    """One of each kind that the policies of `strategies` can tell apart."""
+    callers = [identity(name) for name in ("web", "orders", "web.back", "mallory.other")]
+    return [
+        Request(*parts)
+        for parts in itertools.product(callers, ports, ("GET", "POST"), ("/", "/a", "/a/b", "/ab", "/b/c"))
+    ]
+
+
+# -- by the compiled resources
+
+
+def passes(resources: Mapping[ResourceKey, Resource], request: Request) -> bool:
+    """Whether the request reaches the app."""
+    name = f"inbound|{request.port.name}"
+    routes = resources.get(ResourceKey(ROUTES, name))
+    if ResourceKey(LISTENER, name) not in resources or routes is None:
+        return False
+    (host,) = route_pb2.RouteConfiguration.FromString(routes.body).virtual_hosts
+    filters = host.typed_per_filter_config
+    assert set(filters) == {DENY, ALLOW}
+    assert list(host.domains) == ["*"]
+    assert all(not route.typed_per_filter_config for route in host.routes)
+    return not _matches(filters[DENY], "DENY", request) and _matches(filters[ALLOW], "ALLOW", request)
+
+
+def _matches(packed: Any, action: str, request: Request) -> bool:
+    per_route = http_rbac_pb2.RBACPerRoute()
+    assert packed.Unpack(per_route)
+    _only(per_route.rbac, "rules")
+    rules = per_route.rbac.rules
+    _only(rules, "action", "policies")
+    assert type(rules).Action.Name(rules.action) == action
+    return any(_policy(policy, request) for policy in rules.policies.values())
+
+
+def _policy(policy: Any, request: Request) -> bool:
+    _only(policy, "permissions", "principals")
+    permitted = any(_permission(one, request) for one in policy.permissions)
+    return permitted and any(_principal(one, request) for one in policy.principals)
+
+
+def _permission(permission: Any, request: Request) -> bool:
+    match permission.WhichOneof("rule"):
+        case "any":
+            return bool(permission.any)
+        case "and_rules":
+            return all(_permission(one, request) for one in permission.and_rules.rules)
+        case "or_rules":
+            return any(_permission(one, request) for one in permission.or_rules.rules)
+        case "header":
+            _only(permission.header, "name", "string_match")
+            assert permission.header.name == ":method"
+            assert request.port.protocol != "tcp", "an HTTP condition on a TCP port"
+            return _string(permission.header.string_match, request.method)
+        case "url_path":
+            _only(permission.url_path, "path")
+            assert request.port.protocol != "tcp", "an HTTP condition on a TCP port"
+            return _string(permission.url_path.path, request.path)
+        case other:
+            raise AssertionError(f"no reading of the permission {other}")
+
+
+def _principal(principal: Any, request: Request) -> bool:
+    match principal.WhichOneof("identifier"):
+        case "any":
+            return bool(principal.any)
+        case "and_ids":
+            return all(_principal(one, request) for one in principal.and_ids.ids)
+        case "or_ids":
+            return any(_principal(one, request) for one in principal.or_ids.ids)
+        case "authenticated":
+            _only(principal.authenticated, "principal_name")
+            return _string(principal.authenticated.principal_name, request.caller)
+        case other:
+            raise AssertionError(f"no reading of the principal {other}")
+
+
+def _string(matcher: Any, value: str) -> bool:
+    assert not matcher.ignore_case
+    match matcher.WhichOneof("match_pattern"):
+        case "exact":
+            return bool(matcher.exact == value)
+        case "prefix":
+            assert matcher.prefix, "an empty prefix matches everything"
+            return value.startswith(matcher.prefix)
+        case other:
+            raise AssertionError(f"no reading of the string matcher {other}")
+
+
+def _only(message: Any, *known: str) -> None:
+    others = {field.name for field, _ in message.ListFields()} - set(known)
+    assert not others, f"no reading of {sorted(others)} in {message.DESCRIPTOR.name}"
+
+
+# -- by the policies themselves
+
+
+def means(policies: Iterable[AuthorizationPolicy], service: str, request: Request) -> bool:
+    """Whether `policies`, all of the service's namespace, let the request through to `service`."""
+    mine = [
+        one for one in policies if one.spec.target_refs is None or service in [to.name for to in one.spec.target_refs]
+    ]
+    denied = any(_rule(rule, request, "DENY") for one in mine if one.spec.action == "DENY" for rule in one.spec.rules)
+    return not denied and any(
+        _rule(rule, request, "ALLOW") for one in mine if one.spec.action == "ALLOW" for rule in one.spec.rules
+    )
+
+
+def _rule(rule: Rule, request: Request, action: str) -> bool:
+    called = rule.to is None or any(_operation(one, request, action) for one in rule.to)
+    return called and (rule.from_ is None or any(_source(one, request) for one in rule.from_))
+
+
+def _operation(operation: Operation, request: Request, action: str) -> bool:
+    if operation.ports is not None and request.port.port not in operation.ports:
+        return False
+    if request.port.protocol == "tcp" and (operation.methods is not None or operation.paths is not None):
+        return action == "DENY"  # can't be judged
+    if operation.methods is not None and request.method not in operation.methods:
+        return False
+    return operation.paths is None or any(
+        request.path.startswith(path[:-1]) if path.endswith("*") else request.path == path for path in operation.paths
+    )
+
+
+def _source(source: Source, request: Request) -> bool:
+    caller = SpiffeId.parse(request.caller)
+    assert caller.service is not None
+    if source.identities is not None and caller not in [_parsed(one) for one in source.identities]:
+        return False
+    return source.namespaces is None or (
+        caller.trust_domain == TRUST_DOMAIN and caller.service.namespace in source.namespaces
+    )
+
+
+def _parsed(identity: str) -> SpiffeId | None:
+    try:
+        return SpiffeId.parse(identity)
+    except InvalidInput:
+        return None
