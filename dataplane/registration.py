@@ -60,6 +60,13 @@ class _Said:
     status: SidecarStatus
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    registered: Registered
+    alive_until: float
+    """Of trio's clock: etcd holds the lease at least until then."""
+
+
 class Registration:
     """`run` it in a nursery; nothing is sent before the first `set_status`. fraction: random numbers in [0, 1)."""
 
@@ -105,17 +112,11 @@ class Registration:
 
     async def run(self) -> None:
         """Until cancelled; registers anew whenever the lease is lost. Raises nothing of its own accord."""
+        taken: _Taken | None = None
         while True:
-            async with trio.open_nursery() as nursery:
-                registered, left = await self._until_taken()
-                async with self._etcd.keep_alive(registered.lease_id, left) as lease:
-                    nursery.start_soon(self._report_changes, nursery.cancel_scope)
-                    try:
-                        lost = await lease.wait_lost()
-                        log.warning("registering anew: %s", lost)
-                    finally:
-                        self._registered = self._said = None
-                nursery.cancel_scope.cancel()
+            if taken is None:
+                taken = await self._until_taken()
+            taken = await self._while_alive(taken)
 
     async def withdraw(self, timeout: float = WITHDRAW_SECONDS) -> None:
         """Take the instance out of discovery; returns when a replica has done so, or `timeout` is over.
@@ -149,36 +150,51 @@ class Registration:
             "could not leave discovery within %g s (%s); the end of the lease will do it", timeout, self.problem
         )
 
-    # -- the two loops
+    # -- from lease to lease
 
-    async def _until_taken(self) -> tuple[Registered, float]:
-        """A new lease with the newest state under it, and the seconds that it has left at least."""
+    async def _until_taken(self) -> _Taken:
+        """Register the newest state under a new lease, for as long as it takes."""
         failures = 0
         while True:
             while self._status is None:
                 await self._next_change()
-            asked_at = trio.current_time()
             try:
-                registered = await self._register(0)
-                return registered, max(0.0, registered.ttl_seconds - (trio.current_time() - asked_at))
+                return await self._register(self._status, 0)
             except MeshError as error:
                 failures += 1
                 self._failed("register", error, failures)
             await trio.sleep(self._retry_delay(failures))
 
-    async def _report_changes(self, session: trio.CancelScope) -> None:
+    async def _while_alive(self, taken: _Taken) -> _Taken | None:
+        """Report changes until the lease is lost (None), or a replica has put us under another one."""
+        following: _Taken | None = None
+        left = max(0.0, taken.alive_until - trio.current_time())
+        async with self._etcd.keep_alive(taken.registered.lease_id, left) as lease, trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_lost, lease, nursery.cancel_scope)
+            following = await self._report_changes(taken.registered.lease_id)
+            nursery.cancel_scope.cancel()
+        if following is None:
+            self._registered = self._said = None
+        return following
+
+    async def _report_changes(self, lease_id: int) -> _Taken | None:
+        """Returns where that lease is not ours any more: with the new one, or None where there is none."""
         failures = 0
         while True:
-            while not self._unsaid():
+            while self._status is None or self._said == _Said(self._endpoint, self._status):
                 await self._next_change()
             try:
-                await self._say()
+                if self._said is not None and self._said.endpoint == self._endpoint:
+                    await self._report(self._status, lease_id)
+                else:
+                    taken = await self._register(self._status, lease_id)
+                    if taken.registered.lease_id != lease_id:
+                        return taken
                 failures = 0
                 await trio.sleep(COALESCE_SECONDS)
             except NotFound as error:
                 log.warning("registering anew: %s", error)
-                self._registered = self._said = None
-                session.cancel()
+                return None
             except MeshError as error:
                 failures += 1
                 self._failed("report", error, failures)
@@ -186,32 +202,24 @@ class Registration:
 
     # -- one call
 
-    def _unsaid(self) -> bool:
-        return self._said != _Said(self._endpoint, self._status) if self._status is not None else False
-
-    async def _say(self) -> None:
-        said, registered, status = self._said, self._registered, self._status
-        if said is None or registered is None or status is None:
-            return
-        if said.endpoint != self._endpoint:
-            await self._register(registered.lease_id)
-            return
+    async def _report(self, status: SidecarStatus, lease_id: int) -> None:
         async with self._calling:
-            await self._client.report(self._instance, registered.lease_id, status)
-            self._said = _Said(said.endpoint, status)
+            endpoint = self._said.endpoint if self._said is not None else None
+            await self._client.report(self._instance, lease_id, status)
+            self._said = _Said(endpoint, status)
         self.problem = None
 
-    async def _register(self, lease_id: int) -> Registered:
+    async def _register(self, status: SidecarStatus, lease_id: int) -> _Taken:
+        """The replica may answer with another lease than `lease_id`, where that one has ended."""
         async with self._calling:
-            endpoint, status = self._endpoint, self._status
-            if status is None:
-                raise Unavailable("there is no status yet to register with")
+            endpoint = self._endpoint
+            asked_at = trio.current_time()
             registered = await self._client.register(self._instance, endpoint, status, self._ttl_seconds, lease_id)
             self._registered, self._said = registered, _Said(endpoint, status)
         if self.problem is not None:
             log.info("registered again")
         self.problem = None
-        return registered
+        return _Taken(registered, asked_at + registered.ttl_seconds)
 
     async def _next_change(self) -> None:
         await self._changed.wait()
@@ -226,3 +234,8 @@ class Registration:
     def _retry_delay(self, failures: int) -> float:
         full = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 16))
         return full * (0.5 + self._fraction() / 2)
+
+
+async def _cancel_when_lost(lease: Lease, scope: trio.CancelScope) -> None:
+    log.warning("registering anew: %s", await lease.wait_lost())
+    scope.cancel()

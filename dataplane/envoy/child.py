@@ -51,7 +51,7 @@ class Child:
 
     @classmethod
     def start(cls, arguments: Sequence[str], environ: Mapping[str, str]) -> "Child":
-        """In a session of its own, so that it outlives us and no terminal signal reaches it; stderr is ours.
+        """In a session of its own: it outlives us, and no terminal signal reaches it. Its output goes where ours goes.
 
         Raises EnvoyMissing.
         """

@@ -7,7 +7,7 @@
             cancelled ▸ Envoy stays and serves; the next agent adopts it
     stop(): drain ▸ SIGTERM ▸ SIGKILL
 
-Envoy runs in a session of its own. Under systemd the unit needs `KillMode=mixed` or `process` for it to outlive the
+Envoy runs in a session of its own. Under systemd the unit needs `KillMode=process` for it to outlive the
 agent, and `LimitNOFILE=` for its connections: two descriptors each.
 """
 

@@ -28,8 +28,6 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),  # a new identity means a new connection
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),  # the caller has its own backoff; gRPC's default is two minutes
-    ("grpc.keepalive_time_ms", 30_000),  # a replica that vanished is noticed while a call waits
-    ("grpc.http2.ping_timeout_ms", 5_000),
 )
 
 # The next replica may answer where this one did not. Everything else is an answer.

@@ -63,6 +63,8 @@ class FakeReplicas:
     attempts: int = 0
     latency: float = 0.0
     next_lease: int = 1
+    ended: set[int] = field(default_factory=set)
+    """Leases that have ended: who asks to take one up again is given a new one, as by a real replica."""
 
     async def _call(
         self, what: str, lease: int, endpoint: Endpoint | None = None, status: SidecarStatus | None = None
@@ -77,7 +79,7 @@ class FakeReplicas:
         self, instance: str, endpoint: Endpoint | None, status: SidecarStatus, ttl_seconds: int, lease_id: int = 0
     ) -> Registered:
         await self._call("register", lease_id, endpoint, status)
-        if not lease_id:
+        if not lease_id or lease_id in self.ended:
             lease_id, self.next_lease = self.next_lease, self.next_lease + 1
         return Registered(lease_id, ttl_seconds, 1)
 
@@ -184,6 +186,30 @@ async def test_an_endpoint_that_changes_is_registered_under_the_same_lease(
         await trio.sleep(1)
     assert replicas.brief() == [("register", 0, False, 1), ("register", 1, True, 1)]
     assert set(leases.kept) == {1}
+
+
+async def test_another_lease_than_was_asked_for_is_the_one_that_is_kept_alive(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    replicas, leases = FakeReplicas(), FakeLeases()
+    async with running(replicas, leases) as registration:
+        registration.set_status(status(1))
+        await trio.sleep(1)
+        replicas.ended.add(1)
+        registration.set_endpoint(ENDPOINT)
+        await trio.sleep(1)
+        registration.set_status(status(2))
+        await trio.sleep(1)
+        assert registration.registered
+        assert set(leases.kept) == {1, 2}
+        leases.kept[2].set()
+        await trio.sleep(1)
+    assert replicas.brief() == [
+        ("register", 0, False, 1),
+        ("register", 1, True, 1),
+        ("report", 2, False, 2),
+        ("register", 0, True, 2),
+    ]
 
 
 async def test_another_instance_of_the_same_name_is_a_problem_that_may_pass(
