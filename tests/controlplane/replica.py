@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ TRUST_DOMAIN = "shop.example"
 SECONDS = 10.0  # of any call in a test
 
 Reply = TypeVar("Reply", bound=Message)
+Next = Callable[[], Awaitable[Reply]]
 
 
 @dataclass
@@ -184,7 +185,7 @@ class Caller:
         return reply.FromString(await self.channel.unary(f"/mesh.v1.{rpc}", payload, timeout=seconds))
 
     @asynccontextmanager
-    async def stream(self, rpc: str, request: Message, reply: type[Reply]) -> AsyncIterator[Callable[[], Reply]]:
+    async def stream(self, rpc: str, request: Message, reply: type[Reply]) -> AsyncIterator[Next[Reply]]:
         """`await next()`: the next message; raises trio.EndOfChannel at the end."""
         held: list[Reply] = []
         with self.channel.server_stream(f"/mesh.v1.{rpc}", request.SerializeToString()) as stream:
@@ -195,7 +196,7 @@ class Caller:
                         held.extend(reply.FromString(one) for one in await stream.receive())
                 return held.pop(0)
 
-            yield following  # type: ignore[misc]  # an async function is what it is
+            yield following
 
     async def apply(self, *changes: pb.Change, request_id: str = "", dry_run: bool = False) -> pb.ApplyReply:
         request = pb.ApplyRequest(request_id=request_id or new_id(), changes=changes, dry_run=dry_run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from controlplane.domain.change import Change
 from controlplane.domain.known import Known, Listed, Stored
 from controlplane.domain.reads import objects_needed, prefixes_needed
@@ -18,6 +20,7 @@ def objects(text: str) -> list[AnyObject]:
     return [document.object for document in codec.load_yaml(full, "test.yaml")]
 
 
+@cache
 def service(
     name: str, *, namespace: str = "shop", ports: tuple[int, ...] = (8080,), depends_on: str = "[]"
 ) -> AnyObject:

@@ -11,6 +11,8 @@ from controlplane.domain.reads import objects_needed, prefixes_needed
 from controlplane.store.ops import MAX_REQUEST_BYTES, Delete, KeyGuard, PrefixGuard, Put
 from schemas import codec
 from schemas.errors import Conflict, LimitExceeded, NotFound
+from schemas.objects import Metadata, Service
+from schemas.objects.service import Dependency, ServicePort, ServiceSpec
 from tests.controlplane.domain.objects import KEYSPACE, delete, known, known_for, objects, put, service
 
 ORDERS = service("orders")
@@ -125,14 +127,20 @@ def test_reading_is_by_key_unless_something_narrows() -> None:
 
 
 names = st.sampled_from(["a", "b", "c", "d"])
-services = st.builds(
-    lambda name, ports, on: service(
-        name, ports=tuple(ports), depends_on=f"[{', '.join(f'{{name: {o}}}' for o in on)}]"
-    ),
-    names,
-    st.sets(st.integers(1, 4), min_size=1),
-    st.sets(names),
-)
+
+
+def built(name: str, ports: set[int], on: set[str]) -> Service:
+    return Service(
+        api_version="mesh/v1",
+        metadata=Metadata(name=name, namespace="shop"),
+        spec=ServiceSpec(
+            ports=tuple(ServicePort(name=f"p{port}", port=port, protocol="http") for port in sorted(ports)),
+            dependencies=tuple(Dependency(name=other) for other in sorted(on)),
+        ),
+    )
+
+
+services = st.builds(built, names, st.sets(st.integers(1, 4), min_size=1), st.sets(names))
 
 
 @given(st.lists(services, unique_by=lambda value: value.ref), st.lists(services, unique_by=lambda value: value.ref))
