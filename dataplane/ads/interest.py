@@ -12,6 +12,9 @@ from dataplane.compile.resources import Resource
 
 class Owed(NamedTuple):
     since: Since
+    """The earliest reason: what has to come after it waits for this."""
+    newest: int
+    """The place, in the order of updates, of the latest reason: what has to come before that is waited for."""
     again: bool
     """Send it even though the client holds this version: it asked anew, or waits for it in a changed parent."""
 
@@ -65,10 +68,17 @@ class Interest:
     def may_hold(self, name: str) -> bool:
         return name in self.held or name in self.offered
 
-    def owe(self, name: str, since: Since, *, again: bool = False) -> None:
-        """The earliest reason stays: what waits for it must go on waiting."""
+    @property
+    def keeps_older(self) -> bool:
+        """The client works on with a version older than the one that it refused."""
+        return any(name in self.held for name in self.refused)
+
+    def owe(self, name: str, since: Since, now: int, *, again: bool = False) -> None:
+        """`now` is the place of the newest update, whose version of the resource will be sent."""
         before = self.owed.get(name)
-        self.owed[name] = Owed(min(since, before.since), again or before.again) if before else Owed(since, again)
+        self.owed[name] = Owed(
+            min(since, before.since) if before else since, now, again or bool(before and before.again)
+        )
 
     def forget(self, names: Iterable[str]) -> None:
         """The client unsubscribed and no longer holds these."""
@@ -90,7 +100,7 @@ class Interest:
                 self.held[resource.key.name] = resource
                 self.refused.pop(resource.key.name, None)
 
-    def refuse(self, batch: Batch, message: str) -> None:
+    def refuse(self, batch: Batch, message: str, now: int) -> None:
         """The client refused the batch: split it, or, when the culprit is alone in it, keep its words."""
         self.in_flight = None
         names = tuple(name for name in batch.owed if self.covers(name))
@@ -103,9 +113,16 @@ class Interest:
             return
         for name in names:
             # Which of them were taken is unknown, so all are owed again.
-            self.owe(name, batch.owed[name].since, again=True)
+            self.owe(name, batch.owed[name].since, now, again=True)
         middle = len(names) // 2
         self.suspects.extendleft(part for part in (names[middle:], names[:middle]) if part)
+
+    def abandon(self, now: int) -> None:
+        """Wait no longer for the answer to what is in flight; all of it is owed again, as it is desired by now."""
+        if self.in_flight is not None:
+            for name, owed in self.in_flight.owed.items():
+                self.owe(name, owed.since, now, again=True)
+            self.in_flight = None
 
     def choose(self, eligible: Collection[str]) -> Collection[str]:
         """Which of these go into the next response: suspects by themselves, else all."""

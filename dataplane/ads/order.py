@@ -1,4 +1,4 @@
-"""The push order: what must have been acked before what, as a table.
+"""The push order: what must have been acked before what, as a table. Steps that may be sent are sent in its order.
 
 Make before break: at no moment may Envoy hold a route or a listener that leads to a cluster which is not there, or
 not yet warm. So what is referred to comes first, and goes last.
@@ -24,12 +24,15 @@ class Act(Enum):
 
 
 class Step(NamedTuple):
-    """One kind of thing to send, and the kinds of things that must have been acked, or at least sent, before it."""
+    """One kind of thing to send, and the kinds of things that come before it."""
 
     type_url: str
     act: Act
     acked: tuple[tuple[str, Act], ...] = ()
-    sent: tuple[tuple[str, Act], ...] = ()
+    """Must have been acked, or refused."""
+    not_refused: tuple[str, ...] = ()
+    """Types of which nothing may be refused in a newer version: Envoy still works with the older one, and that may
+    need what this step takes away."""
 
 
 PUT_CLUSTER = (CLUSTER, Act.PUT)
@@ -44,9 +47,9 @@ REMOVE_CLUSTER = (CLUSTER, Act.REMOVE)
 STEPS: tuple[Step, ...] = (
     # Clusters lead nowhere but down to their own children: nothing to wait for.
     Step(*PUT_CLUSTER),
-    # New endpoints may need the new cluster (another port, TLS): it comes first. And a changed cluster warms anew,
-    # and waits for endpoints that are sent *after* it, in the same stream.
-    Step(*PUT_ENDPOINTS, sent=(PUT_CLUSTER,)),
+    # New endpoints may need the new cluster (another port, TLS), and a changed cluster warms with endpoints that come
+    # *after* it: being the next step, they follow it on the stream. No more can be asked for: see above.
+    Step(*PUT_ENDPOINTS),
     # Secrets refer to nothing, and both clusters and listeners warm until they have theirs: as soon as asked for.
     Step(*PUT_SECRET),
     # A listener leads to clusters (TCP), through its routes too. Those must be warm: acked, as are their endpoints and
@@ -57,8 +60,12 @@ STEPS: tuple[Step, ...] = (
     # From here on removals, and backwards: the referrer goes before what it refers to. They wait until everything new
     # is in place, since it is the new routes and listeners that let go of the old clusters.
     Step(*REMOVE_LISTENER, acked=(PUT_LISTENER, PUT_ROUTES)),
-    Step(*REMOVE_ROUTES, acked=(PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER)),
-    Step(*REMOVE_CLUSTER, acked=(PUT_CLUSTER, PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER, REMOVE_ROUTES)),
+    Step(*REMOVE_ROUTES, acked=(PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER), not_refused=(LISTENER,)),
+    Step(
+        *REMOVE_CLUSTER,
+        acked=(PUT_CLUSTER, PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER, REMOVE_ROUTES),
+        not_refused=(LISTENER, ROUTES),
+    ),
     # Children of removed parents. By now Envoy has unsubscribed from most of them, and nothing is left to send.
     Step(ENDPOINTS, Act.REMOVE, acked=(PUT_CLUSTER, REMOVE_CLUSTER)),
     Step(SECRET, Act.REMOVE, acked=(PUT_CLUSTER, PUT_LISTENER, REMOVE_LISTENER, REMOVE_CLUSTER)),

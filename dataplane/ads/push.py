@@ -12,7 +12,6 @@ take away what Envoy still serves with.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from dataplane.ads.interest import Batch, Interest, Owed
 from dataplane.ads.order import RESENT_WITH_PARENT, STEPS, TYPES, WILDCARD_TYPES, Act, Step
@@ -23,27 +22,6 @@ from schemas.records import Nack
 MAX_BATCH_BYTES = (
     2 << 20
 )  # gRPC clients take 4 MiB by default; half of it leaves room for framing and one large resource
-
-
-class _Earliest(NamedTuple):
-    """By kind of thing, since which update the oldest of it is outstanding (owed, in flight or awaited), or unsent."""
-
-    unacked: dict[tuple[str, Act], int]
-    unsent: dict[tuple[str, Act], int]
-
-    def note_unacked(self, kind: tuple[str, Act], since: Since) -> None:
-        self.unacked[kind] = min(since.sequence, self.unacked.get(kind, since.sequence))
-
-    def note_unsent(self, kind: tuple[str, Act], since: Since) -> None:
-        self.unsent[kind] = min(since.sequence, self.unsent.get(kind, since.sequence))
-        self.note_unacked(kind, since)
-
-    def limit(self, step: Step, waited_enough: int) -> float:
-        """What became owed before this place in the order of updates may be sent in this step."""
-        blocking = [self.unacked[kind] for kind in step.acked if kind in self.unacked]
-        blocking += [self.unsent[kind] for kind in step.sent if kind in self.unsent]
-        # New things may be late for a while; the old must stay for as long as anything may use it.
-        return min((one for one in blocking if step.act is Act.REMOVE or one > waited_enough), default=math.inf)
 
 
 class Push:
@@ -78,28 +56,25 @@ class Push:
             if present is None or present.version != version:
                 present = Resource(ResourceKey(type_url, name), version, b"")  # its body is the client's alone
             interest.held[name] = present
-        since = Since(self._table.sequence, self._table.revision) if interest.asked else self._first_since(type_url)
+        now = self._table.sequence
+        # Of clusters and listeners nothing is known to be acked before the first request; others follow from those.
+        since = Since(now, 0 if type_url in WILDCARD_TYPES and not interest.asked else self._table.revision)
         interest.asked = True
         interest.names.update(names)
         for name in names:
             key = ResourceKey(type_url, name)
             again = name not in interest.held or holds is None or type_url in RESENT_WITH_PARENT
-            interest.owe(name, min([since, *self._awaited.pop(key, {}).values()]), again=again)
+            interest.owe(name, min([since, *self._awaited.pop(key, {}).values()]), now, again=again)
         if wildcard and not interest.wildcard:
             interest.wildcard = True
             interest.answer_empty = not holds
             for name in self._table.names(type_url):
-                interest.owe(name, since)
+                interest.owe(name, since, now)
         if holds:
             self._resuming = self._resuming or type_url == CLUSTER
             for name, resource in interest.held.items():
-                interest.owe(name, since)
+                interest.owe(name, since, now)
                 self._expect_children(resource, since)
-
-    def _first_since(self, type_url: str) -> Since:
-        if type_url in WILDCARD_TYPES:
-            return self._base
-        return Since(self._table.sequence, self._table.revision)
 
     def unsubscribe(self, type_url: str, names: Iterable[str], *, wildcard: bool = False) -> None:
         """Drop a subscription; what only it covered counts as gone from the client."""
@@ -112,7 +87,7 @@ class Push:
         if interest.wildcard:
             # The name is still covered: the protocol wants it sent, or its absence, so that the client knows.
             for name in names:
-                interest.owe(name, Since(self._table.sequence, self._table.revision), again=True)
+                interest.owe(name, Since(self._table.sequence, self._table.revision), self._table.sequence, again=True)
         else:
             interest.forget(names - interest.names)
 
@@ -126,7 +101,7 @@ class Push:
         """The client refused the batch in flight and keeps what it had."""
         interest = self._interests[type_url]
         if interest.in_flight is not None and interest.in_flight.nonce == nonce:
-            interest.refuse(interest.in_flight, message)
+            interest.refuse(interest.in_flight, message, self._table.sequence)
 
     # What the mesh says.
 
@@ -135,7 +110,7 @@ class Push:
         for key in change.keys:
             interest = self._interests.get(key.type_url)
             if interest is not None and interest.covers(key.name):
-                interest.owe(key.name, change.since)
+                interest.owe(key.name, change.since, self._table.sequence)
 
     # What to send.
 
@@ -145,12 +120,12 @@ class Push:
             return []
         self._settle()
         result: list[Batch] = []
-        earliest = self._earliest()
+        outstanding = self._outstanding_kinds()
         for step in STEPS:
             interest = self._interests[step.type_url]
             if not interest.asked or interest.in_flight is not None:
                 continue
-            batch = self._next_batch(step, interest, earliest)
+            batch = self._next_batch(step, interest, outstanding)
             if batch is not None:
                 interest.in_flight = batch
                 interest.answer_empty = False
@@ -158,7 +133,7 @@ class Push:
                 for resource in batch.resources:
                     self._expect_children(resource, batch.owed[resource.key.name].since)
                 result.append(batch)
-                earliest = self._earliest()
+                outstanding = self._outstanding_kinds()
         return result
 
     def _settle(self) -> None:
@@ -184,28 +159,39 @@ class Push:
         gone = self._table.get(type_url, name) is None and interest.may_hold(name)
         return Act.REMOVE if gone else Act.PUT
 
-    def _earliest(self) -> "_Earliest":
-        earliest = _Earliest({}, {})
+    def _outstanding_kinds(self) -> dict[tuple[str, Act], int]:
+        """By kind of thing, since which update the oldest of it is outstanding: owed, in flight or awaited."""
+        oldest: dict[tuple[str, Act], int] = {}
+
+        def note(kind: tuple[str, Act], since: Since) -> None:
+            oldest[kind] = min(since.sequence, oldest.get(kind, since.sequence))
+
         for type_url, interest in self._interests.items():
             for name, owed in interest.owed.items():
-                earliest.note_unsent((type_url, self._act(type_url, interest, name)), owed.since)
+                note((type_url, self._act(type_url, interest, name)), owed.since)
             if interest.in_flight is not None:
                 for owed in interest.in_flight.owed.values():
-                    earliest.note_unacked((type_url, interest.in_flight.act), owed.since)
+                    note((type_url, interest.in_flight.act), owed.since)
         for child, parent, since in self._expected():
             # A listener waits for its own secrets by itself; nobody else has to.
             if parent.type_url == CLUSTER or child.type_url == ROUTES:
-                earliest.note_unacked((child.type_url, Act.PUT), since)
-        return earliest
+                note((child.type_url, Act.PUT), since)
+        return oldest
 
-    def _next_batch(self, step: Step, interest: Interest, earliest: "_Earliest") -> Batch | None:
-        limit = earliest.limit(step, self._waited_enough)
+    def _next_batch(self, step: Step, interest: Interest, outstanding: Mapping[tuple[str, Act], int]) -> Batch | None:
+        blocking = [outstanding[kind] for kind in step.acked if kind in outstanding]
+        if step.act is Act.PUT:
+            # New things may be late for a while only; the old must stay for as long as anything may use it.
+            blocking = [sequence for sequence in blocking if sequence > self._waited_enough]
+        limit = min(blocking, default=math.inf)
         if step.act is Act.REMOVE and step.type_url == CLUSTER and self._unheard_of():
+            return None
+        if any(self._interests[type_url].keeps_older for type_url in step.not_refused):
             return None
         eligible = {
             name: owed
             for name, owed in interest.owed.items()
-            if owed.since.sequence < limit and self._act(step.type_url, interest, name) is step.act
+            if owed.newest < limit and self._act(step.type_url, interest, name) is step.act
         }
         if not eligible and not (interest.answer_empty and step.act is Act.PUT):
             return None
@@ -240,7 +226,7 @@ class Push:
                 parents = self._awaited.setdefault(child, {})
                 parents[parent.key] = min(since, parents.get(parent.key, since))
             elif child.type_url in RESENT_WITH_PARENT:
-                interest.owe(child.name, since, again=True)
+                interest.owe(child.name, since, self._table.sequence, again=True)
 
     def _expected(self) -> Iterator[tuple[ResourceKey, ResourceKey, Since]]:
         """Child, parent, since when: children not asked for yet although they exist and their parent was not refused.
@@ -267,13 +253,13 @@ class Push:
 
     @property
     def held_back_since(self) -> int | None:
-        """The place in the order of updates of the oldest thing that is held back for the sake of the order; None:
-        nothing is. While it stays the same there is no progress: see `stop_waiting`."""
+        """The place in the order of updates of the oldest thing that is held back for the sake of the order, or behind
+        clusters that are not acked; None: nothing is. No progress while it stays the same: see `stop_waiting`."""
         return min(
             (
                 owed.since.sequence
-                for interest in self._interests.values()
-                if interest.asked and interest.in_flight is None
+                for type_url, interest in self._interests.items()
+                if interest.asked and (interest.in_flight is None or type_url == CLUSTER)
                 for owed in interest.owed.values()
             ),
             default=None,
@@ -284,6 +270,10 @@ class Push:
         because one cluster does not get warm."""
         self._waited_enough = self._table.sequence
         self._resuming = False
+        clusters = self._interests[CLUSTER]
+        if clusters.in_flight is not None and clusters.owed:
+            # Its ack is withheld while a cluster warms; the one that it waits for may have been replaced since.
+            clusters.abandon(self._table.sequence)
 
     # What can be said of the client.
 
@@ -304,8 +294,9 @@ class Push:
         A resource that the client was never given a reason to subscribe to (nothing that it holds names it, or, for a
         client that asks for clusters or listeners by name, it did not ask) is no consequence: no request can meet it.
         """
-        outstanding = min(self._outstanding(), default=None)
-        return self._table.revision if outstanding is None else outstanding.acked_until
+        began = self._table.began_anew
+        until = (0 if since.sequence <= began else since.acked_until for since in self._outstanding())
+        return min(until, default=self._table.revision)
 
     @property
     def nacks(self) -> tuple[Nack, ...]:

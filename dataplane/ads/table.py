@@ -39,6 +39,8 @@ class ResourceTable:
     """The etcd revision of the newest update; 0 before the first."""
     sequence: int = 0
     """Counts updates. Unlike revisions it never goes back, not even when etcd was restored."""
+    began_anew: int = 0
+    """The `sequence` of the last update whose revision was below the one before it: those before it say nothing now."""
     _rows: dict[str, dict[str, _Row]] = field(default_factory=dict)
 
     def apply(self, update: Update) -> Change:
@@ -59,6 +61,8 @@ class ResourceTable:
             if key not in kept and self._rows.get(key.type_url, {}).pop(key.name, None) is not None:
                 keys[key] = None
         self.sequence += 1
+        if update.revision < self.revision:
+            self.began_anew = self.sequence
         self.revision = update.revision
         return Change(since, tuple(keys))
 
