@@ -7,11 +7,14 @@ in the same resource, is not let through. Replicas refuse the same on a write; t
 import ipaddress
 from collections.abc import Hashable, Iterable
 
-from schemas import codec
+import msgspec
+
+from schemas import checking, codec
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.keys import DataRef, EndpointRef, EpochRef, TrustRef
 from schemas.names import ObjectRef, check_name
-from schemas.objects import AnyObject, Service
+from schemas.objects import AnyObject, AuthorizationPolicy, Service
+from schemas.objects.authorization import AuthorizationPolicySpec
 from schemas.records import Endpoint, Epoch, TrustBundle
 from spiffe.bundle import certificates
 
@@ -26,8 +29,11 @@ def read(ref: DataRef, data: bytes) -> Value:
             value = codec.decode_object(data, ref.kind, subject)
             if value.ref != ref:
                 raise Corrupt(Problem(subject, f"the key holds {value.ref}", "$.metadata", "delete the key"))
-            if isinstance(value, Service):
-                _check_service(value, subject)
+            match value:
+                case Service():
+                    _check_service(value, subject)
+                case AuthorizationPolicy():
+                    _check_policy(data, subject)
             return value
         case EndpointRef():
             return _endpoint(ref, data, subject)
@@ -54,6 +60,16 @@ def _check_service(service: Service, subject: str) -> None:
         twice = _first_repeated(values)
         if twice is not None:
             raise Corrupt(Problem(subject, f"{what} {twice!r} stands there twice", "$.spec", "keep one of them"))
+
+
+def _check_policy(data: bytes, subject: str) -> None:
+    """Of other objects an unknown field is passed over. Of a policy it may be a condition that a newer replica knows:
+    without it an ALLOW would allow more."""
+    spec = msgspec.msgpack.decode(data)["spec"]
+    fault = next(checking.faults(spec, AuthorizationPolicySpec, ("spec",)), None)
+    if fault is not None:
+        remedy = "upgrade this sidecar, or write the policy again"
+        raise Corrupt(Problem(subject, fault.message, checking.json_path(fault.path), remedy))
 
 
 def _endpoint(ref: EndpointRef, data: bytes, subject: str) -> Endpoint:

@@ -140,6 +140,7 @@ class MeshState:
         else:
             stored = self.stored.get(event.key)
             if stored is not None and stored.value == event.value:
+                self.stored[event.key] = Stored(event.value, event.revision)
                 self.quarantine.pop(event.key, None)
                 return
             try:
