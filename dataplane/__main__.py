@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+# gRPC's core writes every refused connection to stderr; what matters comes as an error, which we log.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import trio
 
 from dataplane import config, status

@@ -16,7 +16,6 @@ import resource
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -105,16 +104,12 @@ class Agent:
     async def _serve(self, identity: Identity) -> None:
         self._pipeline = self._new_pipeline(identity)
         tls = TLS(identity.etcd.ca_pem, identity.etcd.cert_pem, identity.etcd.key_pem)
-        async with (
-            AsyncExitStack() as stack,
-            open_etcd(identity.etcd.endpoints, tls=tls) as self._etcd,
-            trio.open_nursery() as nursery,
-        ):
+        async with open_etcd(identity.etcd.endpoints, tls=tls) as self._etcd, trio.open_nursery() as nursery:
             self._registration = Registration(
                 self._client, self._etcd, self._settings.instance, ttl_seconds=self._settings.lease_ttl_seconds
             )
             nursery.start_soon(self._follow_identity, identity)
-            nursery.start_soon(self._follow_configuration, nursery, stack)
+            nursery.start_soon(self._follow_configuration, nursery)
             nursery.start_soon(self._save_last_good)
             await self._configured.wait()
             nursery.start_soon(self._follow_acks)
@@ -136,7 +131,7 @@ class Agent:
             log.info("last known good: revision %d of %d s ago", saved.revision, time.time() - saved.saved)
         return Pipeline(state, Compiler(workload, _credentials(identity), identity.bundle))
 
-    async def _follow_configuration(self, nursery: trio.Nursery, stack: AsyncExitStack) -> None:
+    async def _follow_configuration(self, nursery: trio.Nursery) -> None:
         send, events = trio.open_memory_channel[Event](EVENT_QUEUE)
         follower = Follower(nursery, self._etcd, send, fraction=self._random.random)
         follower.want(self._pipeline.wanted())
@@ -162,23 +157,29 @@ class Agent:
                     self._from_last_good, patience = False, float("inf")
                     self._unsaved.set()
             if update is not None:
-                await self._push(update, stack)
+                await self._push(update, nursery)
 
     def _take(self, event: Event, follower: Follower) -> None:
         if self._pipeline.take(event):
             log.warning("etcd holds another epoch: it was restored; listing everything again")
             follower.list_again()
 
-    async def _push(self, update: Update, stack: AsyncExitStack) -> None:
+    async def _push(self, update: Update, nursery: trio.Nursery) -> None:
         if self._ads is None:
             # Not before there is something to serve: an Envoy that was taken up would be told that all is gone.
-            server = open_ads_server(self._ads_socket, envoy_node=self._node, on_error=_report_fault)
-            self._ads = await stack.enter_async_context(server)
-        self._ads.update(update)
+            self._ads = await nursery.start(self._serve_ads, update)
+        else:
+            self._ads.update(update)
         self._applied = update.revision
         self._registration.set_endpoint(self._endpoint())
         self._configured.set()
         self._touched.set()
+
+    async def _serve_ads(self, first: Update, task_status: trio.TaskStatus[AdsServer]) -> None:
+        async with open_ads_server(self._ads_socket, envoy_node=self._node, on_error=_report_fault) as server:
+            server.update(first)
+            task_status.started(server)
+            await trio.sleep_forever()
 
     def _endpoint(self) -> Endpoint | None:
         """Where others reach us; None while the own Service does not exist."""

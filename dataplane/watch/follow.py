@@ -38,6 +38,7 @@ class Follower:
         self._send = send
         self._fraction = fraction
         self._scopes: dict[bytes, trio.CancelScope] = {}
+        self._trouble: type[EtcdError] | None = None
 
     def want(self, prefixes: frozenset[bytes]) -> None:
         """From now on exactly these."""
@@ -65,15 +66,22 @@ class Follower:
                 except (Compacted, StoreReplaced, FutureRevision) as error:
                     log.warning("listing %s again: %s", prefix.decode(), error)
                     await trio.sleep(RELIST_SPREAD_S * self._fraction())
-                except Unavailable as error:
-                    log.warning("etcd does not answer, what is known stays in force: %s", error)
-                    await trio.sleep(UNAVAILABLE_RETRY_S)
                 except EtcdError as error:
-                    log.error("etcd refuses %s, what is known stays in force: %s", prefix.decode(), error)
-                    await trio.sleep(REFUSED_RETRY_S)
+                    self._say(error)
+                    await trio.sleep(UNAVAILABLE_RETRY_S if isinstance(error, Unavailable) else REFUSED_RETRY_S)
+
+    def _say(self, error: EtcdError) -> None:
+        """Once an outage and kind of error, not once a prefix and attempt."""
+        if type(error) is not self._trouble:
+            self._trouble = type(error)
+            what = "does not answer" if isinstance(error, Unavailable) else "refuses us"
+            log.warning("etcd %s; what is known stays in force: %s", what, error)
 
     async def _list_and_watch(self, prefix: bytes) -> None:
         listing = await self._client.list(prefix)
+        if self._trouble is not None:
+            self._trouble = None
+            log.info("etcd answers again")
         items = tuple(Put(kv.key, kv.value, kv.mod_revision) for kv in listing.kvs)
         await self._send.send(Listing(prefix, listing.revision, items))
         async with self._client.watch(prefix, prefix=True, start_revision=listing.revision + 1, progress=True) as watch:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import trio
@@ -46,13 +47,22 @@ async def demo(directory: Path, report: Report, *, keep: bool) -> None:
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 await signals.__anext__()
             print("\nstopping", flush=True)
-    except ProcessFailed as failure:
-        report(False, str(failure))
+    except* ProcessFailed as failures:
+        for failure in leaves(failures):
+            report(False, str(failure))
     finally:
         await processes.stop_all()
         left = processes.left_over()
         processes.kill_left_over()
     report(not left, "everything stopped, nothing left running" + "".join(f"\n     {c}" for c in left.values()))
+
+
+def leaves(group: BaseExceptionGroup[ProcessFailed]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
 
 
 def main() -> int:
@@ -62,7 +72,7 @@ def main() -> int:
     report = Report()
     directory = Path(tempfile.mkdtemp(prefix="mesh-demo-"))
     try:
-        trio.run(lambda: demo(directory, report, keep=arguments.keep), strict_exception_groups=False)
+        trio.run(lambda: demo(directory, report, keep=arguments.keep))
     except KeyboardInterrupt:
         report(False, "interrupted")
     print(f"\n{report.held} held, {report.failed} failed")

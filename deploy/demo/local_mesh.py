@@ -21,19 +21,17 @@ READY_S = 30.0  # seconds; on an idle machine everything is ready in two
 POLL_S = 0.02
 
 _FIRST_BLOCK, _LAST_BLOCK = 77, 120  # second octets that are tried; loopback has all of 127.0.0.0/8
+_RESERVATION_PORT = 7440  # nobody serves on it; who holds it has the block
 
 
-def free_block() -> int:
-    """A second octet B with nobody at our ports of 127.B.0.1; raises ProcessFailed."""
+def reserve_block() -> tuple[int, socket.socket]:
+    """A second octet B whose 127.B.0.0/16 is ours for as long as the socket is open; raises ProcessFailed."""
     for block in range(_FIRST_BLOCK, _LAST_BLOCK):
         try:
-            for port in (2379, 2380, 7443, 7444):
-                with socket.create_server((f"127.{block}.0.1", port), reuse_port=False):
-                    pass
+            return block, socket.create_server((f"127.{block}.0.1", _RESERVATION_PORT))
         except OSError:
             continue
-        return block
-    raise ProcessFailed("no free loopback addresses: is another demo still running?")
+    raise ProcessFailed("no free loopback addresses: are other demos still running?")
 
 
 async def wait_port(address: str, port: int, processes: Processes, name: str) -> None:
@@ -79,9 +77,13 @@ class Instance:
 class LocalMesh:
     directory: Path
     processes: Processes
-    block: int = field(default_factory=free_block)
     replicas: tuple[str, ...] = ("a", "b")
     _hosts: int = 0
+    _reserved: tuple[int, socket.socket] = field(default_factory=reserve_block)
+
+    @property
+    def block(self) -> int:
+        return self._reserved[0]
 
     @property
     def control(self) -> str:
@@ -108,7 +110,7 @@ class LocalMesh:
             check=False,
             capture_stdout=True,
             capture_stderr=True,
-            env={**os.environ, "MESHADM_ENDPOINT": ",".join(endpoints)},
+            env={**os.environ, "MESHADM_ENDPOINT": " ".join(endpoints)},
         )
         said = (done.stdout + done.stderr).decode().strip()
         if check and done.returncode != 0:
