@@ -109,6 +109,8 @@ class Interest:
             owed = batch.owed[names[0]]
             earlier = self.refused.get(names[0])
             since = min(owed.since, earlier.since) if earlier else owed.since
+            # However late the client asked for it: the revision that brought this version is not acked.
+            since = since._replace(acked_until=min(since.acked_until, batch.revision - 1))
             self.refused[names[0]] = Refusal(version, batch.revision, message, since)
             return
         for name in names:

@@ -193,7 +193,7 @@ class Push:
             for name, owed in interest.owed.items()
             if owed.newest < limit and self._act(step.type_url, interest, name) is step.act
         }
-        if not eligible and not (interest.answer_empty and step.act is Act.PUT):
+        if not eligible and (interest.owed or not interest.answer_empty or step.act is not Act.PUT):
             return None
         owed: dict[str, Owed] = {}
         resources: list[Resource] = []

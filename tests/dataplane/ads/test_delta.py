@@ -89,6 +89,15 @@ def test_a_starting_client_is_answered_even_when_there_is_nothing() -> None:
     assert talk.ask("CDS") == [("CDS", [], [])]
 
 
+def test_what_has_to_wait_is_not_answered_as_empty_meanwhile() -> None:
+    talk = Talk(A, EA, L, R)
+    talk.ask("CDS")
+    assert talk.ask("LDS") == []
+    talk.ask("EDS", "a")
+    talk.ack("EDS")
+    assert talk.ack("CDS") == [("LDS", ["l"], [])]
+
+
 def test_wildcards_get_all_and_names_get_what_they_name() -> None:
     for wildcard in ((), ("*",)):
         assert Talk(A, B, EA, EB).ask("CDS", *wildcard) == [("CDS", ["a", "b"], [])]

@@ -136,7 +136,7 @@ def run(world: World, plan: Sequence[State], choices: Sequence[int]) -> State:
 CHOICES = st.lists(st.integers(0, 6), max_size=120)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(states(), min_size=1, max_size=6), CHOICES)
 def test_client_ends_with_the_desired_state_and_never_routes_to_a_missing_cluster(
     plan: list[State], choices: list[int]
@@ -151,7 +151,7 @@ def test_client_ends_with_the_desired_state_and_never_routes_to_a_missing_cluste
     assert world.session.nacks == ()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(states(), min_size=1, max_size=6), CHOICES, st.data())
 def test_what_is_refused_is_named_and_all_else_goes_through(
     plan: list[State], choices: list[int], data: st.DataObject
@@ -188,7 +188,7 @@ def test_what_is_refused_is_named_and_all_else_goes_through(
         assert world.session.acked_revision < len(plan)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(states(), min_size=2, max_size=6), st.data())
 def test_squashed_updates_lead_to_the_same_end(plan: list[State], data: st.DataObject) -> None:
     kept = [*data.draw(st.lists(st.sampled_from(plan[:-1]), max_size=3)), plan[-1]]
