@@ -12,6 +12,8 @@ import msgspec
 
 from dataplane.snapshot.state import MeshState, Stored, from_stored
 from schemas.keys import Keyspace
+from schemas.names import ObjectRef
+from schemas.objects import AuthorizationPolicy
 
 FORMAT = 1  # of the file; another one is not read
 
@@ -26,6 +28,8 @@ class LastGood(msgspec.Struct, frozen=True, kw_only=True):
     """Of the mesh's keys."""
     values: dict[bytes, tuple[bytes, int]]
     """Key to value and mod revision."""
+    unreadable_policies: tuple[tuple[str, str], ...] = ()
+    """Namespace and name; they close their namespaces, after a restart too."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -41,6 +45,7 @@ def dump(state: MeshState, *, now: int) -> bytes:
             saved=now,
             prefix=state.keyspace.prefix,
             values={key: (one.value, one.revision) for key, one in state.stored.items()},
+            unreadable_policies=tuple(sorted((ref.namespace, ref.name) for ref in state.unreadable_policies)),
         )
     )
 
@@ -56,7 +61,8 @@ def parse(data: bytes) -> LastGood | None:
 
 def restore(saved: LastGood) -> MeshState:
     stored = {key: Stored(value, revision) for key, (value, revision) in saved.values.items()}
-    return from_stored(Keyspace(saved.prefix), saved.revision, stored)
+    unreadable = [ObjectRef(AuthorizationPolicy.__name__, *one) for one in saved.unreadable_policies]
+    return from_stored(Keyspace(saved.prefix), saved.revision, stored, unreadable)
 
 
 def write_file(path: Path, data: bytes) -> None:

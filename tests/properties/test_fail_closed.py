@@ -98,7 +98,10 @@ def test_an_unreadable_policy_closes_its_namespace(
         sidecar.take(Changes(KEYS.data(), 5, (Put(at, value, 5),)))
     sidecar.check()
     assert allowed(sidecar) == set() == allowed_by(good | {key: bad})
-    sidecar.take(Changes(KEYS.config(), 6, (Delete(key, 6),)))
+    if order.random() < 0.5:
+        put(sidecar, key, codec.encode(policy("broken", "DENY", Rule(), on=["cart"])))  # readable, and not for us
+    else:
+        sidecar.take(Changes(KEYS.config(), 6, (Delete(key, 6),)))
     assert allowed(sidecar) == allowed_by(good)
 
 
