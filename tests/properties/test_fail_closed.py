@@ -18,7 +18,7 @@ from tests.properties.verdict import Request, means, passes, requests
 from tests.states.build import KEYS, ORDERS, ROOT_DER, bundle, listings, policy, service, workload
 
 _SLOW = settings(
-    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 Values = dict[bytes, bytes]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from envoy.config.route.v3 import route_pb2
@@ -53,21 +54,32 @@ def passes(resources: Mapping[ResourceKey, Resource], request: Request) -> bool:
     routes = resources.get(ResourceKey(ROUTES, name))
     if ResourceKey(LISTENER, name) not in resources or routes is None:
         return False
-    (host,) = route_pb2.RouteConfiguration.FromString(routes.body).virtual_hosts
+    deny, allow = _rules(routes.body)
+    return not _matches(deny, request) and _matches(allow, request)
+
+
+@lru_cache(maxsize=64)
+def _rules(body: bytes) -> tuple[Any, Any]:
+    """(deny, allow) of a RouteConfiguration, which has them nowhere else."""
+    (host,) = route_pb2.RouteConfiguration.FromString(body).virtual_hosts
     filters = host.typed_per_filter_config
     assert set(filters) == {DENY, ALLOW}
     assert list(host.domains) == ["*"]
     assert all(not route.typed_per_filter_config for route in host.routes)
-    return not _matches(filters[DENY], "DENY", request) and _matches(filters[ALLOW], "ALLOW", request)
+    return _unpacked(filters[DENY], "DENY"), _unpacked(filters[ALLOW], "ALLOW")
 
 
-def _matches(packed: Any, action: str, request: Request) -> bool:
+def _unpacked(packed: Any, action: str) -> Any:
     per_route = http_rbac_pb2.RBACPerRoute()
     assert packed.Unpack(per_route)
     _only(per_route.rbac, "rules")
     rules = per_route.rbac.rules
     _only(rules, "action", "policies")
     assert type(rules).Action.Name(rules.action) == action
+    return rules
+
+
+def _matches(rules: Any, request: Request) -> bool:
     return any(_policy(policy, request) for policy in rules.policies.values())
 
 
