@@ -25,7 +25,7 @@ class StoredObject(_message.Message):
     key: ObjectKey
     value: bytes
     revision: int
-    def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping]] = ..., value: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
+    def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping[str, object]]] = ..., value: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("request_id", "changes", "dry_run")
@@ -35,7 +35,7 @@ class ApplyRequest(_message.Message):
     request_id: str
     changes: _containers.RepeatedCompositeFieldContainer[Change]
     dry_run: bool
-    def __init__(self, request_id: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., dry_run: bool = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping[str, object]]]] = ..., dry_run: bool = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("put", "delete", "source", "expected_revision")
@@ -47,7 +47,7 @@ class Change(_message.Message):
     delete: ObjectKey
     source: str
     expected_revision: int
-    def __init__(self, put: _Optional[bytes] = ..., delete: _Optional[_Union[ObjectKey, _Mapping]] = ..., source: _Optional[str] = ..., expected_revision: _Optional[int] = ...) -> None: ...
+    def __init__(self, put: _Optional[bytes] = ..., delete: _Optional[_Union[ObjectKey, _Mapping[str, object]]] = ..., source: _Optional[str] = ..., expected_revision: _Optional[int] = ...) -> None: ...
 
 class ApplyReply(_message.Message):
     __slots__ = ("revision", "outcomes")
@@ -55,7 +55,7 @@ class ApplyReply(_message.Message):
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     revision: int
     outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
-    def __init__(self, revision: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
+    def __init__(self, revision: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("key", "action")
@@ -73,13 +73,13 @@ class Outcome(_message.Message):
     ACTION_FIELD_NUMBER: _ClassVar[int]
     key: ObjectKey
     action: Outcome.Action
-    def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping]] = ..., action: _Optional[_Union[Outcome.Action, str]] = ...) -> None: ...
+    def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping[str, object]]] = ..., action: _Optional[_Union[Outcome.Action, str]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("key",)
     KEY_FIELD_NUMBER: _ClassVar[int]
     key: ObjectKey
-    def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping]] = ...) -> None: ...
+    def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping[str, object]]] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("kind", "namespace")
@@ -95,7 +95,7 @@ class ListReply(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     objects: _containers.RepeatedCompositeFieldContainer[StoredObject]
     revision: int
-    def __init__(self, objects: _Optional[_Iterable[_Union[StoredObject, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
+    def __init__(self, objects: _Optional[_Iterable[_Union[StoredObject, _Mapping[str, object]]]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("after_revision",)
@@ -267,7 +267,7 @@ class WaitProgress(_message.Message):
     pending: _containers.RepeatedScalarFieldContainer[str]
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
     done: bool
-    def __init__(self, revision: _Optional[int] = ..., total: _Optional[int] = ..., acked: _Optional[int] = ..., pending: _Optional[_Iterable[str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., done: bool = ...) -> None: ...
+    def __init__(self, revision: _Optional[int] = ..., total: _Optional[int] = ..., acked: _Optional[int] = ..., pending: _Optional[_Iterable[str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping[str, object]]]] = ..., done: bool = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("sidecar", "resource", "message")
@@ -283,7 +283,7 @@ class ProblemList(_message.Message):
     __slots__ = ("problems",)
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     problems: _containers.RepeatedCompositeFieldContainer[ProblemItem]
-    def __init__(self, problems: _Optional[_Iterable[_Union[ProblemItem, _Mapping]]] = ...) -> None: ...
+    def __init__(self, problems: _Optional[_Iterable[_Union[ProblemItem, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ProblemItem(_message.Message):
     __slots__ = ("subject", "path", "message", "remedy")
