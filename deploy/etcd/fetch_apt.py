@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.etcd.fetch import Fetched, UnavailableError, run
@@ -35,6 +36,39 @@ def fetch(work: Path, minimum: Version | None, environ: Mapping[str, str], repor
 
     Raises UnavailableError.
     """
+
+    def check(offered: Mapping[str, str]) -> None:
+        _check_version(offered, minimum)
+
+    unpacked = fetch_packages(work, SUITE, _PACKAGES, environ, report, check)
+    binaries = work / "bin"
+    binaries.mkdir()
+    for name in ("etcd", "etcdctl"):
+        (unpacked.root / "usr" / "bin" / name).rename(binaries / name)
+    return Fetched(binaries, unpacked.name)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """Packages unpacked side by side below `root`; `name` tells the first one's version and architecture."""
+
+    root: Path
+    name: str
+
+
+def fetch_packages(
+    work: Path,
+    suite: str,
+    packages: Sequence[str],
+    environ: Mapping[str, str],
+    report: Callable[[str], None],
+    check: Callable[[Mapping[str, str]], None] = lambda offered: None,
+) -> Unpacked:
+    """Download `packages` of Debian's `suite`, without what they depend on, and unpack them somewhere in `work`.
+
+    `check` gets the fields of the first package before anything but the index is downloaded, and raises
+    UnavailableError where it is not good enough. Raises UnavailableError.
+    """
     path = environ.get("PATH", os.defpath)
     for tool in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(tool, path=path) is None:
@@ -47,38 +81,43 @@ def fetch(work: Path, minimum: Version | None, environ: Mapping[str, str], repor
     reasons: list[str] = []
     for number, mirror in enumerate(mirrors):
         try:
-            report(f"apt: asking {_without_password(mirror)} for etcd of {SUITE}")
-            return _fetch_from(mirror, work / str(number), minimum, environ)
+            report(f"apt: asking {_without_password(mirror)} for {packages[0]} of {suite}")
+            return _fetch_from(mirror, suite, packages, work / str(number), environ, check)
         except UnavailableError as why:
             reasons.append(_without_password(f"{mirror}: {why}"))
     raise UnavailableError("; ".join(reasons))
 
 
-def _fetch_from(mirror: str, work: Path, minimum: Version | None, environ: Mapping[str, str]) -> Fetched:
-    config = _private_apt(work, mirror)
+def _fetch_from(
+    mirror: str,
+    suite: str,
+    packages: Sequence[str],
+    work: Path,
+    environ: Mapping[str, str],
+    check: Callable[[Mapping[str, str]], None],
+) -> Unpacked:
+    config = _private_apt(work, mirror, suite)
     env = {**environ, "LC_ALL": "C"}
     run("apt-get update", ["apt-get", "-c", str(config), "-q", "update"], env, _INDEX_SECONDS, work)
-    offered = run("apt-cache show", ["apt-cache", "-c", str(config), "--no-all-versions", "show", "etcd-server"],
+    offered = run("apt-cache show", ["apt-cache", "-c", str(config), "--no-all-versions", "show", packages[0]],
                   env, _LOCAL_SECONDS, work)  # fmt: skip
     fields = parse_stanza(offered)
-    _check_offer(fields, minimum)
-    run("apt-get download", ["apt-get", "-c", str(config), "-q", "download", *_PACKAGES], env, _DOWNLOAD_SECONDS, work)
+    check(fields)
+    _check_libc(fields, suite)
+    run("apt-get download", ["apt-get", "-c", str(config), "-q", "download", *packages], env, _DOWNLOAD_SECONDS, work)
+    root = work / "root"
     for package in sorted(work.glob("*.deb")):
-        run("dpkg-deb", ["dpkg-deb", "-x", str(package), str(work / "root")], env, _LOCAL_SECONDS, work)
-    binaries = work / "bin"
-    binaries.mkdir()
-    for name in ("etcd", "etcdctl"):
-        (work / "root" / "usr" / "bin" / name).rename(binaries / name)
-    return Fetched(binaries, f"debian-{fields['Version']}-{fields['Architecture']}")
+        run("dpkg-deb", ["dpkg-deb", "-x", str(package), str(root)], env, _LOCAL_SECONDS, work)
+    return Unpacked(root, f"debian-{fields.get('Version', 'unknown')}-{fields.get('Architecture', 'unknown')}")
 
 
-def _private_apt(work: Path, mirror: str) -> Path:
+def _private_apt(work: Path, mirror: str, suite: str) -> Path:
     for directory in ("state/lists/partial", "cache/archives/partial"):
         (work / directory).mkdir(parents=True)
     (work / "status").touch()
     # Only the package index: no translations, no appstream data and icons, no diffs.
     options = f"signed-by={KEYRING} target=Packages lang=none pdiffs=no"
-    (work / "sources.list").write_text(f"deb [{options}] {mirror} {SUITE} main\n")
+    (work / "sources.list").write_text(f"deb [{options}] {mirror} {suite} main\n")
     # Given with -c, this is read after the system's own configuration: its proxies stay in force, its hooks (which
     # clean the system's caches) do not run. Sandbox user: as root, apt would else download as _apt, who may not write
     # here.
@@ -99,15 +138,18 @@ def _private_apt(work: Path, mirror: str) -> Path:
     return config
 
 
-def _check_offer(fields: Mapping[str, str], minimum: Version | None) -> None:
-    version = parse_version(fields.get("Version", ""))
+def _check_version(offered: Mapping[str, str], minimum: Version | None) -> None:
+    version = parse_version(offered.get("Version", ""))
     if minimum is not None and version < minimum:
         raise UnavailableError(f"{SUITE} has only etcd {format_version(version)}, older than {format_version(minimum)}")
-    needs = re.search(r"\blibc6 \(>= (\d+)\.(\d+)", fields.get("Depends", ""))
+
+
+def _check_libc(offered: Mapping[str, str], suite: str) -> None:
+    needs = re.search(r"\blibc6 \(>= (\d+)\.(\d+)", offered.get("Depends", ""))
     have = _glibc()
     if needs is not None and have < (int(needs[1]), int(needs[2])):
         raise UnavailableError(
-            f"etcd {format_version(version)} of {SUITE} needs glibc {needs[1]}.{needs[2]}, "
+            f"{offered.get('Package')} {offered.get('Version')} of {suite} needs glibc {needs[1]}.{needs[2]}, "
             f"this system has {have[0]}.{have[1]}"
         )
 
