@@ -1,6 +1,5 @@
 """[edge] A change set: sent, told of, waited for."""
 
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from controlplane.meshadm import output, render
-from controlplane.meshadm.client import MeshClient
+from controlplane.meshadm.client import MeshClient, new_request_id
 from controlplane.meshadm.errors import Refusal, RefusedBySidecar, WaitTimedOut
 from controlplane.meshadm.options import EXIT_INTERRUPTED, Connect
 from controlplane.meshadm.output import Format
@@ -68,8 +67,7 @@ def send(connect: Connect, changes: Sequence[pb.Change], manner: Manner) -> None
 
 async def _send(client: MeshClient, changes: Sequence[pb.Change], manner: Manner, state: _State) -> None:
     started = trio.current_time()
-    # 128 random bits: the same id again means the same write again.
-    request = pb.ApplyRequest(request_id=secrets.token_hex(16), changes=changes, dry_run=manner.dry_run)
+    request = pb.ApplyRequest(request_id=new_request_id(), changes=changes, dry_run=manner.dry_run)
     state.reply = await client.apply(request, manner.seconds)
     if manner.form == "table":
         for text in render.outcome_lines(state.reply, dry_run=manner.dry_run):

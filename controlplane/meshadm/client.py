@@ -4,6 +4,7 @@ A write carries a request id. While its outcome is unknown it is sent again with
 one of them answers or the time is up: the replicas make one write of it.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -32,9 +33,15 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.enable_http_proxy", 0),  # an operator's http_proxy may lead to a sidecar
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),  # gRPC's own default is two minutes
-    ("grpc.keepalive_time_ms", 30_000),  # a replica that vanished is noticed while a stream waits
-    ("grpc.http2.ping_timeout_ms", 5_000),
 )
+# A replica that vanished is noticed while a stream waits. Shorter than gRPC's own five minutes a server answers with
+# GOAWAY unless it was told to allow it, and replicas ping their callers themselves.
+_TCP_OPTIONS = (*_OPTIONS, ("grpc.keepalive_time_ms", 310_000), ("grpc.http2.ping_timeout_ms", 5_000))
+
+
+def new_request_id() -> str:
+    """128 random bits: the same id again means the same write again."""
+    return secrets.token_hex(16)
 
 
 @dataclass(slots=True)
@@ -158,7 +165,7 @@ class MeshClient:
                 channel = Channel(endpoint, options=_OPTIONS)
             else:
                 channel = Channel(
-                    endpoint, tls=self.connection.tls, server_name=CONTROL_PLANE_SERVER_NAME, options=_OPTIONS
+                    endpoint, tls=self.connection.tls, server_name=CONTROL_PLANE_SERVER_NAME, options=_TCP_OPTIONS
                 )
             self._channels[endpoint] = channel
         return channel

@@ -35,7 +35,8 @@ class Sidecar:
 
     @property
     def name(self) -> str:
-        return f"{self.status.namespace}/{self.status.instance}"
+        """As replicas name it."""
+        return f"{self.status.namespace}/{self.status.service}.{self.status.instance}"
 
 
 def judged(statuses: Sequence[SidecarStatus], config_revision: int, now: float) -> list[Sidecar]:

@@ -4,7 +4,7 @@ import click
 
 from controlplane.meshadm import manifests, output, render
 from controlplane.meshadm.changes import Manner, delete_of, put_of, send
-from controlplane.meshadm.client import MeshClient
+from controlplane.meshadm.client import MeshClient, new_request_id
 from controlplane.meshadm.kinds import DEFAULT_NAMESPACE, ref_of
 from controlplane.meshadm.options import Connect, Duration, KindWord, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
@@ -126,7 +126,7 @@ def validate(connect: Connect, files: tuple[str, ...], recursive: bool, server: 
     """Check objects without writing anything; needs no replica unless --server is given."""
     documents = manifests.load(_required(files), recursive=recursive)
     if server:
-        request = pb.ApplyRequest(request_id="dry-run", changes=[put_of(one) for one in documents], dry_run=True)
+        request = pb.ApplyRequest(request_id=new_request_id(), changes=[put_of(one) for one in documents], dry_run=True)
 
         async def ask(client: MeshClient) -> pb.ApplyReply:
             return await client.apply(request, connect.call_seconds)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from controlplane.meshadm import output
-from controlplane.meshadm.client import MeshClient
+from controlplane.meshadm.client import MeshClient, new_request_id
 from controlplane.meshadm.options import Connect, Duration, MeshCommand, connects
 from schemas import joinfile
 from schemas.api import mesh_pb2 as pb
@@ -48,7 +48,7 @@ def create(connect: Connect, service_text: str, ttl: float, out: Path | None, fo
     if out is not None:
         _check_place(out, force)
     request = pb.CreateTokenRequest(
-        request_id=secrets.token_hex(16),
+        request_id=new_request_id(),
         namespace=service.namespace,
         service=service.name,
         ttl_seconds=max(1, int(ttl)),

@@ -161,8 +161,8 @@ async def test_status_with_a_refusal(cli: Cli, fake: FakeReplica) -> None:
     fake.report(sidecar("a"), sidecar("b", nacks=(nack,), problems=("Service shop/x: no such port",)))
     result = await cli("status")
     assert result.exit_code == 8
-    assert "shop/b refused inbound of revision 9: bad \\x1b[31mfilter\n" in result.stdout
-    assert "shop/b reports: Service shop/x: no such port\n" in result.stdout
+    assert "shop/orders.b refused inbound of revision 9: bad \\x1b[31mfilter\n" in result.stdout
+    assert "shop/orders.b reports: Service shop/x: no such port\n" in result.stdout
     plain = json.loads((await cli("status", "-o", "json")).stdout)
     assert [(one["instance"], one["state"]) for one in plain["sidecars"]] == [("a", "current"), ("b", "refused")]
     assert plain["sidecars"][1]["nacks"][0]["message"] == "bad \x1b[31mfilter"
@@ -177,7 +177,7 @@ async def test_status_with_a_sidecar_out_of_contact(
     fake.report(sidecar("a"), sidecar("b", **changes))
     result = await cli("status")
     assert result.exit_code == 7
-    assert f"error: 1 of 2 sidecars needs a look: 1 {state}\n  shop/b is {state}\n" in result.stderr
+    assert f"error: 1 of 2 sidecars needs a look: 1 {state}\n  shop/orders.b is {state}\n" in result.stderr
     plain = json.loads((await cli("status", "-o", "json")).stdout)
     assert plain["sidecars"][1]["connected"] is (state != "stale")
     assert (await cli("status", "-n", "elsewhere")).exit_code == 0
