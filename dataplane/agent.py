@@ -53,6 +53,8 @@ LAST_GOOD_AFTER_S = 2.0
 SAVE_AFTER_S = 1.0
 # Events that may wait between watch and pipeline; when it is full, etcd is read no further.
 EVENT_QUEUE = 256
+# Seconds between attempts to show etcd a new certificate; the old one is good for half its life still.
+SHOW_AGAIN_S = 5.0
 # Seconds for leaving discovery when no replica answers; the lease ends the instance anyway.
 WITHDRAW_S = 3.0
 
@@ -198,12 +200,20 @@ class Agent:
             update = self._pipeline.set_identity(_credentials(identity), identity.bundle)
             if update is not None and self._ads is not None:
                 self._ads.update(update)
-            etcd = identity.etcd
+            self._touched.set()
+            await self._show_to_etcd(identity)
+
+    async def _show_to_etcd(self, identity: Identity) -> None:
+        """Returns when etcd has taken the new client certificate, or when there is a newer one to show."""
+        etcd = identity.etcd
+        while self._keeper.current is identity:
             try:
                 await self._etcd.replace_tls(TLS(etcd.ca_pem, etcd.cert_pem, etcd.key_pem))
+                return
             except EtcdError as error:
-                log.warning("etcd did not take the new certificate yet: %s", error)
-            self._touched.set()
+                log.warning("etcd has not taken the new certificate yet: %s", error)
+            with trio.move_on_after(SHOW_AGAIN_S):
+                await self._keeper.changed(identity)
 
     async def _trust(self) -> None:
         """Keeps a newer trust bundle for the next start, and for calls to replicas."""
@@ -296,7 +306,7 @@ class Agent:
 
     def _envoy_settings(self, executable: str) -> EnvoySettings:
         admin_socket = str(self._runtime_dir / "admin.sock")
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # Envoy raises its own limit to the hard one
         given = bootstrap.BootstrapInput(
             node_id=self._node,
             cluster=self._settings.instance,
