@@ -11,11 +11,11 @@ from dataplane.snapshot.state import from_stored
 from dataplane.watch.events import Changes, Delete, Put
 from schemas import codec
 from schemas.objects import AuthorizationPolicy
-from schemas.objects.authorization import Rule
+from schemas.objects.authorization import Rule, Source
 from tests.properties.sidecar import Sidecar, from_listings
 from tests.properties.strategies import PORTS, items, policies, spoiled
 from tests.properties.verdict import Request, means, passes, requests
-from tests.states.build import KEYS, ORDERS, ROOT_DER, bundle, listings, policy, service, workload
+from tests.states.build import KEYS, ORDERS, ROOT_DER, bundle, identity, listings, policy, rule, service, workload
 
 _SLOW = settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -187,3 +187,11 @@ def test_a_restart_from_disk_stays_closed() -> None:
         sidecar.take(listing)
     assert allowed(sidecar) == set(REQUESTS)
     assert from_stored(KEYS, 7, first.stored).values == first.values
+
+
+def test_identities_are_compared_as_spiffe_ids() -> None:
+    """A DENY whose trust domain is spelled in capitals denies all the same."""
+    everybody = policy("p1", "ALLOW", Rule())
+    shouted = policy("p2", "DENY", rule(Source(identities=(identity("web").replace("mesh.test", "MESH.test"),))))
+    refused = set(REQUESTS) - allowed_by(with_policies([everybody, shouted]))
+    assert {request.caller for request in refused} == {identity("web")}
