@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class AuthorityKeeper:
-    """`run` follows; `wait_ready` returns when there is a CA and a certificate to serve with."""
+    """`run` acts at each change in etcd, and at half of the certificate's life.
+
+    `wait_ready` returns when there is a CA and a certificate to serve with.
+    """
 
     def __init__(self, view: MeshView, kek: KeyEncryption, issuing: Issuing) -> None:
         self._view = view
@@ -71,9 +74,7 @@ class AuthorityKeeper:
         if authority.trust_domain != mesh.spec.trust_domain:
             raise Unavailable(f"the CA is of {authority.trust_domain}, the mesh of {mesh.spec.trust_domain}")
         in_force = InForce(authority, mesh, bundle)
-        changed = in_force != self._issuing.in_force
-        if changed or self._issuing.now() >= self._renew_at:
-            self._serve_with(in_force)
+        self._serve_with(in_force)
         self._issuing.in_force = in_force
         self._ready.set()
         left = authority.issues_until - self._issuing.now()

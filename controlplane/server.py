@@ -53,8 +53,14 @@ from trio_grpc import Listener as GrpcListener
 
 # Between two looks at an etcd that does not answer yet.
 RETRY_SECONDS = 1.0
-# gRPC: a peer that is gone without a word is noticed within 40 s, and holds no stream slot longer.
-KEEPALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000))
+KEEPALIVE = (
+    # A peer that is gone without a word is noticed within 40 s, and holds no stream slot longer.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Clients look after quiet streams in the same way; gRPC's default of 5 minutes would cut them off for it.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -180,10 +186,11 @@ async def _wait_for_etcd(store: Store, config: ReplicaConfig) -> None:
         except MeshError as error:  # another member serves; this one is judged when it is there at a start
             event(logger, logging.WARNING, "etcd's version is not known", why=str(error))
             continue
-        _judge_version(version, endpoint, config)
+        judge_version(version, endpoint, config)
 
 
-def _judge_version(version: str, endpoint: str, config: ReplicaConfig) -> None:
+def judge_version(version: str, endpoint: str, config: ReplicaConfig) -> None:
+    """Says what is known to be wrong with it. Raises InvalidInput where that makes access control worthless."""
     verdict = judge(trio_etcd.parse_version(version))
     if verdict.refuse and not config.etcd.allow_known_bad:
         remedy = "upgrade etcd, or set etcd.allowKnownBad: true for a mesh that protects nothing"

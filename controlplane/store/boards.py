@@ -167,7 +167,10 @@ class Held:
         self._notify = notify
 
     def listed(self, listing: Listing) -> None:
-        self.values = {kv.key: kv for kv in listing.kvs}
+        values = {kv.key: kv for kv in listing.kvs}
+        if values == self.values and self.synced.is_set():
+            return  # listed again after a cut, and nothing had changed
+        self.values = values
         self.synced.set()
         self._notify()
 

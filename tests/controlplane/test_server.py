@@ -25,10 +25,12 @@ from controlplane.authority_keeper import AuthorityKeeper
 from controlplane.bootstrap.genesis import Genesis
 from controlplane.config import ReplicaConfig
 from controlplane.exit_codes import ExitCode
+from controlplane.server import judge_version
 from controlplane.store.boards import MeshView
 from deploy.etcd import EtcdBinary
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
+from schemas.errors import InvalidInput
 from schemas.keys import Keyspace
 from tests.controlplane.bootstrap.test_genesis import make
 from tests.controlplane.domain.objects import service
@@ -224,6 +226,21 @@ async def test_a_second_replica_on_one_socket(mesh: Mesh, tmp_path: Path) -> Non
         async with process(settings, tmp_path / "p") as second:
             assert await second.exit_code() == ExitCode.UNAVAILABLE
             assert "already listens" in second.log
+
+
+def test_a_known_bad_etcd_is_refused_unless_allowed(
+    mesh: Mesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowing = configured(mesh, tmp_path)
+    strict = msgspec.structs.replace(allowing, etcd=msgspec.structs.replace(allowing.etcd, allow_known_bad=False))
+    with pytest.raises(InvalidInput, match=r"etcd at a:1: etcd 3\.5\.16: .*GHSA.*allowKnownBad"):
+        judge_version("3.5.16", "a:1", strict)
+    with caplog.at_level(logging.WARNING):
+        judge_version("3.5.33", "a:1", strict)
+        assert not caplog.records
+        judge_version("3.5.30", "a:1", strict)
+        judge_version("3.5.16", "a:1", allowing)
+    assert len(caplog.records) == 3
 
 
 # -- the CA in force
