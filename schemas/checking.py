@@ -74,7 +74,7 @@ def faults(plain: object, type_: Any, path: Path = ()) -> Iterator[Fault]:
 
 
 def _struct_faults(plain: dict[str, Any], type_: type[msgspec.Struct], path: Path) -> Iterator[Fault]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    fields = _fields(type_)
     tag = type_.__struct_config__.tag_field
     for name, field in fields.items():
         if name in plain:
@@ -84,6 +84,12 @@ def _struct_faults(plain: dict[str, Any], type_: type[msgspec.Struct], path: Pat
     for key in plain:
         if key not in fields and key != tag:
             yield Fault((*path, key), f"unknown field {key!r}", nearest(key, sorted(fields)))
+
+
+@cache  # msgspec evaluates the annotations anew each time: most of the cost of a check
+def _fields(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    """By the names that are written."""
+    return types.MappingProxyType({field.encode_name: field for field in msgspec.structs.fields(type_)})
 
 
 def _mismatch(plain: object, bare: Any, meta: tuple[msgspec.Meta, ...], path: Path) -> Fault:

@@ -26,11 +26,13 @@ from schemas.records import TrustBundle
 class Unit:
     """`of`: the service or bound port that the unit is for, empty for the kinds that there is one of."""
 
-    kind: Literal["secrets", "inbound", "proxy listener", "proxy routes", "bound", "clusters", "endpoints"]
+    kind: Literal[
+        "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints"
+    ]
     of: str = ""
 
 
-SECRETS, INBOUND = Unit("secrets"), Unit("inbound")
+SECRETS, INBOUND, INBOUND_ROUTES = Unit("secrets"), Unit("inbound"), Unit("inbound routes")
 PROXY_LISTENER, PROXY_ROUTES = Unit("proxy listener"), Unit("proxy routes")
 
 
@@ -92,7 +94,7 @@ class Compiler:
     def _units(self, state: MeshState) -> set[Unit]:
         services = self.scope.services(state)
         return {
-            SECRETS, INBOUND, PROXY_LISTENER, PROXY_ROUTES,
+            SECRETS, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
             *map(clusters_of, services), *map(endpoints_of, services),
             *(bound(one.bind_port) for one in self.scope.bound),
         }  # fmt: skip
@@ -113,11 +115,11 @@ class Compiler:
                 if namespace != self.workload.service.namespace:
                     return set()
                 if change.before is None and change.after is None:
-                    return {INBOUND}  # its readability changed
+                    return {INBOUND_ROUTES}  # its readability changed
                 policies = [one for one in (change.before, change.after) if isinstance(one, AuthorizationPolicy)]
                 ours = any(applies(policy, self.workload.service) for policy in policies)
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
-                return {INBOUND} if ours or change.before is None or change.after is None else set()
+                return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
             case EndpointRef(service=service):
                 return {endpoints_of(service)} if service in self.scope else set()
             case TrustRef(trust_domain=domain):
@@ -137,7 +139,9 @@ class Compiler:
                 case Unit("secrets"):
                     after = _by_key(tls.secrets(self.credentials, self._bundles(state)))
                 case Unit("inbound"):
-                    after = _by_key(inbound.inbound_resources(state, self.workload))
+                    after = _by_key(inbound.inbound_listeners(state, self.workload))
+                case Unit("inbound routes"):
+                    after = _by_key(inbound.inbound_routes(state, self.workload))
                 case Unit("proxy listener"):
                     after = _by_key([outbound.proxy_listener(self.workload)])
                 case Unit("proxy routes"):

@@ -30,8 +30,8 @@ def listener_name(port: ServicePort) -> str:
     return f"inbound|{port.name}"
 
 
-def inbound_resources(state: MeshState, workload: Workload) -> list[Resource]:
-    """Listener, route and app cluster of each port; nothing while the own Service does not exist."""
+def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
+    """Listener and app cluster of each port; nothing while the own Service does not exist."""
     service = state.service(workload.service)
     if service is None:
         return []
@@ -40,7 +40,6 @@ def inbound_resources(state: MeshState, workload: Workload) -> list[Resource]:
         result.append(
             clusters.app_cluster(port, workload.app_address, workload.app_ports.get(port.name, port.app_port))
         )
-        deny, allow = authorization.rules_for(state, workload.service, workload.trust_domain, port)
         listener = listener_pb2.Listener(
             name=listener_name(port),
             address=clusters.socket_address(workload.inbound_address, workload.inbound_ports.get(port.name, port.port)),
@@ -58,9 +57,19 @@ def inbound_resources(state: MeshState, workload: Workload) -> list[Resource]:
                 takes_connect=port.protocol == "tcp",
             )
         )
-        result.append(_routes(port, deny, allow))
         result.append(Resource.of(LISTENER, listener.name, listener))
     return result
+
+
+def inbound_routes(state: MeshState, workload: Workload) -> list[Resource]:
+    """Route and rules of each port, apart from the listeners: policies change often, and touch nothing else."""
+    service = state.service(workload.service)
+    if service is None:
+        return []
+    return [
+        _routes(port, *authorization.rules_for(state, workload.service, workload.trust_domain, port))
+        for port in service.spec.ports
+    ]
 
 
 def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
