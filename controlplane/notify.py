@@ -7,6 +7,10 @@ from collections.abc import Mapping
 
 import trio
 
+# While we wait for etcd, systemd is asked for this much more of its start timeout, in time before it runs out.
+EXTEND_SECONDS = 30
+EXTEND_EVERY_SECONDS = 10
+
 
 class Notifier:
     """Does nothing where the service manager asked for nothing.
@@ -29,6 +33,12 @@ class Notifier:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.sendto("\n".join(lines).encode(), self._address)
+
+    async def extend_start(self) -> None:
+        """For ever, until cancelled: waiting for others is no failure to start (systemd: EXTEND_TIMEOUT_USEC)."""
+        while True:
+            self.send(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
+            await trio.sleep(EXTEND_EVERY_SECONDS)
 
     async def ping_watchdog(self) -> None:
         """Ping for ever, at half the interval (sd_watchdog_enabled(3)); returns at once where no watchdog is on.

@@ -18,7 +18,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,7 @@ async def run(
     stop = trio.Event() if stop is None else stop
     async with trio_etcd.open_etcd(config.etcd.endpoints, tls=tls) as client, trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_unless_ready, stop, ready := trio.Event(), nursery.cancel_scope)
+        starting = await nursery.start(_in_scope, notifier.extend_start)
         nursery.start_soon(notifier.ping_watchdog)
         store = Store(client, keyspace)
         notifier.send("STATUS=waiting for etcd")
@@ -131,6 +132,7 @@ async def run(
         trust_domain = issuing.current().authority.trust_domain
         async with AsyncExitStack() as doors:
             ports = await _open_doors(doors, config, keeper, rpcs, trust_domain, now)
+            starting.cancel()
             notifier.send("READY=1", f"STATUS=serving {trust_domain}")
             event(logger, logging.INFO, "ready", trust_domain=trust_domain, api=ports[0], join=ports[1])
             ready.set()
@@ -145,6 +147,15 @@ async def _cancel_unless_ready(stop: trio.Event, ready: trio.Event, scope: trio.
     await stop.wait()
     if not ready.is_set():
         scope.cancel()
+
+
+async def _in_scope(
+    task: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """A task that can be ended by itself."""
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await task()
 
 
 async def run_until_signal(config: ReplicaConfig, environ: Mapping[str, str]) -> None:

@@ -104,7 +104,9 @@ class ConfigClock:
         self.revision = 0
 
     def listed(self, listing: Listing) -> None:
-        self.revision = max((self.revision, *(kv.mod_revision for kv in listing.kvs)))
+        newest = max((kv.mod_revision for kv in listing.kvs), default=0)
+        # A deletion leaves nothing to list; but a store that is behind what we saw has been restored: begin anew.
+        self.revision = newest if listing.revision < self.revision else max(newest, self.revision)
 
     def changed(self, batch: WatchBatch) -> None:
         if batch.events:

@@ -12,6 +12,7 @@ from trio_etcd import Listing, WatchBatch
 
 # Between two attempts. The watch itself reconnects without us: this is for a listing that fails.
 RETRY_SECONDS = 1.0
+LIST_AGAIN_SECONDS = 0.05  # a store that is for ever replaced under us must not keep a core busy
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ async def follow(store: Store, prefix: bytes, sink: Sink) -> None:
                     sink.changed(batch)
         except MustListAgain as error:
             event(logger, logging.INFO, "listing again", prefix=prefix.decode(), why=error)
+            await trio.sleep(LIST_AGAIN_SECONDS)
         except MeshError as error:
             if not troubled:
                 event(logger, logging.WARNING, "can't follow", prefix=prefix.decode(), why=error)

@@ -29,6 +29,14 @@ async def test_ready_and_watchdog_pings(tmp_path: Path, autojump_clock: trio.tes
         assert [sock.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
 
 
+async def test_waiting_at_the_start_asks_for_more_time(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    path = tmp_path / "notify"
+    with listener(path) as sock:
+        with trio.move_on_after(15):
+            await Notifier({"NOTIFY_SOCKET": str(path)}).extend_start()
+        assert [sock.recv(100) for _ in range(2)] == [b"EXTEND_TIMEOUT_USEC=30000000"] * 2
+
+
 async def test_nobody_asked(tmp_path: Path) -> None:
     Notifier({}).send("READY=1")
     await Notifier({}).ping_watchdog()

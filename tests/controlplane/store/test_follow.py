@@ -12,6 +12,7 @@ from schemas.keys import Keyspace, StatusRef
 from schemas.records import SidecarStatus
 from tests.conftest import EtcdFactory
 from tests.support.net import eventually
+from trio_etcd import Event, KeyValue, Listing, WatchBatch
 
 REF = StatusRef("shop", "orders.a")
 STATUS = SidecarStatus(
@@ -50,6 +51,18 @@ async def test_a_board_through_a_restart_of_etcd(etcd_factory: EtcdFactory) -> N
         assert board.stored(REF) is not None
         assert board.refs() == [REF]
         nursery.cancel_scope.cancel()
+
+
+def test_the_configurations_revision() -> None:
+    clock = ConfigClock()
+    clock.listed(Listing(20, (KeyValue(b"a", b"", 7), KeyValue(b"b", b"", 12))))
+    assert clock.revision == 12
+    clock.changed(WatchBatch(25, (Event(KeyValue(b"b", b"", 25), deleted=True),)))
+    assert clock.revision == 25
+    clock.listed(Listing(30, (KeyValue(b"a", b"", 7),)))  # listed again after a cut
+    assert clock.revision == 25
+    clock.listed(Listing(9, (KeyValue(b"a", b"", 7),)))  # restored from an old snapshot
+    assert clock.revision == 7
 
 
 def test_versions() -> None:
