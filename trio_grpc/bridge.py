@@ -16,12 +16,15 @@ import trio
 
 T = TypeVar("T")
 
+# A run that ends at this very moment has closed its wake-up socket already: trio then lets an OSError (EBADF) out.
+_RUN_IS_OVER = (trio.RunFinishedError, OSError)
+
 
 def post(token: trio.lowlevel.TrioToken, function: Callable[..., object], *args: object) -> bool:
     """From any thread: run `function` soon in trio. False when that trio run is over, so nobody is left to tell."""
     try:
         token.run_sync_soon(function, *args)
-    except trio.RunFinishedError:
+    except _RUN_IS_OVER:
         return False
     return True
 
@@ -64,7 +67,7 @@ class Inbox(Generic[T]):
     def _notify_reader(self) -> None:
         try:
             self._token.run_sync_soon(self._wake_reader, idempotent=True)
-        except trio.RunFinishedError:
+        except _RUN_IS_OVER:
             self.close()
 
     def _wake_reader(self) -> None:

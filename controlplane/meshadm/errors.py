@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from controlplane.exit_codes import ExitCode, exit_code_of
+from controlplane.meshadm.table import count
 from schemas.errors import MeshError
 
 
@@ -20,7 +21,8 @@ class RefusedBySidecar(MeshError):
     """The change is in, and at least one sidecar goes on with its last good configuration instead."""
 
     def __init__(self, revision: int, refusals: Sequence[Refusal]) -> None:
-        lines = [f"revision {revision} is written, and {len(refusals)} resources of it were refused by Envoy:"]
+        refused = count(len(refusals), "resource of it was", "resources of it were")
+        lines = [f"revision {revision} is written, and {refused} refused by Envoy:"]
         lines += [f"{one.sidecar}: {one.resource}: {one.message}" for one in refusals]
         lines.append("those sidecars run their last good configuration; mend the object and apply it again")
         super().__init__("\n".join(lines))

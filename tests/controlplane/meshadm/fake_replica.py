@@ -195,7 +195,10 @@ class FakeReplica:
 
 @dataclass(frozen=True, slots=True)
 class Cli:
-    """`meshadm` called against `endpoints`, in a thread of its own as it makes its own trio run."""
+    """`meshadm` called against `endpoints`, in a thread of its own as it makes its own trio run.
+
+    One call at a time: click's runner takes over the standard streams of the process.
+    """
 
     endpoints: Sequence[str]
 
