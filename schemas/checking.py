@@ -101,6 +101,7 @@ def _mismatch(plain: object, bare: Any, meta: tuple[msgspec.Meta, ...], path: Pa
     return Fault(path, message)
 
 
+@cache
 def _unwrap(type_: Any) -> tuple[Any, tuple[msgspec.Meta, ...], bool]:
     """The type without Annotated and ``| None``, its constraints, and whether None is allowed."""
     meta: tuple[msgspec.Meta, ...] = ()

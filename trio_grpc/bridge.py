@@ -80,6 +80,7 @@ class Inbox(Generic[T]):
         Raises trio.BusyResourceError for a second reader, trio.ClosedResourceError after `close`.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while True:
             if self._closed:
                 raise trio.ClosedResourceError("this stream has been closed")
@@ -98,9 +99,11 @@ class Inbox(Generic[T]):
             try:
                 if not self._items and self._end is None:  # a wake-up before the event existed is not lost
                     await self._wake.wait()
+                    waited = True
             finally:
                 self._wake = None
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        if not waited:  # waiting was a checkpoint; another one would only delay what has come
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return taken
 
     def close(self) -> None:
@@ -124,18 +127,19 @@ class Outbox(Generic[T]):
         self._token = token
         self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
         self._max_items = max_items
-        self._held = 0  # only touched in trio: taken slots come back by `_slot_free`
         self._ended = False
         self._waiting = trio.lowlevel.ParkingLot()
+        # The thread wakes trio for free room only where somebody waits for it: a wake-up costs both of them a turn.
+        self._lock = threading.Lock()
+        self._room_wanted = False
 
     async def put(self, item: T) -> None:
         """trio: wait for room, then hand over. Raises trio.BrokenResourceError once `end` was called."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._held >= self._max_items and not self._ended:
+        while self._full() and not self._ended:
             await self._waiting.park()
         if self._ended:
             raise trio.BrokenResourceError("this stream has ended: nothing more can be sent on it")
-        self._held += 1
         self._queue.put(item)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -143,14 +147,12 @@ class Outbox(Generic[T]):
         """trio: hand over at once. Raises trio.WouldBlock when full, trio.BrokenResourceError after the end."""
         if self._ended:
             raise trio.BrokenResourceError("this stream has ended: nothing more can be sent on it")
-        if self._held >= self._max_items:
+        if self._queue.qsize() >= self._max_items:
             raise trio.WouldBlock
-        self._held += 1
         self._queue.put(item)
 
     def put_last(self, item: T) -> None:
         """trio: hand over above the bound; for the one item that precedes `end`."""
-        self._held += 1
         self._queue.put(item)
 
     def end(self) -> None:
@@ -167,10 +169,15 @@ class Outbox(Generic[T]):
     def get(self) -> T | None:
         """Thread: the next item, None at the end."""
         item = self._queue.get()
-        if item is not None:
-            post(self._token, self._slot_free)
+        with self._lock:
+            wanted, self._room_wanted = self._room_wanted, False
+        if wanted:
+            post(self._token, self._waiting.unpark_all)
         return item
 
-    def _slot_free(self) -> None:
-        self._held -= 1
-        self._waiting.unpark()
+    def _full(self) -> bool:
+        """And if so, the thread will say when there is room: what it takes from here on, it sees the wish."""
+        with self._lock:
+            full = self._queue.qsize() >= self._max_items
+            self._room_wanted |= full  # never taken back here: another task may be waiting
+            return full
