@@ -95,6 +95,18 @@ class Keyspace:
     def ca_key(self, key_id: str) -> bytes:
         return f"{self.prefix}/control/ca/{key_id}".encode()
 
+    def rotation(self) -> bytes:
+        return f"{self.prefix}/control/rotation".encode()
+
+    def lock(self, name: str) -> bytes:
+        return f"{self.prefix}/control/locks/{name}".encode()
+
+    def replicas(self) -> bytes:
+        return f"{self.prefix}/control/replicas/".encode()
+
+    def replica(self, replica_id: str) -> bytes:
+        return f"{self.prefix}/control/replicas/{replica_id}".encode()
+
     def token(self, token_id: str) -> bytes:
         return f"{self.prefix}/control/tokens/{token_id}".encode()
 
