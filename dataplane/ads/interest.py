@@ -80,6 +80,10 @@ class Interest:
             min(since, before.since) if before else since, now, again or bool(before and before.again)
         )
 
+    def refuses(self, name: str, version: str | None) -> bool:
+        refusal = self.refused.get(name)
+        return refusal is not None and refusal.version == version
+
     def forget(self, names: Iterable[str]) -> None:
         """The client unsubscribed and no longer holds these."""
         for name in names:
@@ -94,11 +98,9 @@ class Interest:
         for name in batch.removed:
             self.held.pop(name, None)
             self.offered.discard(name)
-            self.refused.pop(name, None)
         for resource in batch.resources:
             if self.covers(resource.key.name):
                 self.held[resource.key.name] = resource
-                self.refused.pop(resource.key.name, None)
 
     def refuse(self, batch: Batch, message: str, now: int) -> None:
         """The client refused the batch: split it, or, when the culprit is alone in it, keep its words."""
@@ -125,6 +127,7 @@ class Interest:
             for name, owed in self.in_flight.owed.items():
                 self.owe(name, owed.since, now, again=True)
             self.in_flight = None
+            self.suspects.clear()  # what unblocks the client may be behind them
 
     def choose(self, eligible: Collection[str]) -> Collection[str]:
         """Which of these go into the next response: suspects by themselves, else all."""

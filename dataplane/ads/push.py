@@ -38,6 +38,9 @@ class Push:
         self._waited_enough = -1
         """Nothing new is held back any more for what was owed since this place in the order of updates, or before."""
         self._resuming = False
+        self._sent_again_for: int | None = None
+        self._removals_first = False
+        """For one round, after clusters were given up on: what they were blocked by may be one that is to go."""
 
     def interest(self, type_url: str) -> Interest | None:
         """None for a type that the mesh does not serve."""
@@ -121,7 +124,9 @@ class Push:
         self._settle()
         result: list[Batch] = []
         outstanding = self._outstanding_kinds()
-        for step in STEPS:
+        steps = sorted(STEPS, key=lambda step: step.act is not Act.REMOVE) if self._removals_first else STEPS
+        self._removals_first = False
+        for step in steps:
             interest = self._interests[step.type_url]
             if not interest.asked or interest.in_flight is not None:
                 continue
@@ -139,20 +144,25 @@ class Push:
     def _settle(self) -> None:
         """Strike out what is owed no longer: held by now, refused as it is, or gone without ever having been there."""
         for type_url, interest in self._interests.items():
+            for name in list(interest.refused):
+                wanted, held = self._table.get(type_url, name), interest.held.get(name)
+                if (held is not None and held.version) == (wanted is not None and wanted.version) and (
+                    held is not None or not interest.may_hold(name)
+                ):
+                    del interest.refused[name]  # it has what is desired, or nothing, as is desired
             if interest.in_flight is not None:
                 continue  # what it holds is not known before the answer
             for name, owed in list(interest.owed.items()):
-                wanted = self._table.get(type_url, name)
+                wanted, held = self._table.get(type_url, name), interest.held.get(name)
                 version = wanted.version if wanted else None
-                refusal = interest.refused.get(name)
-                held = interest.held.get(name)
-                if refusal is not None and refusal.version == version:
-                    del interest.owed[name]
+                if interest.refuses(name, version):
+                    # A changed parent waits for it all the same: it gets the last good one, or word that there is none.
+                    if not owed.again or type_url not in RESENT_WITH_PARENT or (held is not None and not held.body):
+                        del interest.owed[name]
                 elif not owed.again and (
                     held.version == version if held else wanted is None and not interest.may_hold(name)
                 ):
                     del interest.owed[name]
-                    interest.refused.pop(name, None)  # back to what it never let go of
 
     def _act(self, type_url: str, interest: Interest, name: str) -> Act:
         """Telling that a name does not exist breaks nothing, so it goes with what is put."""
@@ -201,6 +211,8 @@ class Push:
         size = 0
         for name in sorted(interest.choose(eligible)):
             resource = self._table.get(step.type_url, name)
+            if resource is not None and interest.refuses(name, resource.version):
+                resource = interest.held.get(name)
             size += len(resource.body) if resource else len(name)
             if owed and size > MAX_BATCH_BYTES:
                 break
@@ -266,14 +278,22 @@ class Push:
         )
 
     def stop_waiting(self) -> None:
-        """Give up the order for what is held back now: a moment of 503 is better than no updates, of policies say,
-        because one cluster does not get warm."""
+        """To be called when `held_back_since` has stayed the same for too long.
+
+        First, clusters that are not acked are sent again as they are desired by now: Envoy withholds the ack while any
+        cluster is warming, and what it warms with may have been replaced since. If that does not help, the order is
+        given up for what is held back: a moment of 503 is better than no updates, of policies say.
+        """
+        clusters = self._interests[CLUSTER]
+        stuck = self.held_back_since
+        if clusters.in_flight is not None and clusters.owed and self._sent_again_for != stuck:
+            self._removals_first = clusters.in_flight.act is Act.PUT  # what is behind may be what helps
+            clusters.abandon(self._table.sequence)
+            self._sent_again_for = stuck
+            return
+        self._sent_again_for = None
         self._waited_enough = self._table.sequence
         self._resuming = False
-        clusters = self._interests[CLUSTER]
-        if clusters.in_flight is not None and clusters.owed:
-            # Its ack is withheld while a cluster warms; the one that it waits for may have been replaced since.
-            clusters.abandon(self._table.sequence)
 
     # What can be said of the client.
 

@@ -81,6 +81,17 @@ class ModelEnvoy:
         if not was_running and not self.warming(CLUSTER):
             self._ask(LISTENER, set())
 
+    @property
+    def withholds(self) -> bool:
+        """It has an answer ready that it sends when its clusters are warm."""
+        return self._withheld is not None
+
+    def time_out(self) -> None:
+        """It waits no longer for what its clusters warm with (initial_fetch_timeout)."""
+        for name in self.warming(CLUSTER):
+            self.active[CLUSTER][name] = self.held[CLUSTER][name]
+        self._settle()
+
     # What it does with what it got.
 
     def _take(self, resource: Resource) -> None:

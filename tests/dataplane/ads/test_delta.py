@@ -221,6 +221,29 @@ def test_a_refused_batch_is_split_until_the_culprit_is_alone() -> None:
     assert [nack.resource for nack in talk.session.nacks] == ["c"]
 
 
+def test_changed_cluster_gets_the_last_good_endpoints_when_the_newest_were_refused() -> None:
+    talk = running()
+    talk.update(2, xds.endpoints("a", 2))
+    talk.ack("EDS", "no")
+    change = talk.session.on_update(talk.table.apply(Update(3, (A2,))))
+    assert [one.resources[0].resource.value for one in change] == [A2.body, EA.body]
+    talk.ack("EDS", nonce=change[1].nonce)
+    assert [nack.resource for nack in talk.session.nacks] == ["a"]
+
+
+def test_clusters_that_are_not_acked_are_sent_again_as_they_are_by_now() -> None:
+    talk = running()
+    assert talk.update(2, A2) == [("CDS", ["a"], []), ("EDS", ["a"], [])]
+    talk.ack("EDS")
+    assert talk.update(3, A3) == [], "one at a time"
+    assert talk.session.held_back_since == 3
+    [clusters, endpoints] = talk.session.stop_waiting()
+    assert clusters.resources[0].version == A3.version
+    talk.ack("CDS", nonce=clusters.nonce)
+    talk.ack("EDS", nonce=endpoints.nonce)
+    assert talk.session.acked_revision == 3
+
+
 def test_clusters_stay_while_a_refused_route_leaves_the_older_one_at_work() -> None:
     talk = running()
     talk.update(2, B, EB, xds.routes("r", {"/": "b"}), removed=[A.key, EA.key])
