@@ -49,6 +49,8 @@ class Watch:
         self._arrived = trio.Event()
         self._created = trio.Event()
         self._accepted = False
+        self._created_at = 0
+        self._progress_before = 0
         self._partial: list[pb.Event] = []
         self._error: EtcdError | None = None
         self._server_id: int | None = None
@@ -129,9 +131,11 @@ class Watch:
             fragment=True,
         )
 
-    def created(self, server_id: int, header_revision: int) -> None:
-        """The server has accepted it."""
+    def created(self, server_id: int, header_revision: int, progress_sent: int) -> None:
+        """The server has accepted it, at `header_revision` and after so many progress requests on this stream."""
         self._server_id = server_id
+        self._created_at = header_revision
+        self._progress_before = progress_sent
         self._accepted = True
         if self._next_revision == 0:
             self._next_revision = header_revision + 1
@@ -163,6 +167,14 @@ class Watch:
                 return
             self._deliver(held[start:index])
             start = index
+
+    def is_meant_by(self, revision: int, answers: int) -> bool:
+        """Whether the stream's `answers`-th answer to a progress request, at `revision`, surely speaks of this watch.
+
+        Answers keep the order of their requests and some requests get none: the n-th answer is to the n-th request or
+        a later one. And no answer given before this watch existed can name a revision from after that.
+        """
+        return answers > self._progress_before or revision > self._created_at
 
     def take_progress(self, revision: int) -> None:
         """The server says that everything up to `revision` has been sent."""

@@ -44,6 +44,8 @@ class _Create:
 
     watch: Watch
     sent_at: float
+    progress_sent: int
+    """Progress requests that went before it."""
 
 
 class WatchMux:
@@ -65,6 +67,8 @@ class WatchMux:
         self._may_ask_progress = False
         self._settled = False  # progress was answered since the last watch was opened
         self._unsettled = trio.Event()
+        self._progress_sent = 0
+        self._progress_answered = 0
         self._store_checked = False
         self._nursery: trio.Nursery | None = None
 
@@ -148,6 +152,7 @@ class WatchMux:
         self._unanswered.clear()
         self._outgoing = deque(watch for watch in self._watches if watch.open_at_server)
         self._may_ask_progress = self._settled = False
+        self._progress_sent = self._progress_answered = 0
         self._store_checked = False
         failure: RpcError | None = None
         with trio.CancelScope() as self._session:
@@ -188,9 +193,11 @@ class WatchMux:
                 if isinstance(item, Watch):
                     if item not in self._watches or not item.open_at_server:
                         continue
-                    self._unanswered.append(_Create(item, trio.current_time()))
+                    self._unanswered.append(_Create(item, trio.current_time(), self._progress_sent))
                     self._wake_timer.set()
                     item = pb.WatchRequest(create_request=item.create_request())
+                elif item.HasField("progress_request"):
+                    self._progress_sent += 1
                 try:
                     await stream.send(item.SerializeToString())
                 except trio.BrokenResourceError:
@@ -201,7 +208,7 @@ class WatchMux:
     async def _time_out_creates(self, stream: TransportStream) -> None:
         """A member that accepts the stream and never answers is no better than a dead one."""
         while True:
-            if not self._unanswered:
+            while not self._unanswered:
                 self._wake_timer = trio.Event()
                 await self._wake_timer.wait()
             oldest = self._unanswered[0]
@@ -249,14 +256,15 @@ class WatchMux:
             watch.take_progress(response.header.revision)
 
     def _handle_created(self, response: pb.WatchResponse) -> None:
-        watch = self._unanswered.popleft().watch
+        create = self._unanswered.popleft()
+        watch = create.watch
         if response.canceled:  # refused: watch_id is -1
             self._fail(watch, _reason(response, self.link.state.endpoint))
         elif watch not in self._watches or not watch.open_at_server:
             self._queue_cancel(response.watch_id)
         else:
             self._by_id[response.watch_id] = watch
-            watch.created(response.watch_id, response.header.revision)
+            watch.created(response.watch_id, response.header.revision, create.progress_sent)
             self._settled = False
             self._unsettled.set()
             if response.header.revision < watch.next_revision - 1 and not self._store_checked:
@@ -270,11 +278,17 @@ class WatchMux:
             self._fail(watch, _reason(response, self.link.state.endpoint))
 
     def _handle_progress_of_all(self, revision: int) -> None:
-        if self._unanswered:
-            return  # not about those, and the server may not have counted them
+        """An answer speaks of the watches that existed when it was asked for.
+
+        etcd sends "created" past answers that wait behind events, so an old answer can arrive after it.
+        """
+        self._progress_answered += 1
         self._settled = True
         for watch in self._by_id.values():
-            watch.take_progress(revision)
+            if watch.is_meant_by(revision, self._progress_answered):
+                watch.take_progress(revision)
+            else:
+                self._settled = False
 
     def _same_cluster(self, cluster_id: int) -> bool:
         if self._cluster_id not in (0, cluster_id):

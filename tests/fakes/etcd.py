@@ -53,6 +53,9 @@ class FakeEtcd:
     fragment_events: int = 0
     """Split watch responses after so many events, as etcd does with large ones; 0: never."""
 
+    hold_channel: bool = False
+    """Keep events and progress back while "created" passes them, as a busy etcd may; see `release_channel`."""
+
     cluster_id: int = CLUSTER_ID
     down: set[str] = field(default_factory=set)
     """Endpoints that refuse calls, such as killed members."""
@@ -95,6 +98,12 @@ class FakeEtcd:
         """End every stream, as a broken connection does."""
         for stream in list(self.streams):
             stream.end(RpcError(StatusCode.UNAVAILABLE, words))
+
+    def release_channel(self) -> None:
+        """What was held goes out, in its order."""
+        self.hold_channel = False
+        for stream in list(self.streams):
+            stream.wake()
 
     def stop(self, endpoint: str) -> None:
         """A member dies: its streams end, its calls are refused until `start`."""
@@ -289,7 +298,8 @@ class FakeStream:
         self.endpoint = endpoint
         self.needs_leader = needs_leader
         self._path = path
-        self._inbox: deque[bytes] = deque()
+        self._inbox: deque[bytes] = deque()  # "created" and "canceled"
+        self._channel: deque[bytes] = deque()  # events and progress; the first overtake these
         self._end: RpcError | None = None
         self._closed = False
         self._wake = trio.Event()
@@ -314,7 +324,7 @@ class FakeStream:
 
     async def receive(self) -> list[bytes]:
         await trio.lowlevel.checkpoint()
-        while not self._inbox or self.endpoint in self._etcd.frozen:
+        while not self._deliverable() or self.endpoint in self._etcd.frozen:
             if self._closed:
                 raise trio.ClosedResourceError
             if self._end is not None:
@@ -323,7 +333,17 @@ class FakeStream:
             await self._wake.wait()
         taken = list(self._inbox)
         self._inbox.clear()
+        if not self._etcd.hold_channel:
+            taken += self._channel
+            self._channel.clear()
         return taken
+
+    def _deliverable(self) -> bool:
+        return bool(self._inbox or (self._channel and not self._etcd.hold_channel))
+
+    def wake(self) -> None:
+        """Look again for what can be delivered."""
+        self._wake.set()
 
     def close(self) -> None:
         self._closed = True
@@ -347,14 +367,14 @@ class FakeStream:
         self._wake.set()
 
     def cut_after(self, messages: int) -> None:
-        """The connection breaks when the client has received so many more messages."""
-        while len(self._inbox) > messages:
-            self._inbox.pop()
+        """The connection breaks when the client has received so many more messages of events and progress."""
+        while len(self._channel) > messages:
+            self._channel.pop()
         self.end(RpcError(StatusCode.UNAVAILABLE, "Socket closed"))
 
-    def _say(self, response: Message) -> None:
+    def _say(self, response: Message, *, channel: bool = False) -> None:
         if self._end is None:
-            self._inbox.append(response.SerializeToString())
+            (self._channel if channel else self._inbox).append(response.SerializeToString())
             self._wake.set()
 
     def _take_watch_request(self, request: pb.WatchRequest) -> None:
@@ -366,7 +386,7 @@ class FakeStream:
             if self._watches.pop(watch_id, None) is not None:
                 self._say(pb.WatchResponse(header=self._etcd.header(), watch_id=watch_id, canceled=True))
         else:
-            self._say(pb.WatchResponse(header=self._etcd.header(), watch_id=-1))
+            self._say(pb.WatchResponse(header=self._etcd.header(), watch_id=-1), channel=True)
 
     def _create(self, request: pb.WatchCreateRequest) -> None:
         header = self._etcd.header()
@@ -394,9 +414,9 @@ class FakeStream:
             watch.next_revision = max(watch.next_revision, self._etcd.store.revision + 1)
             events = [_shown(event, request.prev_kv) for _, part in since for event in part]
             for part, is_last in _fragments(events, self._etcd.fragment_events if request.fragment else 0):
-                self._say(
-                    pb.WatchResponse(header=self._etcd.header(), watch_id=watch_id, events=part, fragment=not is_last)
-                )
+                response = pb.WatchResponse(watch_id=watch_id, events=part, fragment=not is_last)
+                response.header.CopyFrom(self._etcd.header())
+                self._say(response, channel=True)
 
 
 def _shown(event: pb.Event, previous: bool) -> pb.Event:

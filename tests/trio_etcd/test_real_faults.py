@@ -199,6 +199,32 @@ async def test_a_watch_that_fell_behind_resumes_after_a_cut_too(etcd_endpoint: s
             assert await collect(watch, written[-1]) == written
 
 
+async def test_progress_asked_while_falling_behind_skips_nothing(etcd_endpoint: str, etcd_prefix: str) -> None:
+    """etcd answers "created" ahead of progress that waits behind events: such progress is about earlier watches."""
+    prefix = etcd_prefix.encode()
+    async with open_etcd(etcd_endpoint) as client, open_etcd(etcd_endpoint) as writer:
+        first = (await writer.put(prefix + b"start", b"")).revision
+        written = []
+        for _ in range(50):  # 5,000 events in 3.3 MB: etcd takes its time to split them
+            ops = [Put(prefix + b"%d" % part, bytes(600)) for part in range(100)]
+            written.append((await writer.txn([], ops)).revision)
+        async with client.watch(prefix, prefix=True, start_revision=first + 1, buffer_events=100) as watch:
+
+            async def ask() -> None:
+                while True:
+                    watch.request_progress()
+                    await trio.sleep(0.01)
+
+            seen: list[int] = []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                with trio.fail_after(20):
+                    while not seen or seen[-1] < written[-1]:
+                        seen.append((await watch.receive()).revision)
+                nursery.cancel_scope.cancel()
+        assert seen == written
+
+
 async def test_a_quiet_watch_survives_compaction_elsewhere(etcd_factory: EtcdFactory) -> None:
     server = await etcd_factory()
     async with open_etcd(server.endpoint) as client, client.watch(b"/quiet/", prefix=True, progress=True) as watch:

@@ -174,6 +174,22 @@ async def test_progress_is_asked_only_where_answers_do_not_overtake_events(
             assert (watch.next_revision > fake.store.revision) is asks
 
 
+async def test_progress_that_speaks_of_earlier_watches_skips_nothing_of_a_new_one(autojump_clock: MockClock) -> None:
+    fake = FakeEtcd()
+    async with opened(fake, progress_every=1000) as client, client.watch(b"/quiet") as first:
+        await trio.sleep(100)
+        missed = [(await client.put(b"/late", b"%d" % number)).revision for number in range(3)]
+        fake.hold_channel = True
+        first.request_progress()
+        await trio.testing.wait_all_tasks_blocked()
+        async with client.watch(b"/late", start_revision=missed[0]) as late:  # "created" passes the answer
+            fake.release_channel()
+            with trio.fail_after(10):
+                assert [(await late.receive()).revision for _ in missed] == missed
+            await trio.sleep(100)
+            assert late.next_revision == fake.store.revision + 1, "later answers do count"
+
+
 async def test_silence_and_disconnection_can_be_seen(autojump_clock: MockClock) -> None:
     fake = FakeEtcd()
     async with opened(fake, progress_every=10) as client, client.watch(b"/a") as watch:
