@@ -33,7 +33,7 @@ def read(ref: DataRef, data: bytes) -> Value:
                 case Service():
                     _check_service(value, subject)
                 case AuthorizationPolicy():
-                    _check_policy(data, subject)
+                    _check_policy(value, data, subject)
             return value
         case EndpointRef():
             return _endpoint(ref, data, subject)
@@ -62,10 +62,12 @@ def _check_service(service: Service, subject: str) -> None:
             raise Corrupt(Problem(subject, f"{what} {twice!r} stands there twice", "$.spec", "keep one of them"))
 
 
-def _check_policy(data: bytes, subject: str) -> None:
+def _check_policy(policy: AuthorizationPolicy, data: bytes, subject: str) -> None:
     """Of other objects an unknown field is passed over. Of a policy it may be a condition that a newer replica knows:
     without it an ALLOW would allow more."""
     spec = msgspec.msgpack.decode(data)["spec"]
+    if spec == msgspec.msgpack.decode(msgspec.msgpack.encode(policy.spec)):
+        return  # all of it was understood; else a default may be written out, or a field be unknown
     fault = next(checking.faults(spec, AuthorizationPolicySpec, ("spec",)), None)
     if fault is not None:
         remedy = "upgrade this sidecar, or write the policy again"
