@@ -1,7 +1,7 @@
 """(a) From etcd's answer to a put until Envoy's ACK: a whole sidecar against a raw watch with a prepared push.
 
-Both follow the same etcd over TLS with a client certificate, each has an Envoy of its own, and both push one
-RouteConfiguration for each put. The two take turns, block by block.
+Both follow the same etcd over TLS with a client certificate, each has an Envoy of its own, and both push the same
+RouteConfiguration for each put; one compiles it, the other has it ready. The two take turns, block by block.
 """
 
 import json
@@ -13,17 +13,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import trio
 
+from dataplane.compile.inbound import ALLOW, DENY
 from deploy.demo.local_mesh import LocalMesh
 from deploy.demo.processes import Processes
-from schemas import codec
-from schemas.keys import Keyspace
-from schemas.objects import AuthorizationPolicy, Metadata
-from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule
 from tests.bench.harness import Figure, Target, figure, percentile
+from tests.bench.objects import POLICY_KEY, RAW_KEY, RAW_ROUTES, SERVICE, policy
 from tests.support.envoy import envoy_path
-from trio_etcd import TLS, Client, open_etcd
+from trio_etcd._proto import etcd_pb2
 
 BLOCKS = 24
 PUTS = 60  # a block
@@ -31,16 +30,6 @@ WARM_UP = 2  # blocks
 LOST_S = 10.0
 
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
-
-KEYS = Keyspace()
-RAW_KEY = KEYS.data() + b"bench-raw"  # beside what sidecars follow, so that the two don't disturb each other
-
-SERVICE = {
-    "apiVersion": "mesh/v1",
-    "kind": "Service",
-    "metadata": {"name": "subject", "namespace": "bench"},
-    "spec": {"ports": [{"name": "http", "port": 8080, "protocol": "http"}], "dependencies": []},
-}
 
 
 class Acks:
@@ -91,24 +80,26 @@ async def subject(command: list[str]) -> AsyncIterator[Acks]:
             nursery.cancel_scope.cancel()
 
 
-def policy(number: int) -> bytes:
-    rule = Rule(to=(Operation(methods=("GET",), paths=(f"/{number}",)),))
-    return codec.encode(
-        AuthorizationPolicy(
-            api_version="mesh/v1",
-            metadata=Metadata(name="subject", namespace="bench"),
-            spec=AuthorizationPolicySpec(rules=(rule,)),
+class Writer:
+    """Puts by plain blocking calls: a hop to another thread would stamp etcd's answer later than it came."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._put = channel.unary_unary(
+            "/etcdserverpb.KV/Put", etcd_pb2.PutRequest.SerializeToString, etcd_pb2.PutResponse.FromString
         )
-    )
+
+    def put(self, key: bytes, value: bytes) -> tuple[int, int]:
+        """(revision, when etcd's answer came in ns of the monotonic clock). Raises grpc.RpcError."""
+        response = self._put(etcd_pb2.PutRequest(key=key, value=value), timeout=LOST_S)
+        return response.header.revision, time.monotonic_ns()
 
 
-async def block(etcd: Client, key: bytes, acks: Acks, first: int) -> list[float]:
+async def block(etcd: Writer, key: bytes, acks: Acks, first: int) -> list[float]:
     """Milliseconds from the put's answer to Envoy's ACK, one put at a time."""
     result = []
     for number in range(first, first + PUTS):
-        put = await etcd.put(key, policy(number))
-        answered = time.monotonic_ns()
-        result.append((await acks.of(put.revision) - answered) / 1e6)
+        revision, answered = etcd.put(key, policy(number))
+        result.append((await acks.of(revision) - answered) / 1e6)
     return result
 
 
@@ -126,15 +117,16 @@ async def measure(directory: Path) -> list[Figure]:
         instance = mesh.instance("subject.bench", "subject-1")
         await mesh.write_sidecar_settings(instance)
         certificates = mesh.etc / "etcd"
-        read = [(certificates / name).read_bytes() for name in ("ca.crt", "replica.crt", "replica.key")]
+        ca, certificate, key = ((certificates / one).read_bytes() for one in ("ca.crt", "replica.crt", "replica.key"))
+        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
         async with (
             subject([sys.executable, "-m", "tests.bench.stamped_sidecar", str(mesh.settings_file(instance))]) as ours,
             raw_subject(mesh) as raw,
-            open_etcd(mesh.etcd_endpoint, tls=TLS(*read)) as etcd,
         ):
             await ours.first()
             await raw.first()
-            return await compare(etcd, ours, raw)
+            with grpc.secure_channel(mesh.etcd_endpoint, credentials) as channel:
+                return await compare(Writer(channel), ours, raw)
     finally:
         await processes.stop_all()
         processes.kill_left_over()
@@ -167,12 +159,11 @@ def raw_bootstrap(ads_socket: str, admin_socket: str) -> dict[str, object]:
     manager = {
         "@type": f"{FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "bench",
-        "rds": {"route_config_name": "bench", "config_source": {"ads": {}, "resource_api_version": "V3"}},
+        "rds": {"route_config_name": RAW_ROUTES, "config_source": {"ads": {}, "resource_api_version": "V3"}},
         "http_filters": [
-            {
-                "name": "router",
-                "typed_config": {"@type": f"{FILTERS}.http.router.v3.Router"},
-            }
+            {"name": DENY, "typed_config": {"@type": f"{FILTERS}.http.rbac.v3.RBAC"}},
+            {"name": ALLOW, "typed_config": {"@type": f"{FILTERS}.http.rbac.v3.RBAC"}},
+            {"name": "router", "typed_config": {"@type": f"{FILTERS}.http.router.v3.Router"}},
         ],
     }
     return {
@@ -208,17 +199,16 @@ def raw_bootstrap(ads_socket: str, admin_socket: str) -> dict[str, object]:
     }
 
 
-async def compare(etcd: Client, ours: Acks, raw: Acks) -> list[Figure]:
-    key = KEYS.config_of_kind(AuthorizationPolicy.__name__, "bench") + b"subject"
+async def compare(etcd: Writer, ours: Acks, raw: Acks) -> list[Figure]:
     medians, tails = [], []
     for number in range(WARM_UP + BLOCKS):
         first = number * PUTS
         if number % 2:
-            one = await block(etcd, key, ours, first)
+            one = await block(etcd, POLICY_KEY, ours, first)
             other = await block(etcd, RAW_KEY, raw, first)
         else:
             other = await block(etcd, RAW_KEY, raw, first)
-            one = await block(etcd, key, ours, first)
+            one = await block(etcd, POLICY_KEY, ours, first)
         if number >= WARM_UP:
             medians.append((statistics.median(one), statistics.median(other)))
             tails.append((percentile(one, 0.99), percentile(other, 0.99)))

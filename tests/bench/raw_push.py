@@ -13,32 +13,44 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from envoy.config.route.v3 import route_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
+from dataplane.compile.compiler import Compiler
+from dataplane.compile.resources import ROUTES, ResourceKey
+from dataplane.compile.workload import Workload
+from dataplane.pipeline import Pipeline
+from dataplane.snapshot.state import MeshState
+from dataplane.watch.events import Listing, Put
+from schemas.names import ServiceRef
+from tests.bench.objects import KEYS, POLICY_KEY, RAW_ROUTES, SERVICE_KEY, policy, service
 from trio_etcd._proto import etcd_pb2
 
-ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 DELTA = "DeltaAggregatedResources"
 
 
-def prepared(status: int) -> bytes:
-    """A whole response with one route, ready for the wire; the two differ, so that Envoy has something to do."""
-    routes = route_pb2.RouteConfiguration(name="bench")
-    route = routes.virtual_hosts.add(name="bench", domains=["*"]).routes.add()
-    route.match.prefix = "/"
-    route.direct_response.status = status
-    response = discovery_pb2.DeltaDiscoveryResponse(type_url=ROUTES, nonce=str(status))
-    resource = response.resources.add(name="bench", version=str(status))
-    resource.resource.Pack(routes)
+def prepared(number: int) -> bytes:
+    """A whole response, ready for the wire, with what the sidecar's compiler makes of the service and a policy.
+
+    The same work for Envoy as in the sidecar; `number` makes them differ, so that there is some.
+    """
+    pipeline = Pipeline(
+        MeshState(KEYS), Compiler(Workload(ServiceRef("bench", "subject"), "bench.example", "127.0.0.1"))
+    )
+    pipeline.take(Listing(KEYS.config(), 1, (Put(SERVICE_KEY, service(), 1), Put(POLICY_KEY, policy(number), 1))))
+    for prefix in (KEYS.trust(), KEYS.epoch()):
+        pipeline.take(Listing(prefix, 1, ()))
+    pipeline.build()
+    compiled = pipeline.compiler.resources()[ResourceKey(ROUTES, RAW_ROUTES)]
+    response = discovery_pb2.DeltaDiscoveryResponse(type_url=ROUTES, nonce=str(number))
+    resource = response.resources.add(name=RAW_ROUTES, version=compiled.version)
+    resource.resource.type_url = ROUTES
+    resource.resource.value = compiled.body
     serialized: bytes = response.SerializeToString()
     return serialized
 
 
-RESPONSES = (prepared(200), prepared(204))
-
-
 def main() -> None:
+    responses = (prepared(0), prepared(1))
     directory, endpoint, key, socket = Path(sys.argv[1]), sys.argv[2], sys.argv[3].encode(), sys.argv[4]
     revisions: queue.SimpleQueue[int] = queue.SimpleQueue()
 
@@ -54,11 +66,11 @@ def main() -> None:
 
         pool.submit(read)
         pushed.put(1)
-        yield RESPONSES[0]
+        yield responses[0]
         while True:
             revision = revisions.get()
             pushed.put(revision)
-            yield RESPONSES[revision % 2]
+            yield responses[revision % 2]
 
     pool = ThreadPoolExecutor(8)
     server = grpc.server(pool)
