@@ -1,12 +1,25 @@
-"""Log lines of a replica: one event a line on standard error, ``message key=value …``; never a secret.
+"""Log lines of a replica: one event a line on standard error, ``message key=value …`` or JSON; never a secret.
 
-systemd's journal adds time, host and unit; elsewhere the time is in front.
+systemd's journal adds time, host and unit; elsewhere the time is in front, and in JSON it is a field.
 """
 
+import datetime
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
+
+# What somebody may put where it does not belong, such as a token for its id: the secret part is blotted out wherever
+# it turns up. Join and login tokens; private keys in PEM; JWTs.
+_SECRETS = (
+    (re.compile(r"(m[jl]t1\.[^.\s]{1,64}\.)[^\s'\",;)]+"), r"\1[redacted]"),
+    (
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+        "[redacted]",
+    ),
+    (re.compile(r"(eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.)[A-Za-z0-9_-]+"), r"\1[redacted]"),
+)
 
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
@@ -26,22 +39,56 @@ class KeyValueFormatter(logging.Formatter):
             else f"{self.formatTime(record)} {record.levelname.lower()} "
         )
         fields: Mapping[str, object] = getattr(record, "fields", {})
-        words = [_plain(record.getMessage()), *(f"{key}={_quoted(value)}" for key, value in fields.items())]
+        words = [_plain(redacted(record.getMessage())), *(f"{key}={_quoted(value)}" for key, value in fields.items())]
         if record.exc_info:
-            words.append(f"exception={json.dumps(self.formatException(record.exc_info))}")
+            words.append(f"exception={json.dumps(redacted(self.formatException(record.exc_info)))}")
         return head + " ".join(words)
 
 
-def set_up(*, journal: bool, level: int = logging.INFO) -> None:
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message`` and the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: Mapping[str, object] = getattr(record, "fields", {})
+        line: dict[str, object] = {
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redacted(record.getMessage()),
+        }
+        # A field never takes the place of what every line has.
+        line.update({key if key not in line else f"{key}_": _as_json(value) for key, value in fields.items()})
+        if record.exc_info:
+            line["exception"] = redacted(self.formatException(record.exc_info))
+        return json.dumps(line)
+
+
+def set_up(*, journal: bool, level: int = logging.INFO, as_json: bool = False) -> None:
     """Once a process, from `main`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(KeyValueFormatter(journal=journal))
+    handler.setFormatter(JsonFormatter() if as_json else KeyValueFormatter(journal=journal))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def event(logger: logging.Logger, level: int, message: str, **fields: object) -> None:
-    """One event. Fields that are None are left out."""
-    logger.log(level, message, extra={"fields": {key: value for key, value in fields.items() if value is not None}})
+    """One event. Fields that are None are left out, and secrets blotted out."""
+    given = {key: _safe(value) for key, value in fields.items() if value is not None}
+    logger.log(level, message, extra={"fields": given})
+
+
+def redacted(text: str) -> str:
+    """`text` without the secret part of whatever looks like a token or a private key."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _safe(value: object) -> object:
+    return value if isinstance(value, bool | int | float) else redacted(str(value))
+
+
+def _as_json(value: object) -> object:
+    return value if isinstance(value, bool | int | float) else str(value)
 
 
 def _plain(text: str) -> str:

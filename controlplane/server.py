@@ -3,8 +3,8 @@
                           ┌──────────────── one nursery ─────────────────────────────────────────┐
      api    mTLS ────────▶│ caller ▸ authorize ▸ convert ▸ a service                             │
      join   TLS  ────────▶│                       │  Config    read ▸ validate ▸ plan ▸ write     │
-     socket root ────────▶│                       │  Identity  token ▸ CA ▸ write                 │──▶ etcd
-                          │                       │  Tokens    CA ▸ write                         │   control/ data/
+     socket root ────────▶│                       │  Identity  attestor ▸ CA ▸ write              │──▶ etcd
+                          │                       │  Tokens, Operators, Attestors  ▸ write        │   control/ data/
                           │                       │  Sidecars  lease ▸ write; reports in batches  │
                           │  follow: Mesh, data/trust, control/ca ▸ AuthorityKeeper ▸ CA, TLS     │◀── etcd
                           │  follow: control/status ▸ StatusBoard;  data/config ▸ ConfigClock     │
@@ -26,16 +26,25 @@ from pathlib import Path
 import trio
 
 import trio_etcd
+from controlplane.api.attestor_service import AttestorService
+from controlplane.api.attestors.interface import Attestor
+from controlplane.api.attestors.join_token import JoinTokenAttestor
+from controlplane.api.attestors.x509_possession import X509Possession
 from controlplane.api.caller import Listener
 from controlplane.api.config_service import ConfigService
 from controlplane.api.dispatch import Door, Rpc, methods
 from controlplane.api.identity_service import IdentityService
 from controlplane.api.issuing import Issuing, Told
+from controlplane.api.operator_service import OperatorService
+from controlplane.api.operators import Operators
 from controlplane.api.sidecar_service import SidecarService
+from controlplane.api.svid_service import SvidService
 from controlplane.api.token_service import TokenService
 from controlplane.authority_keeper import AuthorityKeeper
-from controlplane.ca.keystore import read_kek
+from controlplane.ca.keystore import read_keks
+from controlplane.ca_life import CaLife
 from controlplane.config import ReplicaConfig
+from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
 from controlplane.notify import Notifier
 from controlplane.socket_path import prepare_socket
@@ -87,7 +96,7 @@ async def run(
     Waits, with a word in the log, for an etcd that does not answer and for a mesh that is not initialised. Raises
     InvalidInput, PermissionDenied, OSError (files), BindError (addresses): what waiting would not mend.
     """
-    kek = read_kek(config.kek_path(environ), environ, random)
+    kek = read_keks(config.kek_paths(environ), environ, random)
     tls = _etcd_credentials(config)
     prepare_socket(Path(config.listen.socket))
     notifier = Notifier(environ)
@@ -121,17 +130,32 @@ async def run(
         nursery.start_soon(statuses.run)
         notifier.send("STATUS=waiting for the mesh to be initialised")
         await keeper.wait_ready()
+        nursery.start_soon(make_jwt_key, store, kek, issuing)
 
+        life = CaLife(
+            store, writer, kek, issuing, view, board,
+            address=config.advertised_api[0], door=config.listen.socket,
+            files=[Path(config.etcd.ca), Path(config.etcd.cert)],
+        )  # fmt: skip
+        life.start(nursery)
+
+        operators = Operators(store)
+        possession = X509Possession(store, lambda: issuing.current().authority.trust_domain, now, random)
+        attestors: dict[str, Attestor] = {"token": JoinTokenAttestor(store, now, random), "x509": possession}
         services = (
+            life.service,
             ConfigService(store, writer),
-            IdentityService(store, issuing),
-            TokenService(store, writer, issuing),
+            IdentityService(issuing, attestors, possession),
+            SvidService(issuing),
+            TokenService(store, writer, issuing, operators),
+            OperatorService(store, writer, issuing, operators),
+            AttestorService(store, writer, issuing),
             SidecarService(store, board, clock, statuses),
         )
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain
         async with AsyncExitStack() as doors:
-            ports = await _open_doors(doors, config, keeper, rpcs, trust_domain, now)
+            ports = await _open_doors(doors, config, keeper, rpcs, lambda one: Door(one, trust_domain, now, operators))
             starting.cancel()
             notifier.send("READY=1", f"STATUS=serving {trust_domain}")
             event(logger, logging.INFO, "ready", trust_domain=trust_domain, api=ports[0], join=ports[1])
@@ -140,6 +164,7 @@ async def run(
             await stop.wait()
             notifier.send("STOPPING=1")
         nursery.cancel_scope.cancel()
+        await life.goodbye()
 
 
 async def _cancel_unless_ready(stop: trio.Event, ready: trio.Event, scope: trio.CancelScope) -> None:
@@ -215,8 +240,7 @@ async def _open_doors(
     config: ReplicaConfig,
     keeper: AuthorityKeeper,
     rpcs: Mapping[str, Rpc],
-    trust_domain: str,
-    now: Callable[[], float],
+    door: Callable[[Listener], Door],
 ) -> Sequence[int]:
     """One gRPC server a listener, so that each call's listener is known. Gives the ports of api and join."""
     listeners = (
@@ -226,7 +250,7 @@ async def _open_doors(
     )
     ports: list[int] = []
     for listener, grpc_listener in listeners:
-        served = methods(rpcs, Door(listener, trust_domain, now))
+        served = methods(rpcs, door(listener))
         server = await doors.enter_async_context(serve(served, [grpc_listener], on_error=_report, options=KEEPALIVE))
         ports += server.bound_ports
     return ports[:2]

@@ -113,6 +113,18 @@ class Keyspace:
     def tokens(self) -> bytes:
         return f"{self.prefix}/control/tokens/".encode()
 
+    def operators(self) -> bytes:
+        return f"{self.prefix}/control/operators/".encode()
+
+    def operator(self, name: str) -> bytes:
+        return f"{self.prefix}/control/operators/{name}".encode()
+
+    def attestors(self) -> bytes:
+        return f"{self.prefix}/control/attestors/".encode()
+
+    def attestor(self, name: str) -> bytes:
+        return f"{self.prefix}/control/attestors/{name}".encode()
+
     def request(self, request_id: str) -> bytes:
         return f"{self.prefix}/control/requests/{request_id}".encode()
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from schemas.names import NAME_PATTERN
 from schemas.objects.common import Label, Name, Port
 
 
@@ -76,7 +77,7 @@ class JwtAuthority(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class TrustBundle(Record, frozen=True, kw_only=True, tag="TrustBundle"):
-    """What verifies the SVIDs of a trust domain; `sequence` grows with every change (SPIFFE bundle: spiffe_sequence)."""
+    """What verifies the SVIDs of a trust domain; `sequence` grows with every change, as spiffe_sequence."""
 
     trust_domain: str
     sequence: int
@@ -138,35 +139,118 @@ class ReplicaStatus(Record, frozen=True, kw_only=True, tag="ReplicaStatus"):
     """What a replica last said of itself: written anew every minute and at each change."""
 
     id: str
+    name: str
+    """For people: host and address."""
     seen: int
     trust_sequence: int
     """Of the bundle that it trusts its callers by."""
     issuing_key_id: str
     """Authority key identifier (hex) of what it issues."""
     issuing_since: int
-    """Since when it has issued with that key."""
+    """Since when it has issued with that key; 0: it never did with another."""
     svid_expires: int
     """Of the certificate that it serves with."""
     kek_ids: tuple[str, ...] = ()
     """The key-encryption keys that it can open CA keys with."""
 
 
-class JoinToken(Record, frozen=True, kw_only=True, tag="JoinToken"):
-    """A join token. The token itself is never stored, only its hash."""
+# A service by name, or "*" for any of its namespace (schemas/selectors.py).
+ServiceOrAny = Annotated[str, msgspec.Meta(pattern=rf"^({NAME_PATTERN}|\*)\Z", description="a name, or *")]
+OperatorRole = Literal["viewer", "editor", "admin"]
+
+
+class TokenUse(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One use of a token: when, from where, and what was issued for it."""
+
+    at: int
+    by: str
+    identity: str = ""
+    id: str = ""
+    """Unique: by it a replica knows its own use again when etcd's answer was lost."""
+
+
+class Token(Record, frozen=True, kw_only=True):
+    """What a join token and a login token have in common. The token itself is never stored, only its hash."""
 
     id: str
     sha256: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-    namespace: Name
-    service: Name
+    epoch: str
+    """Of the store it was made in: after a restore nobody knows whether it was used meanwhile, so it counts as used."""
     expires: int
     created: int
     created_by: str
-    used: int | None = None
-    """When it was used; None: not yet."""
-    used_by: str = ""
+    uses: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """How often it may be used; `used` says how often it was."""
+    used: tuple[TokenUse, ...] = ()
+    revoked: int | None = None
+    revoked_by: str = ""
+
+    @property
+    def bound_to(self) -> str:
+        raise TypeError("a token of no kind")
 
     def __repr__(self) -> str:
-        return f"JoinToken(id={self.id!r}, service={self.service}.{self.namespace}, sha256=[redacted])"
+        return f"{type(self).__name__}(id={self.id!r}, bound_to={self.bound_to!r}, sha256=[redacted])"
+
+
+class JoinToken(Token, frozen=True, kw_only=True, tag="JoinToken"):
+    """Lets hosts become sidecars of a service, or of any service of a namespace."""
+
+    namespace: Name
+    service: ServiceOrAny
+
+    @property
+    def bound_to(self) -> str:
+        return f"{self.namespace}/{self.service}"
+
+    __repr__ = Token.__repr__
+
+
+class LoginToken(Token, frozen=True, kw_only=True, tag="LoginToken"):
+    """Lets an operator log in."""
+
+    operator: Name
+
+    @property
+    def bound_to(self) -> str:
+        return f"operator/{self.operator}"
+
+    __repr__ = Token.__repr__
+
+
+class Operator(Record, frozen=True, kw_only=True, tag="Operator"):
+    """What an operator may do. It is here and not in the certificate, so that a change takes effect at once."""
+
+    name: Name
+    role: OperatorRole
+    namespaces: tuple[Name, ...] = ()
+    """Where an editor may write."""
+    since: int
+    """Certificates and tokens that were made before are worth nothing: they are of somebody who was revoked."""
+    granted_by: str
+    revoked: int | None = None
+    """Kept, not deleted: a certificate from before must not count again when the same name is granted anew."""
+    revoked_by: str = ""
+
+
+class HostRule(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who holds a certificate that `match` fits may be any service that `selector` selects."""
+
+    match: str
+    """controlplane/ca/host_rules.py: ``dns:*.shop.example.com``, ``cn:db1``, ``uri:…``, ``any``."""
+    selector: str
+    """schemas/selectors.py: ``shop/orders``, ``shop/*``."""
+
+
+class HostAuthority(Record, frozen=True, kw_only=True, tag="HostAuthority"):
+    """An authority of host certificates, of which a host may show one in order to join."""
+
+    name: Name
+    x509_authorities: tuple[bytes, ...]
+    """DER certificates."""
+    rules: tuple[HostRule, ...]
+    changed: int
+    changed_by: str
 
 
 class RequestRecord(Record, frozen=True, kw_only=True, tag="RequestRecord"):
@@ -179,5 +263,16 @@ class RequestRecord(Record, frozen=True, kw_only=True, tag="RequestRecord"):
 
 
 AnyRecord = (
-    Endpoint | SidecarStatus | Epoch | TrustBundle | SealedKey | Rotation | ReplicaStatus | JoinToken | RequestRecord
+    Endpoint
+    | SidecarStatus
+    | Epoch
+    | TrustBundle
+    | SealedKey
+    | Rotation
+    | ReplicaStatus
+    | JoinToken
+    | LoginToken
+    | Operator
+    | HostAuthority
+    | RequestRecord
 )

@@ -1,6 +1,6 @@
-"""What a service is told of a call, beside the request. Pure."""
+"""What a service is told of a call, beside the request, and what it tells of it for the audit. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controlplane.api.caller import Caller
 
@@ -14,3 +14,9 @@ class Call:
 
     caller: Caller
     seconds: float = DEFAULT_SECONDS
+    facts: dict[str, object] = field(default_factory=dict)
+    """What the audit says of it, beside who, from where, which RPC and what came of it."""
+
+    def tell(self, **facts: object) -> None:
+        """For the audit, as soon as it is known: a call that is refused later has told it too. Nothing secret."""
+        self.facts.update(facts)

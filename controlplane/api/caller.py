@@ -6,8 +6,11 @@ from urllib.parse import unquote
 
 from cryptography import x509
 
+from controlplane.ca.template import BACKDATE_SECONDS
+from controlplane.store.ops import KeyGuard
 from schemas.errors import Unauthenticated
 from schemas.names import ServiceRef, SpiffeId
+from schemas.records import Operator
 from spiffe.x509 import leaf_identity
 
 
@@ -37,6 +40,12 @@ class Caller:
     where: str
     """The peer's address, for logs."""
     identity: SpiffeId | None = None
+    issued: int = 0
+    """When its certificate was issued, in seconds since 1970."""
+    operator: Operator | None = None
+    """What the mesh says of an operator (`controlplane.api.operators`); None for others, and before it was asked."""
+    guards: tuple[KeyGuard, ...] = ()
+    """What must still hold when this caller's write happens: that nobody has changed its role meanwhile."""
 
     def __str__(self) -> str:
         return str(self.identity) if self.identity else self.kind.value
@@ -48,6 +57,13 @@ class Caller:
         if service is None:
             raise Unauthenticated("this call needs the identity of a service")
         return service
+
+    @property
+    def operator_name(self) -> str:
+        """Of an operator. Raises Unauthenticated for all others."""
+        if self.kind is not CallerKind.OPERATOR or self.identity is None:
+            raise Unauthenticated("this call needs the identity of an operator")
+        return self.identity.path.rpartition("/")[2]
 
 
 def caller_of(listener: Listener, peer: str, certificate_pem: bytes | None, trust_domain: str, now: float) -> Caller:
@@ -72,7 +88,8 @@ def caller_of(listener: Listener, peer: str, certificate_pem: bytes | None, trus
         raise Unauthenticated(f"the certificate of {identity} is not valid at this time: renew it and connect again")
     if identity.trust_domain != trust_domain:
         raise Unauthenticated(f"{identity} is not of this mesh, whose trust domain is {trust_domain}")
-    return Caller(_kind_of(identity), where, identity)
+    issued = int(certificate.not_valid_before_utc.timestamp()) + BACKDATE_SECONDS
+    return Caller(_kind_of(identity), where, identity, issued)
 
 
 def _kind_of(identity: SpiffeId) -> CallerKind:

@@ -9,6 +9,7 @@ from controlplane.domain.plan import Action, Outcome, Plan, plan
 from controlplane.domain.reads import objects_needed, prefixes_needed
 from controlplane.domain.validate import validate
 from controlplane.store.etcd import MustListAgain, Store
+from controlplane.store.ops import Guard
 from controlplane.store.requests import Request, RequestWriter
 from schemas import codec
 from schemas.errors import Conflict, Corrupt, InvalidInput
@@ -37,8 +38,9 @@ async def apply(
     *,
     dry_run: bool,
     seconds: float,
+    guards: tuple[Guard, ...] = (),
 ) -> Applied:
-    """All of it at one revision, or nothing.
+    """All of it at one revision, or nothing; and only while `guards` hold.
 
     Raises InvalidInput with all problems, NotFound, Conflict, LimitExceeded; Unavailable.
     """
@@ -53,7 +55,7 @@ async def apply(
         planned = plan(changes, known, store.keyspace)
         if dry_run or not planned.ops:
             return Applied(0, planned.outcomes)
-        revision = await writer.write(request, planned.guards, planned.ops, seconds=seconds)
+        revision = await writer.write(request, (*planned.guards, *guards), planned.ops, seconds=seconds)
         if revision is not None:
             return Applied(revision, planned.outcomes)
         await _refuse_if_written_meanwhile(store, planned, known)

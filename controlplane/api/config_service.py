@@ -1,22 +1,19 @@
 """[edge] mesh.v1.Config: apply, get, list, watch."""
 
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from controlplane.api import change_set, convert
+from controlplane.api.authorize import authorize_namespaces
 from controlplane.api.call import Call
 from controlplane.api.dispatch import Rpc
 from controlplane.api.request_id import request_of
 from controlplane.domain.plan import Action
-from controlplane.log import event
 from controlplane.store.etcd import MustListAgain, Store
 from controlplane.store.requests import RequestWriter
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import Conflict, NotFound
 from schemas.keys import StatusRef
 from schemas.names import ObjectRef, check_name
-
-logger = logging.getLogger(__name__)
 
 
 class ConfigService:
@@ -34,24 +31,26 @@ class ConfigService:
 
     async def apply(self, message: pb.ApplyRequest, call: Call) -> pb.ApplyReply:
         request = request_of(message, call.caller)
+        call.tell(request=request.id, dry_run=message.dry_run or None)
         changes = convert.changes_from(message)
+        call.tell(objects=_named(str(change.ref) for change in changes))
+        authorize_namespaces(call.caller, (change.ref.namespace for change in changes), "objects")
         applied = await change_set.apply(
-            self._store, self._writer, request, changes, dry_run=message.dry_run, seconds=call.seconds
+            self._store,
+            self._writer,
+            request,
+            changes,
+            dry_run=message.dry_run,
+            seconds=call.seconds,
+            guards=call.caller.guards,
         )
-        if applied.revision:
-            event(
-                logger,
-                logging.INFO,
-                "applied",
-                caller=call.caller,
-                peer=call.caller.where,
-                request=request.id,
-                revision=applied.revision,
-                replayed=applied.replayed or None,
-                objects=", ".join(
-                    f"{one.action.value} {one.ref}" for one in applied.outcomes if one.action is not Action.UNCHANGED
-                ),
-            )
+        call.tell(
+            revision=applied.revision,
+            replayed=applied.replayed or None,
+            objects=_named(
+                f"{one.action.value} {one.ref}" for one in applied.outcomes if one.action is not Action.UNCHANGED
+            ),
+        )
         return pb.ApplyReply(revision=applied.revision, outcomes=convert.outcomes_of(applied.outcomes))
 
     async def get(self, message: pb.GetRequest, call: Call) -> pb.StoredObject:
@@ -104,3 +103,7 @@ class ConfigService:
             raise Conflict(
                 f"the changes after {message.after_revision} are gone: list, then watch ({error})"
             ) from error
+
+
+def _named(what: Iterable[str]) -> str | None:
+    return ", ".join(what) or None

@@ -1,20 +1,20 @@
-"""[edge] Every RPC alike: caller ▸ authorize ▸ handler, and errors to statuses."""
+"""[edge] Every RPC alike: caller ▸ authorize ▸ handler, errors to statuses, and the audit of all of it."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
+import trio
 from google.protobuf.message import Message
 
+from controlplane.api.audit import Audit
 from controlplane.api.authorize import authorize
 from controlplane.api.call import DEFAULT_SECONDS, Call
-from controlplane.api.caller import Listener, caller_of
-from controlplane.api.convert import abort_of
-from controlplane.log import event
-from schemas.errors import InvalidInput, MeshError, PermissionDenied, Unauthenticated
-from trio_grpc import Context, Method, RpcAbort, server_stream, unary
+from controlplane.api.caller import Caller, Listener, caller_of
+from controlplane.api.operators import Operators
+from schemas.errors import Conflict, MeshError
+from trio_grpc import Context, Method, server_stream, unary
 
 # What is kept back of a caller's time, so that our answer reaches it before its own deadline does.
 ANSWER_SECONDS = 0.25
@@ -41,6 +41,7 @@ class Door:
     listener: Listener
     trust_domain: str
     now: Callable[[], float]
+    operators: Operators
 
 
 def methods(rpcs: Mapping[str, Rpc], door: Door) -> dict[str, Method]:
@@ -49,48 +50,70 @@ def methods(rpcs: Mapping[str, Rpc], door: Door) -> dict[str, Method]:
 
 
 def _method(path: str, rpc: Rpc, door: Door) -> Method:
-    def call_of(context: Context) -> Call:
+    async def call_of(context: Context, audit: Audit) -> Call:
         caller = caller_of(door.listener, context.peer, context.peer_certificate, door.trust_domain, door.now())
+        audit.caller = caller
+        audit.caller = caller = await door.operators.known(caller)
         authorize(path, caller)
         left = context.seconds_left()
-        return Call(caller, DEFAULT_SECONDS if left is None else max(ANSWER_SECONDS, left - ANSWER_SECONDS))
+        seconds = DEFAULT_SECONDS if left is None else max(ANSWER_SECONDS, left - ANSWER_SECONDS)
+        return Call(caller, seconds, audit.facts)
 
     async def answer(request: Any, context: Context) -> Message:
         assert rpc.unary is not None  # noqa: S101  (chosen below)
-        try:
-            return await rpc.unary(request, call_of(context))
-        except MeshError as error:
-            raise _refused(path, context, door, error) from error
+        with Audit(path, door.listener, context.peer) as audit:
+            try:
+                call = await call_of(context, audit)
+                return await _still_authorized(rpc.unary(request, call), path, call.caller, door)
+            except MeshError as error:
+                raise audit.refused(error) from error
 
     async def stream(request: Any, send: Callable[[Any], Awaitable[None]], context: Context) -> None:
         assert rpc.stream is not None  # noqa: S101  (chosen below)
-        try:
-            await rpc.stream(request, send, call_of(context))
-        except MeshError as error:
-            raise _refused(path, context, door, error) from error
+        with Audit(path, door.listener, context.peer, stream=True) as audit:
+            try:
+                call = await call_of(context, audit)
+                audit.opened()
+                await _while_authorized(lambda: rpc.stream(request, send, call), path, call.caller, door)  # type: ignore[misc]  # not None, as asserted
+            except MeshError as error:
+                raise audit.refused(error) from error
 
     if rpc.unary is not None:
         return unary(answer, rpc.request.FromString, _encode)
     return server_stream(stream, rpc.request.FromString, _encode)
 
 
+async def _still_authorized(work: Awaitable[Message], path: str, caller: Caller, door: Door) -> Message:
+    """A write whose guards failed may have failed by a change of the caller's role: then that is the reason to tell."""
+    try:
+        return await work
+    except Conflict:
+        if caller.guards:
+            authorize(path, await door.operators.known(caller))
+        raise
+
+
+async def _while_authorized(work: Callable[[], Awaitable[None]], path: str, caller: Caller, door: Door) -> None:
+    """A stream ends with the right to have it."""
+    if not caller.guards:
+        await work()
+        return
+    ended_by: MeshError | None = None
+
+    async def end_with(task: Callable[[], Awaitable[None]]) -> None:
+        nonlocal ended_by
+        try:
+            await task()
+        except MeshError as error:
+            ended_by = error
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_with, lambda: door.operators.watch(caller, lambda now: authorize(path, now)))
+        nursery.start_soon(end_with, work)
+    if ended_by is not None:
+        raise ended_by
+
+
 def _encode(message: Message) -> bytes:
     return message.SerializeToString()
-
-
-def _refused(path: str, context: Context, door: Door, error: MeshError) -> RpcAbort:
-    abort = abort_of(error)
-    # Who may not is worth a warning; what is wrong with the input is the caller's to know.
-    serious = isinstance(error, PermissionDenied | Unauthenticated) or abort.code is grpc.StatusCode.INTERNAL
-    why = f"{len(error.problems)} problems, first: {error.problems[0]}" if isinstance(error, InvalidInput) else error
-    event(
-        logger,
-        logging.WARNING if serious else logging.INFO,
-        "refused",
-        rpc=path,
-        listener=door.listener.value,
-        peer=context.peer,
-        status=abort.code.name,
-        why=why,
-    )
-    return abort

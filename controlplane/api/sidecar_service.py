@@ -84,16 +84,8 @@ class SidecarService:
                 break
             if trio.current_time() >= deadline:
                 raise Conflict(f"instance {instance} kept changing; ask again")
-        event(
-            logger,
-            logging.INFO,
-            "registered",
-            instance=instance,
-            address=endpoint.address if endpoint else None,
-            lease=f"{lease:x}",
-            caller=call.caller,
-            peer=call.caller.where,
-            revision=revision,
+        call.tell(
+            instance=instance, address=endpoint.address if endpoint else None, lease=f"{lease:x}", revision=revision
         )
         return pb.RegisterReply(lease_id=lease, ttl_seconds=granted, revision=revision)
 
@@ -101,20 +93,13 @@ class SidecarService:
         """`revision` 0: it was not in discovery."""
         instance = Instance.of(call.caller.service, message.instance)
         key = instance.endpoint_key(self._store.keyspace)
+        call.tell(instance=instance)
         revision = await self._store.transact((LeaseGuard(key, message.lease_id),), (Delete(key),))
         if revision is None:
             if await self._store.get(key) is not None:
                 raise Conflict(f"instance {instance} is registered under another lease")
             return pb.DeregisterReply(revision=0)
-        event(
-            logger,
-            logging.INFO,
-            "deregistered",
-            instance=instance,
-            caller=call.caller,
-            peer=call.caller.where,
-            revision=revision,
-        )
+        call.tell(revision=revision)
         return pb.DeregisterReply(revision=revision)
 
     async def report(self, message: pb.ReportRequest, call: Call) -> pb.ReportReply:
@@ -122,6 +107,7 @@ class SidecarService:
         instance = Instance.of(call.caller.service, message.instance)
         status = convert.record_from(message.status, SidecarStatus, "status")
         registration.check_status(instance, status)
+        call.tell(instance=instance, acked=status.acked_revision)
         if not message.lease_id:
             raise InvalidInput(Problem("report", "names no lease", "lease_id", "register first"))
         value = codec.encode(status)

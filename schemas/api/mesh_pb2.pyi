@@ -115,15 +115,75 @@ class WatchEvent(_message.Message):
     value: bytes
     def __init__(self, revision: _Optional[int] = ..., deleted: bool = ..., key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
+class ChallengeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ChallengeReply(_message.Message):
+    __slots__ = ("nonce", "expires", "trust_domain")
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    expires: int
+    trust_domain: str
+    def __init__(self, nonce: _Optional[bytes] = ..., expires: _Optional[int] = ..., trust_domain: _Optional[str] = ...) -> None: ...
+
 class JoinRequest(_message.Message):
-    __slots__ = ("token", "csr", "etcd_csr")
+    __slots__ = ("token", "x509", "csr", "etcd_csr", "namespace", "service")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    X509_FIELD_NUMBER: _ClassVar[int]
     CSR_FIELD_NUMBER: _ClassVar[int]
     ETCD_CSR_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
     token: str
+    x509: X509Possession
     csr: bytes
     etcd_csr: bytes
-    def __init__(self, token: _Optional[str] = ..., csr: _Optional[bytes] = ..., etcd_csr: _Optional[bytes] = ...) -> None: ...
+    namespace: str
+    service: str
+    def __init__(self, token: _Optional[str] = ..., x509: _Optional[_Union[X509Possession, _Mapping[str, object]]] = ..., csr: _Optional[bytes] = ..., etcd_csr: _Optional[bytes] = ..., namespace: _Optional[str] = ..., service: _Optional[str] = ...) -> None: ...
+
+class X509Possession(_message.Message):
+    __slots__ = ("chain", "nonce", "signature")
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    chain: _containers.RepeatedScalarFieldContainer[bytes]
+    nonce: bytes
+    signature: bytes
+    def __init__(self, chain: _Optional[_Iterable[bytes]] = ..., nonce: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class LoginRequest(_message.Message):
+    __slots__ = ("token", "csr")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    csr: bytes
+    def __init__(self, token: _Optional[str] = ..., csr: _Optional[bytes] = ...) -> None: ...
+
+class RenewLoginRequest(_message.Message):
+    __slots__ = ("csr",)
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    csr: bytes
+    def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
+
+class OperatorReply(_message.Message):
+    __slots__ = ("spiffe_id", "chain", "trust_bundle", "expires", "api_endpoints", "operator")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    TRUST_BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    API_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    chain: _containers.RepeatedScalarFieldContainer[bytes]
+    trust_bundle: bytes
+    expires: int
+    api_endpoints: _containers.RepeatedScalarFieldContainer[str]
+    operator: OperatorInfo
+    def __init__(self, spiffe_id: _Optional[str] = ..., chain: _Optional[_Iterable[bytes]] = ..., trust_bundle: _Optional[bytes] = ..., expires: _Optional[int] = ..., api_endpoints: _Optional[_Iterable[str]] = ..., operator: _Optional[_Union[OperatorInfo, _Mapping[str, object]]] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("csr", "etcd_csr")
@@ -155,33 +215,271 @@ class IdentityReply(_message.Message):
     api_endpoints: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, spiffe_id: _Optional[str] = ..., chain: _Optional[_Iterable[bytes]] = ..., trust_bundle: _Optional[bytes] = ..., etcd_chain: _Optional[_Iterable[bytes]] = ..., etcd_ca: _Optional[bytes] = ..., etcd_endpoints: _Optional[_Iterable[str]] = ..., expires: _Optional[int] = ..., key_prefix: _Optional[str] = ..., api_endpoints: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class IssueX509Request(_message.Message):
+    __slots__ = ("csr",)
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    csr: bytes
+    def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
+
+class IssueX509Reply(_message.Message):
+    __slots__ = ("spiffe_id", "chain", "trust_bundle", "expires")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    TRUST_BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    chain: _containers.RepeatedScalarFieldContainer[bytes]
+    trust_bundle: bytes
+    expires: int
+    def __init__(self, spiffe_id: _Optional[str] = ..., chain: _Optional[_Iterable[bytes]] = ..., trust_bundle: _Optional[bytes] = ..., expires: _Optional[int] = ...) -> None: ...
+
+class IssueJwtRequest(_message.Message):
+    __slots__ = ("audience",)
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    audience: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, audience: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class IssueJwtReply(_message.Message):
+    __slots__ = ("spiffe_id", "token", "expires")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    token: str
+    expires: int
+    def __init__(self, spiffe_id: _Optional[str] = ..., token: _Optional[str] = ..., expires: _Optional[int] = ...) -> None: ...
+
 class CreateTokenRequest(_message.Message):
-    __slots__ = ("request_id", "namespace", "service", "ttl_seconds")
+    __slots__ = ("request_id", "namespace", "service", "ttl_seconds", "uses", "operator", "role", "namespaces")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     namespace: str
     service: str
     ttl_seconds: int
-    def __init__(self, request_id: _Optional[str] = ..., namespace: _Optional[str] = ..., service: _Optional[str] = ..., ttl_seconds: _Optional[int] = ...) -> None: ...
+    uses: int
+    operator: str
+    role: str
+    namespaces: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., namespace: _Optional[str] = ..., service: _Optional[str] = ..., ttl_seconds: _Optional[int] = ..., uses: _Optional[int] = ..., operator: _Optional[str] = ..., role: _Optional[str] = ..., namespaces: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateTokenReply(_message.Message):
-    __slots__ = ("token", "expires", "trust_bundle", "join_endpoints", "api_endpoints", "trust_domain")
+    __slots__ = ("token", "expires", "trust_bundle", "join_endpoints", "api_endpoints", "trust_domain", "id", "revision")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
     TRUST_BUNDLE_FIELD_NUMBER: _ClassVar[int]
     JOIN_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     API_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     token: str
     expires: int
     trust_bundle: bytes
     join_endpoints: _containers.RepeatedScalarFieldContainer[str]
     api_endpoints: _containers.RepeatedScalarFieldContainer[str]
     trust_domain: str
-    def __init__(self, token: _Optional[str] = ..., expires: _Optional[int] = ..., trust_bundle: _Optional[bytes] = ..., join_endpoints: _Optional[_Iterable[str]] = ..., api_endpoints: _Optional[_Iterable[str]] = ..., trust_domain: _Optional[str] = ...) -> None: ...
+    id: str
+    revision: int
+    def __init__(self, token: _Optional[str] = ..., expires: _Optional[int] = ..., trust_bundle: _Optional[bytes] = ..., join_endpoints: _Optional[_Iterable[str]] = ..., api_endpoints: _Optional[_Iterable[str]] = ..., trust_domain: _Optional[str] = ..., id: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class ListTokensRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTokensReply(_message.Message):
+    __slots__ = ("tokens", "revision")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[TokenInfo]
+    revision: int
+    def __init__(self, tokens: _Optional[_Iterable[_Union[TokenInfo, _Mapping[str, object]]]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class TokenInfo(_message.Message):
+    __slots__ = ("id", "bound_to", "uses", "uses_left", "expires", "created", "created_by", "used", "revoked", "revoked_by")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    BOUND_TO_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    USES_LEFT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_BY_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    bound_to: str
+    uses: int
+    uses_left: int
+    expires: int
+    created: int
+    created_by: str
+    used: _containers.RepeatedCompositeFieldContainer[TokenUse]
+    revoked: int
+    revoked_by: str
+    def __init__(self, id: _Optional[str] = ..., bound_to: _Optional[str] = ..., uses: _Optional[int] = ..., uses_left: _Optional[int] = ..., expires: _Optional[int] = ..., created: _Optional[int] = ..., created_by: _Optional[str] = ..., used: _Optional[_Iterable[_Union[TokenUse, _Mapping[str, object]]]] = ..., revoked: _Optional[int] = ..., revoked_by: _Optional[str] = ...) -> None: ...
+
+class TokenUse(_message.Message):
+    __slots__ = ("at", "by", "identity")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    at: int
+    by: str
+    identity: str
+    def __init__(self, at: _Optional[int] = ..., by: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
+
+class RevokeTokenRequest(_message.Message):
+    __slots__ = ("request_id", "id")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    id: str
+    def __init__(self, request_id: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class RevokeTokenReply(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class OperatorInfo(_message.Message):
+    __slots__ = ("name", "role", "namespaces", "since", "granted_by", "revoked", "revoked_by")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_BY_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_BY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: str
+    namespaces: _containers.RepeatedScalarFieldContainer[str]
+    since: int
+    granted_by: str
+    revoked: int
+    revoked_by: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., namespaces: _Optional[_Iterable[str]] = ..., since: _Optional[int] = ..., granted_by: _Optional[str] = ..., revoked: _Optional[int] = ..., revoked_by: _Optional[str] = ...) -> None: ...
+
+class ListOperatorsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListOperatorsReply(_message.Message):
+    __slots__ = ("operators", "revision")
+    OPERATORS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    operators: _containers.RepeatedCompositeFieldContainer[OperatorInfo]
+    revision: int
+    def __init__(self, operators: _Optional[_Iterable[_Union[OperatorInfo, _Mapping[str, object]]]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class GrantOperatorRequest(_message.Message):
+    __slots__ = ("request_id", "name", "role", "namespaces")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    name: str
+    role: str
+    namespaces: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., namespaces: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GrantOperatorReply(_message.Message):
+    __slots__ = ("revision", "operator")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    operator: OperatorInfo
+    def __init__(self, revision: _Optional[int] = ..., operator: _Optional[_Union[OperatorInfo, _Mapping[str, object]]] = ...) -> None: ...
+
+class RevokeOperatorRequest(_message.Message):
+    __slots__ = ("request_id", "name")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    name: str
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class RevokeOperatorReply(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class ListAttestorsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListAttestorsReply(_message.Message):
+    __slots__ = ("host_authorities", "revision")
+    HOST_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    host_authorities: _containers.RepeatedScalarFieldContainer[bytes]
+    revision: int
+    def __init__(self, host_authorities: _Optional[_Iterable[bytes]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class PutAttestorRequest(_message.Message):
+    __slots__ = ("request_id", "name", "x509_authorities", "rules")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    X509_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    name: str
+    x509_authorities: _containers.RepeatedScalarFieldContainer[bytes]
+    rules: _containers.RepeatedCompositeFieldContainer[HostRule]
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., x509_authorities: _Optional[_Iterable[bytes]] = ..., rules: _Optional[_Iterable[_Union[HostRule, _Mapping[str, object]]]] = ...) -> None: ...
+
+class HostRule(_message.Message):
+    __slots__ = ("match", "selector")
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    match: str
+    selector: str
+    def __init__(self, match: _Optional[str] = ..., selector: _Optional[str] = ...) -> None: ...
+
+class PutAttestorReply(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class DeleteAttestorRequest(_message.Message):
+    __slots__ = ("request_id", "name")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    name: str
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class DeleteAttestorReply(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class WhereRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WhereReply(_message.Message):
+    __slots__ = ("trust_bundle", "join_endpoints", "api_endpoints", "trust_domain")
+    TRUST_BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    JOIN_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    API_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    trust_bundle: bytes
+    join_endpoints: _containers.RepeatedScalarFieldContainer[str]
+    api_endpoints: _containers.RepeatedScalarFieldContainer[str]
+    trust_domain: str
+    def __init__(self, trust_bundle: _Optional[bytes] = ..., join_endpoints: _Optional[_Iterable[str]] = ..., api_endpoints: _Optional[_Iterable[str]] = ..., trust_domain: _Optional[str] = ...) -> None: ...
 
 class RegisterRequest(_message.Message):
     __slots__ = ("instance", "endpoint", "status", "ttl_seconds", "lease_id")
@@ -296,3 +594,165 @@ class ProblemItem(_message.Message):
     message: str
     remedy: str
     def __init__(self, subject: _Optional[str] = ..., path: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
+
+class AuthorityStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AuthorityStatus(_message.Message):
+    __slots__ = ("trust_domain", "bundle_sequence", "keys", "replicas", "rotation", "due", "svid_ttl_seconds")
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    ROTATION_FIELD_NUMBER: _ClassVar[int]
+    DUE_FIELD_NUMBER: _ClassVar[int]
+    SVID_TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    trust_domain: str
+    bundle_sequence: int
+    keys: _containers.RepeatedCompositeFieldContainer[CaKey]
+    replicas: _containers.RepeatedCompositeFieldContainer[CaReplica]
+    rotation: RotationProgress
+    due: str
+    svid_ttl_seconds: int
+    def __init__(self, trust_domain: _Optional[str] = ..., bundle_sequence: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[CaKey, _Mapping[str, object]]]] = ..., replicas: _Optional[_Iterable[_Union[CaReplica, _Mapping[str, object]]]] = ..., rotation: _Optional[_Union[RotationProgress, _Mapping[str, object]]] = ..., due: _Optional[str] = ..., svid_ttl_seconds: _Optional[int] = ...) -> None: ...
+
+class CaKey(_message.Message):
+    __slots__ = ("id", "role", "state", "since", "not_before", "not_after", "external", "signed_by", "kek_id", "presented_by", "forced")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    NOT_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
+    KEK_ID_FIELD_NUMBER: _ClassVar[int]
+    PRESENTED_BY_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    role: str
+    state: str
+    since: int
+    not_before: int
+    not_after: int
+    external: bool
+    signed_by: str
+    kek_id: str
+    presented_by: int
+    forced: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., not_before: _Optional[int] = ..., not_after: _Optional[int] = ..., external: bool = ..., signed_by: _Optional[str] = ..., kek_id: _Optional[str] = ..., presented_by: _Optional[int] = ..., forced: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CaReplica(_message.Message):
+    __slots__ = ("name", "seen", "trust_sequence", "issues_with", "svid_expires", "kek_ids")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    TRUST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ISSUES_WITH_FIELD_NUMBER: _ClassVar[int]
+    SVID_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    KEK_IDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    seen: int
+    trust_sequence: int
+    issues_with: str
+    svid_expires: int
+    kek_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., seen: _Optional[int] = ..., trust_sequence: _Optional[int] = ..., issues_with: _Optional[str] = ..., svid_expires: _Optional[int] = ..., kek_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CaHold(_message.Message):
+    __slots__ = ("who", "why", "until")
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    who: str
+    why: str
+    until: int
+    def __init__(self, who: _Optional[str] = ..., why: _Optional[str] = ..., until: _Optional[int] = ...) -> None: ...
+
+class FollowRotationRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RotationProgress(_message.Message):
+    __slots__ = ("id", "what", "by", "started", "force", "next", "holds", "sidecars", "done")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    SIDECARS_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    what: str
+    by: str
+    started: int
+    force: bool
+    next: str
+    holds: _containers.RepeatedCompositeFieldContainer[CaHold]
+    sidecars: int
+    done: bool
+    def __init__(self, id: _Optional[str] = ..., what: _Optional[str] = ..., by: _Optional[str] = ..., started: _Optional[int] = ..., force: bool = ..., next: _Optional[str] = ..., holds: _Optional[_Iterable[_Union[CaHold, _Mapping[str, object]]]] = ..., sidecars: _Optional[int] = ..., done: bool = ...) -> None: ...
+
+class RotateRequest(_message.Message):
+    __slots__ = ("request_id", "role", "force", "reason")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    role: str
+    force: bool
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., role: _Optional[str] = ..., force: bool = ..., reason: _Optional[str] = ...) -> None: ...
+
+class CaStepRequest(_message.Message):
+    __slots__ = ("request_id", "role", "key", "force")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    role: str
+    key: str
+    force: bool
+    def __init__(self, request_id: _Optional[str] = ..., role: _Optional[str] = ..., key: _Optional[str] = ..., force: bool = ...) -> None: ...
+
+class CaStepReply(_message.Message):
+    __slots__ = ("revision", "keys", "passed")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    passed: _containers.RepeatedCompositeFieldContainer[CaHold]
+    def __init__(self, revision: _Optional[int] = ..., keys: _Optional[_Iterable[str]] = ..., passed: _Optional[_Iterable[_Union[CaHold, _Mapping[str, object]]]] = ...) -> None: ...
+
+class CaRequestReply(_message.Message):
+    __slots__ = ("revision", "key", "csr")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    key: str
+    csr: bytes
+    def __init__(self, revision: _Optional[int] = ..., key: _Optional[str] = ..., csr: _Optional[bytes] = ...) -> None: ...
+
+class InstallRequest(_message.Message):
+    __slots__ = ("request_id", "chain")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    chain: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, request_id: _Optional[str] = ..., chain: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ResealRequest(_message.Message):
+    __slots__ = ("request_id", "kek_id", "force")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    KEK_ID_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    kek_id: str
+    force: bool
+    def __init__(self, request_id: _Optional[str] = ..., kek_id: _Optional[str] = ..., force: bool = ...) -> None: ...

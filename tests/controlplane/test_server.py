@@ -121,7 +121,7 @@ async def test_ready_serve_and_end_in_good_order(mesh: Mesh, tmp_path: Path, nam
                     replica.send(signal.SIGTERM)
                     assert await replica.exit_code() == ExitCode.OK
             assert b"STOPPING=1" in notify.recv(200)
-            assert "<6>applied" in replica.log
+            assert "<6>accepted rpc=/mesh.v1.Config/Apply" in replica.log
             assert f"created Service {namespace}/a" in replica.log
             assert "Traceback" not in replica.log
 

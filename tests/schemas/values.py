@@ -15,11 +15,16 @@ from schemas.records import (
     AnyRecord,
     Endpoint,
     Epoch,
+    HostAuthority,
+    HostRule,
     JoinToken,
+    LoginToken,
     Nack,
+    Operator,
     RequestRecord,
     SealedKey,
     SidecarStatus,
+    TokenUse,
     TrustBundle,
 )
 
@@ -96,9 +101,27 @@ RECORDS: tuple[AnyRecord, ...] = (
         not_after=2_000_000_000,
     ),
     JoinToken(
-        id="t1", sha256=b"s" * 32, namespace="shop", service="orders", expires=9, created=1, created_by="operator/ann"
+        id="t1",
+        sha256=b"s" * 32,
+        epoch="4f1c",
+        namespace="shop",
+        service="orders",
+        expires=9,
+        created=1,
+        created_by="operator/ann",
+        uses=2,
+        used=(TokenUse(at=2, by="10.0.0.7"),),
     ),
     RequestRecord(fingerprint=b"f" * 32, revision=4),
+    LoginToken(id="t2", sha256=b"s" * 32, epoch="4f1c", operator="ann", expires=9, created=1, created_by="root-local"),
+    Operator(name="ann", role="editor", namespaces=("shop",), since=1, granted_by="root-local"),
+    HostAuthority(
+        name="corp",
+        x509_authorities=(b"\x30",),
+        rules=(HostRule(match="dns:*.example.org", selector="shop/*"),),
+        changed=1,
+        changed_by="root-local",
+    ),
 )
 
 

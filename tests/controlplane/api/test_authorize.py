@@ -4,29 +4,59 @@ import datetime
 
 import pytest
 
-from controlplane.api.authorize import ALLOWED, authorize
+from controlplane.api.authorize import (
+    ALLOWED,
+    Role,
+    authorize,
+    authorize_namespaces,
+    authorize_whole_mesh,
+    role_of,
+)
 from controlplane.api.caller import Caller, CallerKind, Listener, caller_of
 from schemas.api import mesh_pb2
 from schemas.errors import PermissionDenied, Unauthenticated
-from schemas.names import ServiceRef, SpiffeId
+from schemas.names import SYSTEM_NAMESPACE, ServiceRef, SpiffeId
+from schemas.records import Operator
 from tests.support.pki import Authority, pem
 
 TRUST_DOMAIN = "shop.example"
 NOW = datetime.datetime.now(datetime.UTC).timestamp()
 CA = Authority.create()
 
-# Written a second time, by kind of caller: the table must not change unnoticed.
-MAY_CALL = {
-    CallerKind.ROOT_LOCAL: {
-        "Config/Apply", "Config/Get", "Config/List", "Config/Watch", "Tokens/Create", "Sidecars/List", "Sidecars/Wait",
-    },
-    CallerKind.OPERATOR: {
-        "Config/Apply", "Config/Get", "Config/List", "Config/Watch", "Tokens/Create", "Sidecars/List", "Sidecars/Wait",
-    },
-    CallerKind.SIDECAR: {"Identity/Renew", "Sidecars/Register", "Sidecars/Deregister", "Sidecars/Report"},
-    CallerKind.CONTROL_PLANE: set(),
-    CallerKind.ANONYMOUS: {"Identity/Join"},
+READ = {
+    "Config/Get", "Config/List", "Config/Watch", "Sidecars/List", "Sidecars/Wait", "Tokens/List", "Attestors/List",
+    "Attestors/Where",
 }  # fmt: skip
+WRITE = {"Config/Apply", "Tokens/Create", "Tokens/Revoke"}
+ADMINISTER = {"Operators/List", "Operators/Grant", "Operators/Revoke", "Attestors/Put", "Attestors/Delete"}
+
+# Written a second time, by role: the table must not change unnoticed.
+MAY_CALL: dict[Role, set[str]] = {
+    Role.ROOT_LOCAL: READ | WRITE | ADMINISTER,
+    Role.ADMIN: READ | WRITE | ADMINISTER | {"Identity/RenewLogin"},
+    Role.EDITOR: READ | WRITE | {"Identity/RenewLogin"},
+    Role.VIEWER: READ | {"Identity/RenewLogin"},
+    Role.NONE: set(),
+    Role.SIDECAR: {
+        "Identity/Renew", "Identity/IssueX509", "Identity/IssueJwt", "Sidecars/Register", "Sidecars/Deregister",
+        "Sidecars/Report",
+    },
+    Role.CONTROL_PLANE: set(),
+    Role.ANONYMOUS: {"Identity/Challenge", "Identity/Join", "Identity/Login"},
+}  # fmt: skip
+
+
+def caller_with(role: Role) -> Caller:
+    """As dispatch makes it: an operator's role is what its record says."""
+    match role:
+        case Role.ADMIN | Role.EDITOR | Role.VIEWER:
+            namespaces = ("shop",) if role is Role.EDITOR else ()
+            record = Operator(name="anna", role=role.value, namespaces=namespaces, since=0, granted_by="root-local")
+            return Caller(CallerKind.OPERATOR, "somewhere", SpiffeId(TRUST_DOMAIN, "/operator/anna"), operator=record)
+        case Role.NONE:
+            return Caller(CallerKind.OPERATOR, "somewhere", SpiffeId(TRUST_DOMAIN, "/operator/anna"))
+    return Caller(CallerKind(role.value), "somewhere")
+
 
 RPCS = [
     f"{service.name}/{method.name}"
@@ -39,15 +69,39 @@ def test_the_table_names_every_rpc_and_no_other() -> None:
     assert {f"/mesh.v1.{rpc}" for rpc in RPCS} == ALLOWED.keys()
 
 
-@pytest.mark.parametrize("kind", CallerKind)
+def test_every_kind_of_caller_has_a_role() -> None:
+    assert {role_of(caller_with(role)) for role in Role} == set(Role)
+    assert {caller_with(role).kind for role in Role} == set(CallerKind)
+
+
+@pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("rpc", [*RPCS, "Config/Destroy", "Nothing"])
-def test_every_caller_and_every_rpc(kind: CallerKind, rpc: str) -> None:
-    caller = Caller(kind, "somewhere")
-    if rpc in MAY_CALL[kind]:
+def test_every_caller_and_every_rpc(role: Role, rpc: str) -> None:
+    caller = caller_with(role)
+    if rpc in MAY_CALL[role]:
         authorize(f"/mesh.v1.{rpc}", caller)
     else:
-        with pytest.raises(PermissionDenied, match=kind.value):
+        with pytest.raises(PermissionDenied, match=role.value):
             authorize(f"/mesh.v1.{rpc}", caller)
+
+
+def test_an_editor_writes_in_its_own_namespaces() -> None:
+    editor = caller_with(Role.EDITOR)
+    authorize_namespaces(editor, (), "objects")
+    authorize_namespaces(editor, ("shop", "shop"), "objects")
+    for namespaces in (("stock",), ("shop", "stock"), (SYSTEM_NAMESPACE,), ("shop2",), ("",)):
+        with pytest.raises(PermissionDenied, match="anna is editor of shop"):
+            authorize_namespaces(editor, namespaces, "objects")
+    with pytest.raises(PermissionDenied, match="for admins"):
+        authorize_whole_mesh(editor, "a login token")
+
+
+def test_a_viewer_writes_nowhere_and_an_admin_everywhere() -> None:
+    with pytest.raises(PermissionDenied, match="viewer of no namespace"):
+        authorize_namespaces(caller_with(Role.VIEWER), ("shop",), "objects")
+    for role in (Role.ADMIN, Role.ROOT_LOCAL):
+        authorize_namespaces(caller_with(role), ("stock", SYSTEM_NAMESPACE), "objects")
+        authorize_whole_mesh(caller_with(role), "a login token")
 
 
 def certificate(uri: str | list[str], **options: object) -> bytes:
@@ -66,7 +120,9 @@ def test_the_identity_makes_the_kind(path: str, kind: CallerKind) -> None:
     caller = caller_of(
         Listener.API, "ipv4:10.0.0.1:4000", certificate(f"spiffe://{TRUST_DOMAIN}{path}"), TRUST_DOMAIN, NOW
     )
-    assert caller == Caller(kind, "ipv4:10.0.0.1:4000", SpiffeId(TRUST_DOMAIN, path))
+    identity = SpiffeId(TRUST_DOMAIN, path)
+    assert caller == Caller(kind, "ipv4:10.0.0.1:4000", identity, issued=caller.issued)
+    assert abs(caller.issued - NOW) < 3600  # the authority of these tests dates its certificates back by more or less
 
 
 def test_a_sidecar_is_of_its_service() -> None:

@@ -13,8 +13,6 @@ from cryptography.x509.oid import NameOID
 import trio_etcd
 from controlplane.ca import tokens
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import Unauthenticated
-from schemas.names import ServiceRef
 from spiffe.x509 import leaf_identity, parse_chain
 from tests.controlplane.replica import TRUST_DOMAIN, Mesh, Replica, bundle_pem, der_to_pem, key_pem, new_csr, new_id
 from tests.support.pki import Authority
@@ -87,13 +85,6 @@ async def test_used_forged_and_malformed_tokens(
     assert lines.count("refused") >= 5
     for secret in (good, flipped, unknown):
         assert secret.split(".")[2] not in lines
-
-
-def test_an_expired_token() -> None:
-    token = tokens.make(bytes(tokens.RANDOM_BYTES))
-    stored = tokens.record(token, ServiceRef("shop", "orders"), 1000.0, 60, "root")
-    with pytest.raises(Unauthenticated, match="expired"):
-        tokens.consume(token, stored, 1060.0, "x")
 
 
 def greedy_csr() -> bytes:
