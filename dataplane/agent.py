@@ -16,6 +16,7 @@ import resource
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from dataplane.envoy.process import EnvoyProcess, EnvoySettings
 from dataplane.identity.check import UnacceptableIdentity
 from dataplane.identity.client import ReplicaClient
 from dataplane.identity.keeper import IdentityKeeper
-from dataplane.identity.material import Identity
+from dataplane.identity.material import Identity, issuer_of
 from dataplane.identity.store import IdentityStore
 from dataplane.pipeline import Pipeline
 from dataplane.registration import Registration
@@ -57,6 +58,14 @@ EVENT_QUEUE = 256
 SHOW_AGAIN_S = 5.0
 # Seconds for leaving discovery when no replica answers; the lease ends the instance anyway.
 WITHDRAW_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """What Envoy presents and trusts by, as other words than its own: leaf's issuer, bundle's sequence."""
+
+    issuer: str = ""
+    trust_sequence: int = 0
 
 
 class Agent:
@@ -85,6 +94,7 @@ class Agent:
         self._registration: Registration
         self._ads: AdsServer | None = None
         self._applied = 0
+        self._offered, self._in_use = _Secrets(), _Secrets()
         self._from_last_good = False
         self._touched = trio.Event()
         self._unsaved = trio.Event()
@@ -173,9 +183,18 @@ class Agent:
         else:
             self._ads.update(update)
         self._applied = update.revision
+        self._offer()
         self._registration.set_endpoint(self._endpoint())
         self._configured.set()
         self._touched.set()
+
+    def _offer(self) -> None:
+        """Note which secrets Envoy has or is about to have: what it acks by name only, as a version."""
+        identity = self._keeper.current
+        known = identity.bundle.sequence if identity is not None else 0
+        credentials = self._pipeline.compiler.credentials
+        issuer = issuer_of(credentials.chain_pem) if credentials is not None else ""
+        self._offered = _Secrets(issuer, min(known, self._pipeline.trust_sequence))
 
     async def _serve_ads(self, first: Update, task_status: trio.TaskStatus[AdsServer]) -> None:
         async with open_ads_server(self._ads_socket, envoy_node=self._node, on_error=_report_fault) as server:
@@ -200,6 +219,7 @@ class Agent:
             update = self._pipeline.set_identity(_credentials(identity), identity.bundle)
             if update is not None and self._ads is not None:
                 self._ads.update(update)
+                self._offer()
             self._touched.set()
             await self._show_to_etcd(identity)
 
@@ -260,6 +280,8 @@ class Agent:
         acked = self._ads.state if self._ads is not None else None
         link = self._etcd.watch_link.state
         identity = self._keeper.current
+        if acked is not None and acked.secrets_current:
+            self._in_use = self._offered
         return SidecarStatus(
             service=workload.service.name,
             namespace=workload.service.namespace,
@@ -270,6 +292,8 @@ class Agent:
             problems=tuple(map(str, self._pipeline.problems())),
             stale_since=None if link.connected else int(now - (trio.current_time() - link.since)),
             svid_expires=identity.expires if identity else 0,
+            svid_issuer=self._in_use.issuer,
+            trust_sequence=self._in_use.trust_sequence,
             agent_version=self._versions[0],
             envoy_version=self._versions[1],
         )

@@ -74,5 +74,11 @@ class Pipeline:
         update = self.compiler.set_identity(self.state, credentials, bundle)
         return update if self._built else None
 
+    @property
+    def trust_sequence(self) -> int:
+        """Of the own trust domain's bundle that the newest configuration trusts by."""
+        found = (self.state.trust_bundle(self.compiler.workload.trust_domain), self.compiler.first_bundle)
+        return max((bundle.sequence for bundle in found if bundle is not None), default=0)
+
     def problems(self) -> list[Problem]:
         return [*self.state.problems(), *self.compiler.problems()]

@@ -318,6 +318,15 @@ class Push:
         until = (0 if since.sequence <= began else since.acked_until for since in self._outstanding())
         return min(until, default=self._table.revision)
 
+    def is_current(self, type_url: str) -> bool:
+        """Whether the client has everything of a type that it uses as it is desired now."""
+        interest = self._interests[type_url]
+        if not self._table.sequence or interest.owed or interest.in_flight is not None or interest.refused:
+            return False
+        if not all(self._interests[kind].asked for kind in WILDCARD_TYPES):
+            return False  # what it kept from an earlier stream is not known yet
+        return not any(child.type_url == type_url for child, _, _ in self._expected())
+
     @property
     def nacks(self) -> tuple[Nack, ...]:
         """What the client refuses as it is now desired, sorted by type and name."""

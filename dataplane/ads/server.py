@@ -47,6 +47,8 @@ class AckState:
     acked_revision: int = 0
     """The newest revision whose every consequence Envoy has acked; 0: none. After a reconnect it starts again."""
     nacks: tuple[Nack, ...] = ()
+    secrets_current: bool = False
+    """Envoy presents the newest SVID and trusts by the newest bundle, wherever it uses them."""
 
 
 class Session(Protocol):
@@ -61,6 +63,8 @@ class Session(Protocol):
     def acked_revision(self) -> int: ...
     @property
     def nacks(self) -> tuple[Nack, ...]: ...
+    @property
+    def secrets_current(self) -> bool: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -194,7 +198,8 @@ class AdsServer:
         if self._envoy is None:
             state = AckState(False, self._state.acked_revision, self._state.nacks)
         else:
-            state = AckState(True, self._envoy.session.acked_revision, self._envoy.session.nacks)
+            session = self._envoy.session
+            state = AckState(True, session.acked_revision, session.nacks, session.secrets_current)
         if state != self._state:
             self._state = state
             self._changed.set()

@@ -6,6 +6,7 @@ from dataplane.ads.interest import Batch, Interest
 from dataplane.ads.order import WILDCARD_TYPES
 from dataplane.ads.push import Push
 from dataplane.ads.table import Change, ResourceTable
+from dataplane.compile.resources import SECRET
 from schemas.records import Nack
 
 WILDCARD = "*"
@@ -59,6 +60,10 @@ class SotwSession:
     def held_back_since(self) -> int | None:
         """See `Push.held_back_since`; whoever has a clock bounds how long it may stay the same."""
         return self._push.held_back_since
+
+    @property
+    def secrets_current(self) -> bool:
+        return self._push.is_current(SECRET)
 
     @property
     def acked_revision(self) -> int:

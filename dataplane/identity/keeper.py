@@ -8,6 +8,7 @@ replica ─┘      ▲               └─▶ changed(): SDS, etcd client
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 
 import trio
@@ -53,6 +54,7 @@ class IdentityKeeper:
         self._current: Identity | None = None
         self._news = trio.Event()
         self._nudge = trio.Event()
+        self._hurry = math.inf  # when to renew because the mesh issues with another key by now
         self._spread = fraction()  # drawn once a certificate: where around the half-life it is renewed
         self._attempts = Attempts()
         self._health = Health.GOOD
@@ -93,7 +95,7 @@ class IdentityKeeper:
         task_status.started(first)
         while True:
             current = await self.changed(None)
-            decision = renewal.decide(_validity(current), self._attempts, self._clock(), self._spread)
+            decision = renewal.decide(_validity(current), self._attempts, self._clock(), self._spread, self._hurry)
             self._say(current, decision.health)
             if decision.renew:
                 await self._renew(current)
@@ -114,6 +116,7 @@ class IdentityKeeper:
         check(fresh, current.spiffe_id, self._clock())
         await self._keep(fresh)
         self._publish(fresh)
+        self._nudge.set()  # it may say that the mesh issues with another key by now
         return True
 
     # -- the first
@@ -216,6 +219,10 @@ class IdentityKeeper:
                 raise
             return await self._join_with(file)
         fresh = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
+        newest = self._current.bundle if self._current is not None else current.bundle
+        if fresh.bundle.trust_domain == newest.trust_domain and fresh.bundle.sequence < newest.sequence:
+            # That replica is behind. Its certificate is good only if what we know to be trusted by now vouches for it.
+            fresh = dataclasses.replace(fresh, bundle=newest)
         check(fresh, current.spiffe_id, self._clock())
         await self._keep(fresh)
         return fresh
@@ -245,9 +252,16 @@ class IdentityKeeper:
         self._current = identity
         self._attempts = Attempts()
         self._spread = self._fraction()
+        self._hurry = self._hurry_for(identity)
         self.problem = None
         news, self._news = self._news, trio.Event()
         news.set()
+
+    def _hurry_for(self, identity: Identity) -> float:
+        wanted = identity.bundle.issuing_key_id
+        if not wanted or wanted == identity.issuer:
+            return math.inf
+        return renewal.hurry_at(_validity(identity), self._clock(), self._fraction())
 
     def _say(self, current: Identity, health: Health) -> None:
         if renewal.worse(self._health, health):

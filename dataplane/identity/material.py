@@ -16,6 +16,7 @@ from schemas.names import SpiffeId
 from schemas.records import TrustBundle
 from spiffe.bundle import certificates
 from spiffe.bundle import pem as to_pem
+from spiffe.key_ids import authority_key_id
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,6 +57,11 @@ class Identity:
             f"Identity({self.spiffe_id}, not_before={self.not_before}, expires={self.expires}, "
             f"bundle={self.bundle.trust_domain}#{self.bundle.sequence}, etcd={self.etcd!r}, key_pem=[redacted])"
         )
+
+    @property
+    def issuer(self) -> str:
+        """The authority key identifier (hex) that the leaf names; empty where it names none."""
+        return issuer_of(self.chain_pem)
 
     @property
     def usable_until(self) -> int:
@@ -99,6 +105,11 @@ def _spki(key: object) -> bytes:
 
 
 # -- certificates
+
+
+def issuer_of(chain_pem: bytes) -> str:
+    """The authority key identifier (hex) that the leaf of a chain names; empty where it names none."""
+    return authority_key_id(x509.load_pem_x509_certificate(chain_pem))
 
 
 def chain_from_pem(pem: bytes, subject: str) -> tuple[x509.Certificate, ...]:

@@ -6,6 +6,7 @@
 All times are seconds since 1970 as the host's clock tells them; random numbers are fractions in [0, 1].
 """
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +15,10 @@ from enum import Enum
 JITTER = 0.05
 # From the last sixth on (10 min of an hour) somebody should look: eight or more retries have failed by then.
 ALARM_FRACTION = 1 / 6
+# When the mesh issues with another key, all sidecars renew: spread over a sixtieth of the lifetime (1 min of an hour),
+# which is no storm for the replicas, and soon enough for the old key to be taken out of use while somebody watches.
+HURRY_FRACTION = 1 / 60
+MAX_HURRY_SECONDS = 60.0
 FIRST_RETRY_SECONDS = 1.0  # a replica that restarts is back in about that time
 MAX_RETRY_SECONDS = 60.0  # one request a minute and sidecar is no load, and healing is noticed within a minute
 # A wait is never longer than this before the clock is read again: the host's clock may have been set meanwhile.
@@ -66,6 +71,12 @@ def renew_at(validity: Validity, fraction: float) -> float:
     return validity.not_before + lifetime * (0.5 - JITTER + 2 * JITTER * fraction)
 
 
+def hurry_at(validity: Validity, now: float, fraction: float) -> float:
+    """When to renew a certificate that another key than the mesh's present one has signed."""
+    lifetime = max(0.0, validity.expires - validity.not_before)
+    return now + fraction * min(MAX_HURRY_SECONDS, lifetime * HURRY_FRACTION)
+
+
 def retry_delay(failures: int, fraction: float) -> float:
     """Seconds to wait after that many failures in a row (≥ 1): doubling, capped, the upper half of it random."""
     full = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 16))
@@ -82,10 +93,14 @@ def health(validity: Validity, now: float) -> Health:
     return Health.GOOD
 
 
-def decide(validity: Validity, attempts: Attempts, now: float, fraction: float) -> Decision:
-    """What to do at `now`. An expired or not yet valid certificate is renewed too: the clock may be what is wrong."""
+def decide(validity: Validity, attempts: Attempts, now: float, fraction: float, hurry: float = math.inf) -> Decision:
+    """What to do at `now`; `hurry`: renew then, however good the certificate is.
+
+    An expired or not yet valid certificate is renewed too: the clock may be what is wrong.
+    """
     state = health(validity, now)
     due = renew_at(validity, fraction) if state in (Health.GOOD, Health.EXPIRING) else now
+    due = min(due, hurry)
     # A clock that was set back must not make the retry wait for the hour it went back: then it comes at once.
     if attempts.failures and attempts.last <= now:
         due = max(due, attempts.last + retry_delay(attempts.failures, fraction))
