@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from controlplane.api.issuing import InForce, Issuing
 from controlplane.ca.authority import expires
+from controlplane.ca.jwt_key import open_signer
 from controlplane.ca.keystore import open_authority
 from controlplane.ca.seal import KeyEncryption
 from controlplane.log import event
@@ -70,10 +71,11 @@ class AuthorityKeeper:
         bundle = self._view.bundle(mesh.spec.trust_domain)
         if bundle is None:
             raise Unavailable(f"there is no trust bundle of {mesh.spec.trust_domain} in etcd")
-        authority = await open_authority(self._view.sealed_keys(), self._kek)
+        keys = self._view.sealed_keys()
+        authority = await open_authority(keys, self._kek)
         if authority.trust_domain != mesh.spec.trust_domain:
             raise Unavailable(f"the CA is of {authority.trust_domain}, the mesh of {mesh.spec.trust_domain}")
-        in_force = InForce(authority, mesh, bundle)
+        in_force = InForce(authority, mesh, bundle, await open_signer(keys, self._kek))
         self._serve_with(in_force)
         self._issuing.in_force = in_force
         self._ready.set()
@@ -97,6 +99,7 @@ class AuthorityKeeper:
             self.api_tls.replace(api)
             self.join_tls.replace(join)
         self._renew_at = now + (expires(chain) - now) / 2
+        self._issuing.serving_until = expires(chain)
         event(
             logger,
             logging.INFO,

@@ -10,6 +10,7 @@ etcd:
   allowKnownBad: false               # start with an etcd whose access control is known to have holes
   sidecarEndpoints: [10.0.0.1:2379]  # what sidecars are told; default: endpoints
 kek: /etc/mesh/kek                   # key-encryption key; default: $CREDENTIALS_DIRECTORY/kek
+nextKek: /etc/mesh/kek.new           # another one that opens CA keys too, while `meshadm ca reseal` replaces the first
 listen: {api: 0.0.0.0:7443, join: 0.0.0.0:7444, socket: /run/mesh/controlplane/api.sock}
 advertise: {api: [10.0.0.1:7443], join: [10.0.0.1:7444]}  # what others are told; default: where it listens
 ```
@@ -64,6 +65,7 @@ class ReplicaConfig(_Part, frozen=True, kw_only=True):
     etcd: EtcdConfig
     listen: ListenConfig
     kek: AbsolutePath | None = None
+    next_kek: AbsolutePath | None = None
     advertise: AdvertiseConfig = AdvertiseConfig()
 
     @property
@@ -88,6 +90,10 @@ class ReplicaConfig(_Part, frozen=True, kw_only=True):
             remedy = "write kek: <path>, or give the systemd unit LoadCredential=kek:…"
             raise InvalidInput(Problem("configuration", message, "$.kek", remedy))
         return Path(directory) / "kek"
+
+    def kek_paths(self, environ: Mapping[str, str]) -> tuple[Path, ...]:
+        """The one that seals first. Raises InvalidInput, as `kek_path` does."""
+        return (self.kek_path(environ), *((Path(self.next_kek),) if self.next_kek else ()))
 
 
 def parse(text: str, source: str) -> ReplicaConfig:

@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import trio
+
 from controlplane.ca.authority import Authority, expires
+from controlplane.ca.jwt_key import JwtSigner
+from controlplane.ca.rotation import FENCE_SECONDS
 from controlplane.ca.sign import serial_number
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
@@ -24,6 +28,8 @@ class InForce:
     authority: Authority
     mesh: Mesh
     bundle: TrustBundle
+    jwt: JwtSigner | None = None
+    """None: the mesh has no JWT key yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,38 @@ class Issuing:
         self.told = told
         self.now = now
         self.random = random
-        self.in_force: InForce | None = None
+        self.serving_until = 0
+        """Seconds since 1970: the end of the replica's own certificate."""
+        self.confirmed: float | None = None
+        """When etcd last heard of what this replica issues with; None: not yet."""
+        self.changed = trio.Event()
+        """Set, and replaced by a new one, whenever another CA is in force."""
+        self._in_force: InForce | None = None
+
+    @property
+    def in_force(self) -> InForce | None:
+        return self._in_force
+
+    @in_force.setter
+    def in_force(self, value: InForce) -> None:
+        self._in_force = value
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
 
     def current(self) -> InForce:
-        """Raises Unavailable before the mesh has been made and read."""
-        if self.in_force is None:
+        """Raises Unavailable before the mesh has been made and read, and when etcd has long been out of reach."""
+        if self.confirmed is not None and self.now() - self.confirmed > FENCE_SECONDS:
+            raise Unavailable(
+                f"this replica has not reached etcd for {int(self.now() - self.confirmed)} s: it issues nothing, since "
+                "its CA key may have been retired meanwhile"
+            )
+        return self.current_unfenced()
+
+    def current_unfenced(self) -> InForce:
+        """For what signs nothing. Raises Unavailable before the mesh has been made and read."""
+        if self._in_force is None:
             raise Unavailable("this replica has no CA yet: is the mesh initialised (`meshadm init`)?")
-        return self.in_force
+        return self._in_force
 
     def serial(self) -> int:
         return serial_number(self.random(SERIAL_BYTES))

@@ -18,6 +18,7 @@ from controlplane.ca.errors import AuthorityExpired, NoAuthority
 from controlplane.ca.sign import Issuer, signed
 from controlplane.ca.template import Template, Validity
 from schemas.names import ServiceRef
+from spiffe.key_ids import subject_key_id
 from spiffe.x509 import UNREADABLE
 
 
@@ -26,7 +27,8 @@ class Authority:
     """Signs leaves. All methods return DER certificates, leaf first, without the root.
 
     roots: of the mesh, all that belong in the trust bundle. root: the one of them that signed the issuing key.
-    issuing: the active issuing key. etcd: the CA of etcd's clients and servers.
+    issuing: the active issuing key; intermediates: what stands between it and its root, where an external CA signed it.
+    etcd: the CA of etcd's clients and servers. leaf_seconds: no SVID lives longer, whatever is asked for.
     `now`: seconds since 1970. `ttl`: seconds from now; less where a CA ends sooner.
     `serial`: see `controlplane.ca.sign.serial_number`.
 
@@ -38,6 +40,8 @@ class Authority:
     root: x509.Certificate
     issuing: Issuer = field(repr=False)
     etcd: Issuer = field(repr=False)
+    intermediates: tuple[x509.Certificate, ...] = ()
+    leaf_seconds: int = 7 * templates.DAY
 
     def issue_workload(
         self, service: ServiceRef, public_key: ec.EllipticCurvePublicKey, now: float, ttl: int, serial: int
@@ -81,6 +85,11 @@ class Authority:
         """Seconds since 1970 at which this authority signs its last: whoever watches over it warns long before."""
         return min(_end(one) for one in (*self._path(), self.etcd.certificate))
 
+    @property
+    def issuing_key_id(self) -> str:
+        """What leaves name as their authority key identifier (hex)."""
+        return subject_key_id(self.issuing.certificate)
+
     def _svid(
         self,
         build: Callable[[Validity], Template],
@@ -89,13 +98,14 @@ class Authority:
         ttl: int,
         serial: int,
     ) -> tuple[bytes, ...]:
-        validity = _within(self._path(), now, ttl)
+        validity = _within(self._path(), now, min(ttl, self.leaf_seconds))
         leaf = _issue(build(validity), public_key, self.issuing, serial)
-        return tuple(one.public_bytes(Encoding.DER) for one in (leaf, self.issuing.certificate))
+        chain = (leaf, self.issuing.certificate, *self.intermediates)
+        return tuple(one.public_bytes(Encoding.DER) for one in chain)
 
     def _path(self) -> tuple[x509.Certificate, ...]:
-        """A leaf may outlive neither."""
-        return self.issuing.certificate, self.root
+        """A leaf may outlive none of them."""
+        return self.issuing.certificate, *self.intermediates, self.root
 
 
 def expires(chain: tuple[bytes, ...]) -> int:

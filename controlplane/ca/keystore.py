@@ -7,7 +7,8 @@ from pathlib import Path
 
 from controlplane.ca import authority
 from controlplane.ca.authority import Authority
-from controlplane.ca.seal import KEY_BYTES, KeyEncryption, LocalKey, certificate_of, unseal_key
+from controlplane.ca.records import chain_of
+from controlplane.ca.seal import KEY_BYTES, KeyEncryption, KeyRing, LocalKey, certificate_of, unseal_key
 from controlplane.ca.states import active_key
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.records import SealedKey
@@ -41,6 +42,11 @@ def read_kek(path: Path, environ: Mapping[str, str], random: Callable[[int], byt
     return LocalKey(content, random)
 
 
+def read_keks(paths: Sequence[Path], environ: Mapping[str, str], random: Callable[[int], bytes]) -> KeyRing:
+    """`read_kek` of each; the first one seals."""
+    return KeyRing(*(read_kek(path, environ, random) for path in paths))
+
+
 def _is_credential(path: Path, environ: Mapping[str, str]) -> bool:
     directory = environ.get("CREDENTIALS_DIRECTORY")
     return bool(directory) and path.resolve().is_relative_to(Path(directory or "").resolve())
@@ -51,11 +57,13 @@ async def open_authority(records: Sequence[SealedKey], kek: KeyEncryption) -> Au
 
     Raises NoAuthority (no active key, another kek), TwoActiveKeys and Corrupt.
     """
-    issuing = await unseal_key(active_key(records, "mesh-issuing"), kek)
+    issuing_record = active_key(records, "mesh-issuing")
+    issuing = await unseal_key(issuing_record, kek)
+    path = chain_of(issuing_record)
     etcd = await unseal_key(active_key(records, "etcd-client"), kek)
     roots = tuple(certificate_of(record) for record in records if record.role == "mesh-root")
-    root = authority.root_of(issuing.certificate, roots)
-    trust_domain = authority_trust_domain(root)
+    root = authority.root_of(path[-1], roots)
+    trust_domain = authority_trust_domain(issuing.certificate)  # a root of an external CA need not name one
     if trust_domain is None:
-        raise Corrupt(Problem("CA key of the mesh's root", "its certificate names no trust domain"))
-    return Authority(trust_domain, roots, root, issuing, etcd)
+        raise Corrupt(Problem("CA key of the mesh's issuing key", "its certificate names no trust domain"))
+    return Authority(trust_domain, roots, root, issuing, etcd, path[1:], issuing_record.leaf_seconds)

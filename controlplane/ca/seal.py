@@ -80,10 +80,30 @@ class LocalKey:
             raise CannotUnseal from error
 
 
+class KeyRing:
+    """Several key-encryption keys, while one takes the place of another: the first seals, each opens its own."""
+
+    def __init__(self, *keys: KeyEncryption) -> None:
+        self.keys = keys
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(key.id for key in self.keys)})"
+
+    @property
+    def id(self) -> str:
+        return self.keys[0].id
+
+    async def seal(self, plaintext: bytes, associated: bytes) -> Sealed:
+        return await self.keys[0].seal(plaintext, associated)
+
+    async def unseal(self, sealed: Sealed, associated: bytes) -> bytes:
+        """`check_kek` chooses among the keys before; this is the first one's."""
+        return await self.keys[0].unseal(sealed, associated)
+
+
 async def seal_key(key_id: str, role: Role, issuer: Issuer, kek: KeyEncryption) -> SealedKey:
     """An active key as etcd holds it. Its id and role are bound into the seal, so records can't trade places."""
-    secret = issuer.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    sealed = await kek.seal(secret, _associated(key_id, role))
+    sealed = await seal_secret(key_id, role, issuer.key, kek)
     return SealedKey(
         id=key_id,
         role=role,
@@ -102,22 +122,44 @@ async def unseal_key(record: SealedKey, kek: KeyEncryption) -> Issuer:
     Raises NoAuthority when it was sealed under another key-encryption key; Corrupt when it was changed since, or when
     certificate and key don't belong together.
     """
-    if record.kek_id != kek.id:
-        raise NoAuthority(
-            f"the key {record.id} was sealed under key-encryption key {record.kek_id}, this host has {kek.id}; "
-            "copy the kek of the host where `meshadm init` ran"
-        )
+    check_kek(record, kek)
     certificate = certificate_of(record)
+    key = await unseal_secret(record, kek)
+    if _public(key) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+        raise _corrupt(record, "its certificate is of another key")
+    return Issuer(certificate, key)
+
+
+async def seal_secret(key_id: str, role: Role, key: ec.EllipticCurvePrivateKey, kek: KeyEncryption) -> Sealed:
+    return await kek.seal(
+        key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), _associated(key_id, role)
+    )
+
+
+async def unseal_secret(record: SealedKey, kek: KeyEncryption) -> ec.EllipticCurvePrivateKey:
+    """Raises NoAuthority and Corrupt, as `unseal_key` does."""
+    kek = check_kek(record, kek)
     try:
         secret = await kek.unseal(Sealed(record.nonce, record.sealed), _associated(record.id, record.role))
         key = load_der_private_key(secret, password=None)
     except (CannotUnseal, ValueError, UnsupportedAlgorithm) as error:
         raise _corrupt(record, "can't be unsealed: it was changed since, or belongs to another record") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or _public(key) != certificate.public_key().public_bytes(
-        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    ):
-        raise _corrupt(record, "its certificate is of another key")
-    return Issuer(certificate, key)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _corrupt(record, "holds no key on an elliptic curve")
+    return key
+
+
+def check_kek(record: SealedKey, kek: KeyEncryption) -> KeyEncryption:
+    """The one that opens it. Raises NoAuthority when it was sealed under another key-encryption key."""
+    for one in kek.keys if isinstance(kek, KeyRing) else (kek,):
+        if record.kek_id == one.id:
+            return one
+    if not record.sealed:
+        raise NoAuthority(f"the key {record.id} is held by an external CA, not by the mesh")
+    raise NoAuthority(
+        f"the key {record.id} was sealed under key-encryption key {record.kek_id}, this host has {kek.id}; "
+        "copy the kek of the host where `meshadm init` ran"
+    )
 
 
 def certificate_of(record: SealedKey) -> x509.Certificate:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from controlplane.ca.template import Purpose, Template
+from spiffe.key_ids import naming
 
 _PURPOSES = {Purpose.SERVER: ExtendedKeyUsageOID.SERVER_AUTH, Purpose.CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH}
 
@@ -24,18 +25,21 @@ class Issuer:
 
 def self_signed(template: Template, key: ec.EllipticCurvePrivateKey, serial: int) -> x509.Certificate:
     """A root."""
-    return _sign(template, key.public_key(), subject_name(template), key, serial)
+    own = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    return _sign(template, key.public_key(), subject_name(template), own, key, serial)
 
 
 def signed(template: Template, public_key: ec.EllipticCurvePublicKey, issuer: Issuer, serial: int) -> x509.Certificate:
     """`serial`: positive, at most 20 octets (RFC 5280, 4.1.2.2), and unpredictable."""
-    return _sign(template, public_key, issuer.certificate.subject, issuer.key, serial)
+    authority = naming(issuer.certificate)
+    return _sign(template, public_key, issuer.certificate.subject, authority, issuer.key, serial)
 
 
 def _sign(
     template: Template,
     public_key: ec.EllipticCurvePublicKey,
     issuer_name: x509.Name,
+    authority: x509.AuthorityKeyIdentifier,
     issuer_key: ec.EllipticCurvePrivateKey,
     serial: int,
 ) -> x509.Certificate:
@@ -50,7 +54,7 @@ def _sign(
         .add_extension(x509.BasicConstraints(ca=template.is_ca, path_length=template.path_length), critical=True)
         .add_extension(key_usage(template), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .add_extension(authority, critical=False)
     )
     if template.purposes:
         builder = builder.add_extension(extended_key_usage(template), critical=False)

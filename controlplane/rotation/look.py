@@ -1,0 +1,108 @@
+"""[edge] Everything that a decision about CA keys rests upon, as etcd has it."""
+
+from dataclasses import dataclass
+
+from controlplane.ca.records import issuers, starts
+from controlplane.ca.rotation import Facts, Replica, Sidecar, active
+from controlplane.store.etcd import Store
+from schemas import codec
+from schemas.errors import Corrupt, Unavailable
+from schemas.keys import StatusRef
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef
+from schemas.objects import Mesh
+from schemas.records import ReplicaStatus, Rotation, SealedKey, SidecarStatus, TrustBundle
+from trio_etcd import KeyValue, Listing
+
+MESH_REF = ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh")
+# Other trust domains poll our bundle once a refresh hint; SPIFFE Federation 5 asks for 3 to 5 of them between a key's
+# publication and its use.
+HINTS_AHEAD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The CA at one moment. `revision`: nothing under ``control/ca/`` that was written later is known."""
+
+    facts: Facts
+    trust_domain: str
+    bundle: TrustBundle
+    rotation: Rotation | None
+    replicas: tuple[ReplicaStatus, ...]
+    mesh: Mesh
+    revision: int
+    statuses_revision: int
+    raw: dict[bytes, KeyValue]
+    """Of every CA key, the bundle and the rotation: what was read, for guards and for what a newer writer added."""
+
+    @property
+    def short_bound(self) -> SealedKey | None:
+        """The active issuing key, where its leaves may not live as long as the mesh asks for."""
+        key = active(self.facts.keys, "mesh-issuing")
+        return key if key is not None and key.leaf_seconds < self.mesh.spec.svid_ttl_seconds else None
+
+    def mod_revision(self, key: bytes) -> int:
+        return self.raw[key].mod_revision if key in self.raw else 0
+
+
+async def look(store: Store, now: float) -> Look:
+    """Raises Unavailable (before `meshadm init` too), Corrupt."""
+    keyspace = store.keyspace
+    # Keys before evidence: what is said later of an older state can only hold a step back.
+    ca = await store.list(keyspace.ca())
+    mesh_key, rotation_key = keyspace.object(MESH_REF), keyspace.rotation()
+    found = await store.get_many((mesh_key, rotation_key))
+    if mesh_key not in found:
+        raise Unavailable("the mesh is not initialised: run `meshadm init`")
+    mesh = codec.decode(found[mesh_key].value, Mesh, mesh_key.decode())
+    bundle_key = keyspace.trust_bundle(mesh.spec.trust_domain)
+    bundle_kv = await store.get(bundle_key)
+    if bundle_kv is None:
+        raise Unavailable(f"there is no trust bundle of {mesh.spec.trust_domain} in etcd")
+    bundle = codec.decode(bundle_kv.value, TrustBundle, bundle_key.decode())
+    statuses, replicas = await store.list(keyspace.statuses()), await store.list(keyspace.replicas())
+    federated = bool(await store.list_keys(keyspace.config_of_kind("TrustBundle")))
+    keys = {key.id: key for key in (codec.decode(kv.value, SealedKey, kv.key.decode()) for kv in ca.kvs)}
+    rotation = (
+        codec.decode(found[rotation_key].value, Rotation, rotation_key.decode()) if rotation_key in found else None
+    )
+    said = _replicas(replicas)
+    facts = Facts(
+        keys=keys,
+        issuers=issuers(keys),
+        starts=starts(keys),
+        now=int(now),
+        sidecars=_sidecars(store, statuses),
+        replicas=tuple(
+            Replica(one.name, one.seen, one.trust_sequence, one.issuing_key_id, one.issuing_since) for one in said
+        ),
+        publish_ahead=HINTS_AHEAD * bundle.refresh_hint_seconds if federated else 0,
+    )
+    raw = {kv.key: kv for kv in (*ca.kvs, bundle_kv, *found.values())}
+    return Look(facts, mesh.spec.trust_domain, bundle, rotation, said, mesh, ca.revision, statuses.revision, raw)
+
+
+def _sidecars(store: Store, listing: Listing) -> tuple[Sidecar, ...]:
+    """One whose words can't be understood is there, and has acked nothing."""
+    result: list[Sidecar] = []
+    for kv in listing.kvs:
+        ref = store.keyspace.parse(kv.key)
+        if not isinstance(ref, StatusRef):
+            continue
+        name = f"{ref.namespace}/{ref.sidecar}"
+        try:
+            status = codec.decode(kv.value, SidecarStatus, str(ref))
+        except Corrupt:
+            result.append(Sidecar(name, 0, ""))
+        else:
+            result.append(Sidecar(name, status.trust_sequence, status.svid_issuer))
+    return tuple(result)
+
+
+def _replicas(listing: Listing) -> tuple[ReplicaStatus, ...]:
+    result: list[ReplicaStatus] = []
+    for kv in listing.kvs:
+        try:
+            result.append(codec.decode(kv.value, ReplicaStatus, kv.key.decode()))
+        except Corrupt:
+            continue  # written by a newer version; its next word may be clearer, and its sidecars speak for themselves
+    return tuple(result)
