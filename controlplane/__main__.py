@@ -23,9 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="configuration file (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="log more")
     options = parser.parse_args(arguments)
-    log.set_up(journal="JOURNAL_STREAM" in os.environ, level=logging.DEBUG if options.debug else logging.INFO)
+    level = logging.DEBUG if options.debug else logging.INFO
+    log.set_up(journal="JOURNAL_STREAM" in os.environ, level=level)
     try:
-        trio.run(server.run_until_signal, config.load(options.config), os.environ)
+        settings = config.load(options.config)
+        if settings.log.format == "json":
+            log.set_up(journal=False, level=level, as_json=True)
+        trio.run(server.run_until_signal, settings, os.environ)
     except BaseException as error:
         return _end_with(error)
     return ExitCode.OK

@@ -13,12 +13,13 @@ kek: /etc/mesh/kek                   # key-encryption key; default: $CREDENTIALS
 nextKek: /etc/mesh/kek.new           # another one that opens CA keys too, while `meshadm ca reseal` replaces the first
 listen: {api: 0.0.0.0:7443, join: 0.0.0.0:7444, socket: /run/mesh/controlplane/api.sock}
 advertise: {api: [10.0.0.1:7443], join: [10.0.0.1:7444]}  # what others are told; default: where it listens
+log: {format: text}                  # or json: one object a line, for programs
 ```
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import yaml
@@ -61,12 +62,17 @@ class AdvertiseConfig(_Part, frozen=True, kw_only=True):
     join: Addresses | None = None
 
 
+class LogConfig(_Part, frozen=True, kw_only=True):
+    format: Literal["text", "json"] = "text"
+
+
 class ReplicaConfig(_Part, frozen=True, kw_only=True):
     etcd: EtcdConfig
     listen: ListenConfig
     kek: AbsolutePath | None = None
     next_kek: AbsolutePath | None = None
     advertise: AdvertiseConfig = AdvertiseConfig()
+    log: LogConfig = LogConfig()
 
     @property
     def sidecar_etcd_endpoints(self) -> tuple[str, ...]:

@@ -3,7 +3,10 @@
 import click
 
 from controlplane.meshadm.commands.apply import apply, delete, validate
+from controlplane.meshadm.commands.attestor import attestor
 from controlplane.meshadm.commands.init import init
+from controlplane.meshadm.commands.login import login, logout
+from controlplane.meshadm.commands.operator import operator
 from controlplane.meshadm.commands.read import describe, get
 from controlplane.meshadm.commands.status import status
 from controlplane.meshadm.commands.token import token
@@ -16,11 +19,16 @@ from controlplane.meshadm.commands.watch import watch
 def main() -> None:
     """Operate the mesh: set it up, change its configuration, see what its sidecars do.
 
-    On a replica's host, root needs no further option. From elsewhere: --endpoint HOST:PORT --identity DIR.
+    On a replica's host, root needs no further option. From elsewhere: `meshadm login` first.
     """
 
 
-for command in (init, token, apply, get, describe, delete, status, validate, watch, schema, completion):
+COMMANDS = (
+    init, login, logout, token, operator, attestor, apply, get, describe, delete, status, validate, watch, schema,
+    completion,
+)  # fmt: skip
+
+for command in COMMANDS:
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -108,6 +108,10 @@ class MeshClient:
     async def create_token(self, request: pb.CreateTokenRequest) -> pb.CreateTokenReply:
         return await self._unary("/mesh.v1.Tokens/Create", request, pb.CreateTokenReply, self.call_seconds, write=True)
 
+    async def call(self, path: str, request: Message, reply_type: type[ReplyType], *, write: bool = False) -> ReplyType:
+        """Any other RPC with one answer. `write`: it has a request id, so that it may be asked again."""
+        return await self._unary(path, request, reply_type, self.call_seconds, write=write)
+
     # -- streams
 
     async def wait(self, revision: int, progress: Callable[[pb.WaitProgress], None]) -> pb.WaitProgress:
@@ -125,6 +129,12 @@ class MeshClient:
         request = pb.WaitRequest(revision=revision)
         await self._follow("/mesh.v1.Sidecars/Wait", lambda: request, pb.WaitProgress, take, give_up=False)
         return last
+
+    async def follow(
+        self, path: str, request: Message, message_type: type[ReplyType], take: Callable[[ReplyType], bool]
+    ) -> None:
+        """Any other stream, until `take` says that it was the last message. Raises Unavailable, as `watch` does."""
+        await self._follow(path, lambda: request, message_type, take, give_up=True)
 
     async def watch(self, after_revision: int, event: Callable[[pb.WatchEvent], None]) -> None:
         """Every change after a revision (0: from now on), each once, in order; for ever.

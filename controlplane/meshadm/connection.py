@@ -24,20 +24,27 @@ class Connection:
     tls: TLS | None
 
 
-def connection(endpoints: tuple[str, ...], identity: Path | None, now: float) -> Connection:
-    """`now`: seconds since 1970, to tell an expired identity before a replica does.
+def connection(
+    endpoints: tuple[str, ...], identity: Path | None, now: float, logged_in: TLS | None = None
+) -> Connection:
+    """`now`: seconds since 1970, to tell an expired identity before a replica does. `logged_in`: used without one.
 
     Raises InvalidInput, Unauthenticated (expired), PermissionDenied and Unavailable (Unix sockets).
     """
     for endpoint in endpoints:
         _check_form(endpoint)
     remote = [endpoint for endpoint in endpoints if not endpoint.startswith(_UNIX)]
-    if remote and identity is None:
-        remedy = f"give --identity DIR with {', '.join(_IDENTITY_FILES)}, or use a replica's Unix socket"
+    if remote and identity is None and logged_in is None:
+        remedy = (
+            f"`meshadm login` first, or give --identity DIR with {', '.join(_IDENTITY_FILES)}, "
+            "or use a replica's Unix socket"
+        )
         raise InvalidInput(Problem(f"endpoint {remote[0]}", "a replica is called over mTLS", remedy=remedy))
     if not remote:
         _check_sockets(endpoints)
-    return Connection(endpoints, load_identity(identity, now) if remote and identity else None)
+    if not remote:
+        return Connection(endpoints, None)
+    return Connection(endpoints, load_identity(identity, now) if identity else logged_in)
 
 
 def _check_form(endpoint: str) -> None:

@@ -14,11 +14,13 @@ import trio
 from click.shell_completion import CompletionItem
 
 from controlplane.exit_codes import ExitCode
-from controlplane.meshadm import output
+from controlplane.meshadm import login_store, output
 from controlplane.meshadm.client import MeshClient
-from controlplane.meshadm.connection import DEFAULT_ENDPOINT, connection
+from controlplane.meshadm.connection import DEFAULT_ENDPOINT, Connection, connection
 from controlplane.meshadm.errors import exit_code
 from controlplane.meshadm.kinds import kind_of, words_of
+from controlplane.meshadm.login_store import Login
+from schemas.api import mesh_pb2 as pb
 from schemas.errors import InvalidInput, MeshError
 from schemas.objects import KINDS
 
@@ -26,6 +28,7 @@ T = TypeVar("T")
 CommandType = TypeVar("CommandType", bound=Callable[..., object])
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+RENEW_SECONDS = 3.0  # of a command's time, for renewing the login first
 
 
 class MeshCommand(click.Command):
@@ -68,7 +71,7 @@ class MeshCommand(click.Command):
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """What a command needs to reach a replica."""
+    """What a command needs to reach a replica. No endpoints: those of the login, else the socket of this host."""
 
     endpoints: tuple[str, ...]
     identity: Path | None
@@ -76,14 +79,43 @@ class Connect:
 
     def run(self, work: Callable[[MeshClient], Awaitable[T]]) -> T:
         """The command's one trio run."""
+        login = self._login()
+        endpoints = self.endpoints or (login.api_endpoints if login else (DEFAULT_ENDPOINT,))
 
         async def main() -> T:
-            with MeshClient(
-                connection(self.endpoints, self.identity, time.time()), self.call_seconds, output.notice
-            ) as client:
+            usable = await self._fresh(login, endpoints) if login else None
+            reached = connection(endpoints, self.identity, time.time(), usable.tls if usable else None)
+            with MeshClient(reached, self.call_seconds, output.notice) as client:
                 return await work(client)
 
         return trio.run(main)
+
+    def _login(self) -> Login | None:
+        """Who is logged in, where that matters: not beside an identity that was named, and not for sockets."""
+        path = login_store.path_of(os.environ)
+        sockets = self.endpoints and all(endpoint.startswith("unix:") for endpoint in self.endpoints)
+        if self.identity is not None or sockets or path is None:
+            return None
+        login = login_store.load(path)
+        if login is not None:
+            login_store.check_time(login, time.time())
+        return login
+
+    async def _fresh(self, login: Login, endpoints: tuple[str, ...]) -> Login:
+        """Renewed in the second half of its life; where that fails, the present one is good for as long as it lasts."""
+        path = login_store.path_of(os.environ)
+        if path is None or not login.due(time.time()):
+            return login
+        key = login_store.new_key()
+        request = pb.RenewLoginRequest(csr=login_store.signing_request(key))
+        try:
+            with MeshClient(Connection(endpoints, login.tls), RENEW_SECONDS, lambda _: None) as client:
+                reply = await client.call("/mesh.v1.Identity/RenewLogin", request, pb.OperatorReply)
+            fresh = login_store.login_of(reply, key, time.time())
+            login_store.save(path, fresh)
+        except MeshError:
+            return login  # the command itself will say what is wrong, if anything is
+        return fresh
 
 
 class Duration(click.ParamType[float]):
@@ -127,14 +159,15 @@ def connects(command: CommandType) -> CommandType:
         multiple=True,
         envvar="MESHADM_ENDPOINT",
         metavar="ADDRESS",
-        help="A replica: unix:/path, or host:port with --identity. Repeat it for failover."
-        f"  [default: {DEFAULT_ENDPOINT}; env: MESHADM_ENDPOINT, separated by blanks]",
+        help="A replica: unix:/path, or host:port. Repeat it for failover."
+        f"  [default: those of `meshadm login`, else {DEFAULT_ENDPOINT}; env: MESHADM_ENDPOINT, separated by blanks]",
     )
     @click.option(
         "--identity",
         envvar="MESHADM_IDENTITY",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Directory with svid.pem, key.pem and bundle.pem of an operator. [env: MESHADM_IDENTITY]",
+        help="Directory with svid.pem, key.pem and bundle.pem of an operator, instead of the one of `meshadm login`."
+        "  [env: MESHADM_IDENTITY]",
     )
     @click.option(
         "--request-timeout", type=Duration(), default="10s", show_default=True, help="How long to wait for an answer."
@@ -143,7 +176,7 @@ def connects(command: CommandType) -> CommandType:
     def bundled(
         ctx: click.Context, /, endpoints: tuple[str, ...], identity: Path | None, request_timeout: float, **rest: Any
     ) -> object:
-        return ctx.invoke(command, connect=Connect(endpoints or (DEFAULT_ENDPOINT,), identity, request_timeout), **rest)
+        return ctx.invoke(command, connect=Connect(endpoints, identity, request_timeout), **rest)
 
     return _like(bundled, command)
 

@@ -215,7 +215,9 @@ class Cli:
 
 async def run_cli(args: Sequence[str], environment: dict[str, str], stdin: str | bytes | None = None) -> Result:
     def invoke() -> Result:
-        return CliRunner(env=environment).invoke(main, list(args), input=stdin, prog_name="meshadm")
+        return CliRunner(env={"XDG_CONFIG_HOME": "/nonexistent", **environment}).invoke(
+            main, list(args), input=stdin, prog_name="meshadm"
+        )
 
     return await trio.to_thread.run_sync(invoke)
 
