@@ -21,6 +21,8 @@ class ExitCode(enum.IntEnum):
     """Time ran out while waiting for sidecars."""
     REFUSED_BY_SIDECAR = 8
     """A sidecar's Envoy refused the configuration (NACK)."""
+    EXPIRING = 9
+    """`meshadm check`: something ends sooner than was asked for."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

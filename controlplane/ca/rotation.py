@@ -298,8 +298,14 @@ def due(facts: Facts) -> Due | None:
 
 def activated(facts: Facts, key_id: str, forced: str = "") -> Effect:
     """The key and its root active, their predecessors retired, in one. `forced`: the note that the record keeps."""
-    key = key_of(facts, key_id)
-    puts: dict[str, SealedKey] = {}
+    root_now = active(facts.keys, "mesh-root")
+    # Records of the first version don't name their root; once there are two it has to be said.
+    puts = {
+        one.id: msgspec.structs.replace(one, signed_by=root_now.id)
+        for one in facts.keys.values()
+        if one.role == "mesh-issuing" and not one.signed_by and root_now is not None
+    }
+    key = puts.get(key_id) or key_of(facts, key_id)
     up = [key]
     root = root_above(facts.keys, key)
     if root is not None and root.state == "prepared":
@@ -307,7 +313,7 @@ def activated(facts: Facts, key_id: str, forced: str = "") -> Effect:
     for one in up:
         before = active(facts.keys, one.role)
         if before is not None:
-            puts[before.id] = _retired(facts, before)
+            puts[before.id] = _retired(facts, puts.get(before.id, before))
         puts[one.id] = _noted(msgspec.structs.replace(one, state="active", since=facts.now), forced)
     return Effect(tuple(puts.values()))
 

@@ -4,6 +4,8 @@ import click
 
 from controlplane.meshadm.commands.apply import apply, delete, validate
 from controlplane.meshadm.commands.attestor import attestor
+from controlplane.meshadm.commands.ca import ca
+from controlplane.meshadm.commands.check import check
 from controlplane.meshadm.commands.init import init
 from controlplane.meshadm.commands.login import login, logout
 from controlplane.meshadm.commands.operator import operator
@@ -24,8 +26,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    init, login, logout, token, operator, attestor, apply, get, describe, delete, status, validate, watch, schema,
-    completion,
+    init, login, logout, token, operator, attestor, apply, get, describe, delete, status, validate, watch, ca, check,
+    schema, completion,
 )  # fmt: skip
 
 for command in COMMANDS:

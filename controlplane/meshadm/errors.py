@@ -46,10 +46,20 @@ class SidecarsNotCurrent(MeshError):
     """`meshadm status` found sidecars without contact or without a valid identity."""
 
 
+class Expiring(MeshError):
+    """`meshadm check` found what ends too soon, or what is not renewed as it should be."""
+
+
+class RotationWaits(MeshError):
+    """The time is up and the rotation is not at its end; replicas go on with it."""
+
+
 def exit_code(error: BaseException) -> ExitCode:
     match error:
         case RefusedBySidecar():
             return ExitCode.REFUSED_BY_SIDECAR
-        case WaitTimedOut() | SidecarsNotCurrent():
+        case Expiring():
+            return ExitCode.EXPIRING
+        case WaitTimedOut() | SidecarsNotCurrent() | RotationWaits():
             return ExitCode.TIMED_OUT
     return exit_code_of(error)

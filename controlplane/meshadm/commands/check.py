@@ -1,0 +1,136 @@
+"""`check`: does anything end soon?"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from controlplane.ca.rotation import REPLICA_GONE_SECONDS
+from controlplane.meshadm import output
+from controlplane.meshadm.authority import moment
+from controlplane.meshadm.client import MeshClient
+from controlplane.meshadm.errors import Expiring
+from controlplane.meshadm.options import Connect, Duration, MeshCommand, connects, formats
+from controlplane.meshadm.output import Format
+from controlplane.meshadm.table import Table, count, duration
+from controlplane.meshadm.values import Sidecars
+from schemas.api import mesh_pb2 as pb
+
+# SVIDs are renewed at half their life by themselves: with less than this left, renewing has failed for a while.
+RENEWED_LEFT = 1 / 3
+# Certificates that `meshadm init` makes for etcd, below its directory; nothing renews them.
+_ETCD_FILES = ("ca.crt", "server.crt", "root.crt", "replica.crt", "tooling.crt")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`least`: seconds that must be left."""
+
+    what: str
+    not_after: int
+    least: float
+
+    def bad(self, now: float) -> bool:
+        return self.not_after - now < self.least
+
+
+@click.command(
+    "check",
+    cls=MeshCommand,
+    short_help="Fail if anything expires soon.",
+    example="""
+meshadm check --fail-if-expiring 30d
+meshadm check --fail-if-expiring 30d -o json
+""",
+)
+@click.option(
+    "--fail-if-expiring",
+    "least",
+    type=Duration(),
+    default="30d",
+    show_default=True,
+    help="CA keys and etcd's certificates must last longer than that.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="/etc/mesh",
+    show_default=True,
+    help="Where `meshadm init` put etcd's certificates; those that can be read are looked at.",
+)
+@formats("table", "json", "yaml")
+@connects
+def check(connect: Connect, least: float, directory: Path, form: Format) -> None:
+    """Look at every certificate of the mesh: CA keys, etcd's files on this host, replicas, connected sidecars.
+
+    SVIDs are short-lived: they fail the check when less than a third of their life is left, since they are renewed at
+    half of it. Ends with 9 when anything fails the check, with 0 when all is well.
+    """
+
+    async def ask(client: MeshClient) -> tuple[pb.AuthorityStatus, Sidecars]:
+        authority = await client.call("/mesh.v1.Authority/Status", pb.AuthorityStatusRequest(), pb.AuthorityStatus)
+        return authority, await client.sidecars()
+
+    authority, sidecars = connect.run(ask)
+    now = time.time()
+    findings = [*_of_keys(authority, least), *_of_files(directory, least), *_of_svids(authority, sidecars, now)]
+    findings.sort(key=lambda one: (not one.bad(now), one.not_after))
+    bad = [one for one in findings if one.bad(now)]
+    if form == "table":
+        output.show_table(_table(findings, now))
+    else:
+        output.show_plain({"ok": not bad, "certificates": [_plain(one, now) for one in findings]}, form)
+    if bad:
+        names = "\n".join(f"{one.what}: {_left(one, now)}" for one in bad)
+        raise Expiring(
+            f"{count(len(bad), 'certificate ends', 'certificates end')} too soon\n{names}\nsee docs/ca.md, Expiry"
+        )
+
+
+def _of_keys(authority: pb.AuthorityStatus, least: float) -> list[Finding]:
+    return [Finding(key.id, key.not_after, least) for key in authority.keys if key.state == "active" and key.not_after]
+
+
+def _of_files(directory: Path, least: float) -> list[Finding]:
+    from controlplane.rotation.expiry import lives_of_files  # only this command needs what it brings along
+
+    files = [directory / "etcd" / name for name in _ETCD_FILES]
+    return [Finding(life.what, life.not_after, least) for life in lives_of_files(files)]
+
+
+def _of_svids(authority: pb.AuthorityStatus, sidecars: Sidecars, now: float) -> list[Finding]:
+    least = authority.svid_ttl_seconds * RENEWED_LEFT
+    found = [
+        Finding(f"SVID of {one.namespace}/{one.service}.{one.instance}", one.svid_expires, least)
+        for one in sidecars.statuses
+    ]
+    # One that is gone has nothing to renew.
+    found += [
+        Finding(f"SVID of replica {one.name}", one.svid_expires, least)
+        for one in authority.replicas
+        if now - one.seen < REPLICA_GONE_SECONDS
+    ]
+    return found
+
+
+def _left(one: Finding, now: float) -> str:
+    left = one.not_after - now
+    return f"{duration(left)} left" if left > 0 else f"EXPIRED {duration(left)} ago"
+
+
+def _table(findings: list[Finding], now: float) -> Table:
+    rows = tuple(
+        (one.what, moment(one.not_after), _left(one, now), "TOO SOON" if one.bad(now) else "ok") for one in findings
+    )
+    return Table(("CERTIFICATE", "ENDS", "LEFT", "VERDICT"), rows, "nothing to look at")
+
+
+def _plain(one: Finding, now: float) -> dict[str, object]:
+    return {
+        "what": one.what,
+        "notAfter": one.not_after,
+        "secondsLeft": int(one.not_after - now),
+        "ok": not one.bad(now),
+    }
