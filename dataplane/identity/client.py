@@ -9,15 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import trio
 from google.protobuf.message import DecodeError, Message
 
+from dataplane.identity.attest import HostCertificate
 from dataplane.identity.material import Identity, roots_pem
-from dataplane.identity.replicas import Replicas
+from dataplane.identity.replicas import ATTEMPT_SECONDS, Replicas
 from schemas import codec
 from schemas.api import mesh_pb2
 from schemas.errors import InvalidInput, Problem, Unauthenticated, Unavailable
 from schemas.joinfile import JoinFile
-from schemas.names import CONTROL_PLANE_SERVER_NAME
+from schemas.names import CONTROL_PLANE_SERVER_NAME, ServiceRef
 from schemas.records import Endpoint, SidecarStatus, TrustBundle
 from trio_grpc import TLS
 
@@ -65,19 +67,53 @@ class ReplicaClient:
             self._replicas = None
 
     async def join(
-        self, file: JoinFile, csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS
+        self,
+        file: JoinFile,
+        csr: bytes,
+        etcd_csr: bytes,
+        timeout: float = CALL_SECONDS,
+        *,
+        service: ServiceRef | None = None,
     ) -> mesh_pb2.IdentityReply:
-        """With the join file's token; the replica is authenticated by the join file's trust bundle."""
+        """With the join file's token; the replica is authenticated by the join file's trust bundle.
+
+        service: which one, where the token is for several.
+        """
         bundle = codec.decode(file.trust_bundle, TrustBundle, "trust bundle of the join file")
         replicas = Replicas(
             file.join_endpoints, TLS(ca=_roots(bundle, "join file")), self._server_name, self._fraction()
         )
         try:
-            request = mesh_pb2.JoinRequest(token=file.token, csr=csr, etcd_csr=etcd_csr)
+            namespace, name = (service.namespace, service.name) if service else ("", "")
+            request = mesh_pb2.JoinRequest(
+                token=file.token, csr=csr, etcd_csr=etcd_csr, namespace=namespace, service=name
+            )
             reply = await replicas.call("/mesh.v1.Identity/Join", request, timeout)
         finally:
             replicas.retire()
         return _parse(mesh_pb2.IdentityReply(), reply, "Identity.Join")
+
+    async def join_by_possession(
+        self, file: JoinFile, host: HostCertificate, csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS
+    ) -> mesh_pb2.IdentityReply:
+        """With the host's certificate: a challenge, and its answer to the same replica."""
+        bundle = codec.decode(file.trust_bundle, TrustBundle, "trust bundle of the join file")
+        tls = TLS(ca=_roots(bundle, "join file"))
+        deadline = trio.current_time() + timeout
+        start = int(self._fraction() * len(file.join_endpoints))
+        failures: list[str] = []
+        for endpoint in (*file.join_endpoints[start:], *file.join_endpoints[:start]):
+            left = deadline - trio.current_time()
+            if left <= 0:
+                break
+            replica = Replicas((endpoint,), tls, self._server_name, 0.0)
+            try:
+                return await _prove(replica, file.trust_domain, host, csr, etcd_csr, min(left, ATTEMPT_SECONDS))
+            except Unavailable as error:
+                failures.append(str(error))
+            finally:
+                replica.retire()
+        raise Unavailable("; ".join(failures) or "the join file names no replica")
 
     async def renew(self, csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS) -> mesh_pb2.IdentityReply:
         request = mesh_pb2.RenewRequest(csr=csr, etcd_csr=etcd_csr)
@@ -126,6 +162,25 @@ class ReplicaClient:
         if self._replicas is None:
             raise Unauthenticated("this sidecar has no identity yet: join first")
         return await self._replicas.call(path, request, timeout)
+
+
+async def _prove(
+    replica: Replicas, trust_domain: str, host: HostCertificate, csr: bytes, etcd_csr: bytes, seconds: float
+) -> mesh_pb2.IdentityReply:
+    challenge = _parse(
+        mesh_pb2.ChallengeReply(),
+        await replica.call("/mesh.v1.Identity/Challenge", mesh_pb2.ChallengeRequest(), seconds),
+        "Identity.Challenge",
+    )
+    request = mesh_pb2.JoinRequest(
+        x509=host.proof(trust_domain, challenge.nonce, csr, etcd_csr),
+        csr=csr,
+        etcd_csr=etcd_csr,
+        namespace=host.service.namespace,
+        service=host.service.name,
+    )
+    reply = await replica.call("/mesh.v1.Identity/Join", request, seconds)
+    return _parse(mesh_pb2.IdentityReply(), reply, "Identity.Join")
 
 
 def _roots(bundle: TrustBundle, subject: str) -> bytes:

@@ -11,18 +11,23 @@ import logging
 import math
 from collections.abc import Callable
 
+import msgspec
 import trio
 
 from dataplane.identity import renewal
+from dataplane.identity.attest import HostSource
 from dataplane.identity.check import UnacceptableIdentity, check, from_reply
 from dataplane.identity.client import ReplicaClient
 from dataplane.identity.material import Identity, key_to_pem, new_key, signing_request
 from dataplane.identity.renewal import Attempts, Health, Validity
 from dataplane.identity.store import IdentityStore
-from schemas.errors import InvalidInput, MeshError, PermissionDenied, Problem, Unauthenticated, Unavailable
+from schemas import codec
+from schemas.api import mesh_pb2
+from schemas.errors import Corrupt, InvalidInput, MeshError, PermissionDenied, Problem, Unauthenticated, Unavailable
 from schemas.joinfile import JoinFile
 from schemas.names import ServiceRef, SpiffeId
 from schemas.records import TrustBundle
+from schemas.selectors import ServiceSelector
 
 log = logging.getLogger("mesh.identity")
 
@@ -34,7 +39,8 @@ class IdentityKeeper:
     """``await nursery.start(keeper.run)`` returns once there is a usable identity; from then on it is kept fresh.
 
     clock: seconds since 1970. fraction: random numbers in [0, 1). join: asked again whenever an identity is needed
-    and there is none to renew with, so a new join file heals a sidecar whose identity has expired.
+    and there is none to renew with, so a new join file heals a sidecar whose identity has expired. host: the host's own
+    certificate, shown instead of a token where it is given. wanted: the service that the settings name.
     """
 
     def __init__(
@@ -45,12 +51,17 @@ class IdentityKeeper:
         *,
         clock: Callable[[], float],
         fraction: Callable[[], float],
+        host: HostSource | None = None,
+        wanted: ServiceRef | None = None,
     ) -> None:
         self._store = store
         self._client = client
         self._join = join
         self._clock = clock
         self._fraction = fraction
+        self._host = host
+        self._wanted = wanted
+        self._known_bundle: TrustBundle | None = None
         self._current: Identity | None = None
         self._news = trio.Event()
         self._nudge = trio.Event()
@@ -132,7 +143,8 @@ class IdentityKeeper:
             except (InvalidInput, Unauthenticated, PermissionDenied) as error:
                 if kept is None or renewal.health(_validity(kept), self._clock()) in _USABLE:
                     raise
-                self.problem = str(error)  # the clock or a new join file can still make it good
+                # The clock or a new join file can still make it good.
+                self.problem = f"{_state_of(kept, self._clock())}, and this host can't join anew: {error}"
             except MeshError as error:
                 self.problem = str(error)
             self._attempts = self._attempts.failed(self._clock())
@@ -147,24 +159,35 @@ class IdentityKeeper:
             return None
 
     def _acceptable(self, kept: Identity) -> bool:
+        self._known_bundle = kept.bundle
         try:
-            file = self._join()
-        except InvalidInput:
-            file = None  # a kept identity is enough
-        try:
-            check(kept, None if file is None else _id_of(file), self._clock())
+            check(kept, self._expected_of(kept), self._clock())
         except UnacceptableIdentity as error:
             log.warning("ignored the kept identity: %s", error)
             return False
         return True
 
+    def _expected_of(self, kept: Identity) -> SpiffeId | None:
+        """What settings and join file say that this is; None where neither says so: a kept identity is enough."""
+        if self._wanted is not None:
+            return SpiffeId.of_service(kept.spiffe_id.trust_domain, self._wanted)
+        try:
+            file = self._join()
+            return None if file is None else self._expected(file)
+        except InvalidInput:
+            return None
+
     # -- join
 
     async def _join_anew(self) -> Identity:
-        """Raises InvalidInput where no join file has a token that may still be good."""
+        """Raises InvalidInput where there is no certificate to show and no join file has a token that may be good."""
         file = self._join()
         if file is None:
             raise InvalidInput(_NOTHING)
+        if self._host is not None:
+            return await self._join_with(file)
+        if not file.token:
+            raise InvalidInput(Problem("join file", "it has no token", remedy=f"{_REMEDY}, or set attest.x509"))
         if file.token == self._spent_token:
             raise InvalidInput(Problem("join file", "its token has been used", remedy=_REMEDY))
         if file.expires <= self._clock():
@@ -172,9 +195,25 @@ class IdentityKeeper:
         return await self._join_with(file)
 
     async def _join_with(self, file: JoinFile) -> Identity:
+        expected, file = self._expected(file), self._trusting(file)
         key, etcd_key = new_key(), new_key()
+        csr, etcd_csr = signing_request(key), signing_request(etcd_key)
+        if self._host is not None:
+            reply = await self._client.join_by_possession(file, self._host(), csr, etcd_csr)
+        else:
+            reply = await self._use_token(file, csr, etcd_csr)
+        joined = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
+        # Where this host's clock is behind, the identity is kept all the same: the token is used up, the clock will be
+        # mended. It is not used before its time, which the second check sees to.
+        check(joined, expected, max(self._clock(), joined.not_before))
+        await self._keep(joined)
+        check(joined, expected, self._clock())
+        log.info("joined as %s, valid for %d s", joined.spiffe_id, joined.expires - self._clock())
+        return joined
+
+    async def _use_token(self, file: JoinFile, csr: bytes, etcd_csr: bytes) -> mesh_pb2.IdentityReply:
         try:
-            reply = await self._client.join(file, signing_request(key), signing_request(etcd_key))
+            reply = await self._client.join(file, csr, etcd_csr, service=self._wanted)
         except Unavailable as error:
             self._perhaps_spent |= error.outcome_unknown
             raise
@@ -186,14 +225,34 @@ class IdentityKeeper:
             raise type(error)(f"{error}; {hint}: {_REMEDY}") from error
         self._spent_token = file.token
         self._perhaps_spent = False
-        joined = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
-        # Where this host's clock is behind, the identity is kept all the same: the token is used up, the clock will be
-        # mended. It is not used before its time, which the second check sees to.
-        check(joined, _id_of(file), max(self._clock(), joined.not_before))
-        await self._keep(joined)
-        check(joined, _id_of(file), self._clock())
-        log.info("joined as %s, valid for %d s", joined.spiffe_id, joined.expires - self._clock())
-        return joined
+        return reply
+
+    def _expected(self, file: JoinFile) -> SpiffeId:
+        """What this sidecar is to be. Raises InvalidInput where the settings don't say, or contradict the join file."""
+        wanted = self._wanted
+        if file.namespace:
+            held = ServiceSelector.of(file.namespace, file.service)
+            wanted = wanted or held.only
+            if wanted is not None and not held.selects(wanted):
+                remedy = "correct the settings, or make another join file"
+                raise InvalidInput(Problem("join file", f"it is for {held}, the settings say {wanted}", remedy=remedy))
+        if wanted is None:
+            text = "it is for more than one service, and the settings name none"
+            raise InvalidInput(Problem("join file", text, remedy="set attest.joinToken.service or attest.x509.service"))
+        return SpiffeId.of_service(file.trust_domain, wanted)
+
+    def _trusting(self, file: JoinFile) -> JoinFile:
+        """With the newest bundle that we know: since the join file was written, roots may have been replaced."""
+        known = self._known_bundle
+        if known is None or known.trust_domain != file.trust_domain:
+            return file
+        try:
+            written = codec.decode(file.trust_bundle, TrustBundle, "trust bundle of the join file")
+        except Corrupt:
+            return file  # the client says what is wrong with it
+        if known.sequence <= written.sequence:
+            return file
+        return msgspec.structs.replace(file, trust_bundle=codec.encode(known))
 
     # -- renew
 
@@ -228,15 +287,17 @@ class IdentityKeeper:
         return fresh
 
     def _new_join_file(self, current: Identity) -> JoinFile | None:
-        """One for the same identity, whose token may still be good."""
+        """One for the same identity, whose token may still be good, or that needs none."""
         try:
             file = self._join()
+            if file is None or self._expected(file) != current.spiffe_id:
+                return None
         except InvalidInput as error:
             log.warning("ignored the join file: %s", error)
             return None
-        if file is None or file.token == self._spent_token or file.expires <= self._clock():
+        if self._host is None and (file.token in ("", self._spent_token) or file.expires <= self._clock()):
             return None
-        return file if _id_of(file) == current.spiffe_id else None
+        return file
 
     async def _keep(self, identity: Identity) -> None:
         try:
@@ -250,6 +311,7 @@ class IdentityKeeper:
     def _publish(self, identity: Identity) -> None:
         self._client.use(identity)
         self._current = identity
+        self._known_bundle = identity.bundle
         self._attempts = Attempts()
         self._spread = self._fraction()
         self._hurry = self._hurry_for(identity)
@@ -292,8 +354,12 @@ _NOTHING = Problem(
 )
 
 
-def _id_of(file: JoinFile) -> SpiffeId:
-    return SpiffeId.of_service(file.trust_domain, ServiceRef(file.namespace, file.service))
+def _state_of(kept: Identity, now: float) -> str:
+    if now >= kept.usable_until:
+        return (
+            f"the identity {kept.spiffe_id} expired {int(now - kept.usable_until)} s ago and can't be renewed any more"
+        )
+    return f"the identity {kept.spiffe_id} can't be used"
 
 
 def _validity(identity: Identity) -> Validity:
