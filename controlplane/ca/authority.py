@@ -28,7 +28,7 @@ class Authority:
 
     roots: of the mesh, all that belong in the trust bundle. root: the one of them that signed the issuing key.
     issuing: the active issuing key; intermediates: what stands between it and its root, where an external CA signed it.
-    etcd: the CA of etcd's clients and servers. leaf_seconds: no SVID lives longer, whatever is asked for.
+    etcd: the CA of etcd's clients and servers. leaf_seconds: no SVID of a host lives longer, whatever is asked.
     `now`: seconds since 1970. `ttl`: seconds from now; less where a CA ends sooner.
     `serial`: see `controlplane.ca.sign.serial_number`.
 
@@ -61,9 +61,13 @@ class Authority:
     def issue_operator(
         self, name: str, public_key: ec.EllipticCurvePublicKey, now: float, ttl: int, serial: int
     ) -> tuple[bytes, ...]:
-        """Raises InvalidInput for a name outside the grammar of names."""
-        return self._svid(
-            lambda validity: templates.operator_svid(self.trust_domain, name, validity), public_key, now, ttl, serial
+        """Raises InvalidInput for a name outside the grammar of names.
+
+        May live longer than `leaf_seconds`: nobody waits for operators before a key is removed. A login ends with the
+        key that it chains to, and a new one mends that.
+        """
+        return self._chain(
+            templates.operator_svid(self.trust_domain, name, _within(self._path(), now, ttl)), public_key, serial
         )
 
     def issue_etcd_client(
@@ -98,8 +102,10 @@ class Authority:
         ttl: int,
         serial: int,
     ) -> tuple[bytes, ...]:
-        validity = _within(self._path(), now, min(ttl, self.leaf_seconds))
-        leaf = _issue(build(validity), public_key, self.issuing, serial)
+        return self._chain(build(_within(self._path(), now, min(ttl, self.leaf_seconds))), public_key, serial)
+
+    def _chain(self, template: Template, public_key: ec.EllipticCurvePublicKey, serial: int) -> tuple[bytes, ...]:
+        leaf = _issue(template, public_key, self.issuing, serial)
         chain = (leaf, self.issuing.certificate, *self.intermediates)
         return tuple(one.public_bytes(Encoding.DER) for one in chain)
 
