@@ -78,7 +78,7 @@ async def genesis(
     )
     # How long leaves may live bounds how long a retired key is waited for.
     bounds = {"since": int(now), "leaf_seconds": mesh.spec.svid_ttl_seconds}
-    sealed = tuple(
+    records = tuple(
         msgspec.structs.replace(record, **bounds) if record.role in ("mesh-root", "mesh-issuing") else record
         for record in sealed
     )
@@ -86,7 +86,7 @@ async def genesis(
     trusted = msgspec.structs.replace(trusted, issuing_key_id=subject_key_id(issuing.certificate))
     epoch, trust = keyspace.epoch(), keyspace.trust_bundle(trust_domain)
     puts = (
-        *((keyspace.ca_key(record.id), codec.encode(record)) for record in sealed),
+        *((keyspace.ca_key(record.id), codec.encode(record)) for record in records),
         (keyspace.object(MESH_REF), codec.encode(mesh)),
         (epoch, codec.encode(Epoch(id=random(_EPOCH_BYTES).hex()))),
         (trust, codec.encode(trusted)),

@@ -69,7 +69,8 @@ def hold_line(hold: pb.CaHold, now: float) -> str:
 
 def plain(message: pb.AuthorityStatus | pb.RotationProgress | pb.CaStepReply) -> dict[str, Any]:
     """The message's fields in lowerCamelCase; numbers as numbers."""
-    return _numbers(MessageToDict(message, always_print_fields_with_no_presence=True))
+    shown: dict[str, Any] = _numbers(MessageToDict(message, always_print_fields_with_no_presence=True))
+    return shown
 
 
 def _numbers(value: Any) -> Any:

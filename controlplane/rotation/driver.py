@@ -18,7 +18,7 @@ from controlplane.rotation.look import Look
 from controlplane.rotation.steps import CaSteps, GateClosed
 from controlplane.rotation.write import Actor
 from controlplane.store.boards import Held, MeshView, StatusBoard
-from schemas.errors import Conflict, MeshError
+from schemas.errors import Conflict, MeshError, NotFound
 from schemas.records import Rotation
 
 # Between two looks when nothing is under way: an active key has weeks left when it is to be replaced.
@@ -59,10 +59,10 @@ class Rotator:
             while True:
                 self._wake = trio.Event()
                 try:
-                    wait = await self._advance()
+                    wait = await self.advance()
                 except GateClosed:  # somebody has said something new meanwhile
                     wait = AGAIN_SECONDS
-                except Conflict:
+                except (Conflict, NotFound):  # another replica was faster
                     wait = AGAIN_SECONDS * (0.5 + self._fraction())
                 except MeshError as error:
                     self._tell(logging.WARNING, "the CA's life is held up", why=str(error))
@@ -71,7 +71,7 @@ class Rotator:
                     await self._wake.wait()
                     await trio.sleep(COLLECT_SECONDS)
 
-    async def _advance(self) -> float:
+    async def advance(self) -> float:
         """One step where one is due. Seconds until the next look."""
         seen = await self._steps.look()
         self._watch.look(seen)

@@ -1,0 +1,176 @@
+"""Who takes the steps of a rotation, whatever happens to the replica that began it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from controlplane.ca.rotation import Prepare
+from controlplane.rotation.steps import GateClosed
+from controlplane.rotation.write import Actor
+from controlplane.store.lock import LOCK_SECONDS
+from schemas import codec
+from schemas.errors import Conflict, MeshError, NotFound
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef
+from schemas.objects import Mesh
+from schemas.records import SidecarStatus
+from tests.controlplane.rotation.world import KEYS, Died, World, made_world
+from tests.spiffe.certificates import NOW
+
+ME = Actor("test", "here")
+DAY = 24 * 3600
+# Lock, effect and release for each of: start, prepare, activate, remove, end.
+TRANSACTIONS = 15
+
+
+async def rotate_root(world: World) -> None:
+    await world.steps(world.store()).start("mesh-root", ME, why="test")
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("at", range(1, TRANSACTIONS + 2))
+async def test_a_replica_killed_at_any_step_is_followed_by_another(
+    autojump_clock: trio.testing.MockClock, at: int, applied: bool
+) -> None:
+    async with made_world() as world:
+        before = {one for one in await world.keys() if "mesh-root" in one or "mesh-issuing" in one}
+        mortal = world.mortal(at, applied=applied)
+        died = False
+        try:
+            await world.steps(mortal).start("mesh-root", ME, why="test")
+            rotator, _ = world.rotator(mortal)
+            await world.drive(rotator)
+        except Died:
+            died = True
+        assert died == (at <= TRANSACTIONS)
+        await world.check()
+        await trio.sleep(LOCK_SECONDS + 1)  # of the clock that jumps: the lock that the dead one may have held
+        if (await world.look()).rotation is None and before & set(await world.keys()):
+            await rotate_root(world)  # it died before the rotation was known to anybody
+        follower, _ = world.rotator(world.store())
+        await world.drive(follower)
+        await world.check()
+        assert not before & set(await world.keys())
+
+
+async def test_two_replicas_at_once_do_every_step_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with made_world() as world:
+        await rotate_root(world)
+        rotators = [world.rotator(world.store())[0] for _ in range(3)]
+
+        async def advance(number: int) -> None:
+            try:
+                await rotators[number].advance()
+            except MeshError as error:
+                assert isinstance(error, Conflict | NotFound)  # noqa: PT017  (of several tasks at once)
+
+        for _ in range(60):
+            await world.everybody_follows()
+            if (await world.look()).rotation is None:
+                break
+            async with trio.open_nursery() as nursery:
+                for number in range(3):
+                    nursery.start_soon(advance, number)
+            await world.check()
+            world.now += 300
+        keys = await world.keys()
+        assert sorted(key.role for key in keys.values()) == ["etcd-client", "mesh-issuing", "mesh-jwt", "mesh-root"]
+
+
+async def test_nobody_advances_past_a_sidecar_that_has_not_acked(autojump_clock: trio.testing.MockClock) -> None:
+    async with made_world() as world:
+        await world.everybody_follows()
+        await rotate_root(world)
+        rotator, steps = world.rotator(world.store())
+        await rotator.advance()
+        for _ in range(3):
+            await rotator.advance()
+            world.now += 10_000
+        (prepared,) = (
+            one.id for one in (await world.keys()).values() if one.role == "mesh-issuing" and one.state == "prepared"
+        )
+        with pytest.raises(GateClosed) as closed:
+            await steps.activate(prepared, ME)
+        assert [hold.who for hold in closed.value.holds] == ["shop/web.one"]
+        done = await steps.activate(prepared, ME, force=True)
+        assert [hold.who for hold in done.passed] == ["shop/web.one"]
+        assert "forced by test" in (await world.keys())[prepared].forced[0]
+
+
+async def test_evidence_that_moves_is_looked_at_again(autojump_clock: trio.testing.MockClock) -> None:
+    """A sidecar that comes back with an old bundle between the look and the write closes the gate."""
+    async with made_world() as world:
+        await world.everybody_follows()
+        steps = world.steps(world.store())
+        await steps.prepare(Prepare("mesh-issuing", with_root=True), ME)
+        await world.everybody_follows()
+        look = steps.look
+        late = (await world.client.list(b"/mesh/v1/control/status/")).kvs[0]
+
+        async def look_then_somebody_speaks() -> object:
+            seen = await look()
+            status = codec.decode(late.value, SidecarStatus, "status")
+
+            stale = msgspec.structs.replace(status, instance="two", trust_sequence=1)
+            await world.client.put(late.key[:-3] + b"two", codec.encode(stale))
+            return seen
+
+        steps.look = look_then_somebody_speaks  # type: ignore[method-assign, assignment]  # a race, made certain
+        (prepared,) = (
+            one.id for one in (await world.keys()).values() if one.role == "mesh-issuing" and one.state == "prepared"
+        )
+        with pytest.raises(GateClosed) as closed:
+            await steps.activate(prepared, ME)
+        assert [hold.who for hold in closed.value.holds] == ["shop/web.two"]
+
+
+@pytest.mark.fault(13)
+async def test_a_rotation_begins_by_itself_long_before_the_issuing_key_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with made_world() as world:
+        rotator, _ = world.rotator(world.store())
+        await world.everybody_follows()
+        world.now = NOW + 44 * DAY
+        assert await rotator.advance() > 0
+        assert (await world.look()).rotation is None
+        world.now = NOW + 46 * DAY
+        await rotator.advance()
+        begun = (await world.look()).rotation
+        assert begun is not None
+        assert begun.what == "issuing key"
+        assert "44 days left" in begun.by
+        await world.drive(rotator)
+        ends = [key.not_after for key in (await world.keys()).values() if key.role == "mesh-issuing"]
+        assert ends >= [NOW + 135 * DAY]
+
+
+async def test_jwt_keys_live_the_same_life(autojump_clock: trio.testing.MockClock) -> None:
+    async with made_world() as world:
+        (old,) = (await world.look()).bundle.jwt_authorities
+        await world.steps(world.store()).start("mesh-jwt", ME, why="")
+        rotator, _ = world.rotator(world.store())
+        await world.everybody_follows()
+        await rotator.advance()
+        both = (await world.look()).bundle.jwt_authorities
+        assert len(both) == 2
+        assert old in both
+        await world.drive(rotator)
+        (new,) = (await world.look()).bundle.jwt_authorities
+        assert new.kid != old.kid
+
+
+async def test_a_key_may_sign_longer_leaves_only_once_that_is_on_record(autojump_clock: trio.testing.MockClock) -> None:
+    async with made_world() as world:
+        key = KEYS.object(ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh"))
+        stored = await world.client.get(key)
+        assert stored is not None
+        mesh = codec.decode(stored.value, Mesh, "mesh")
+        longer = msgspec.structs.replace(mesh, spec=msgspec.structs.replace(mesh.spec, svid_ttl_seconds=7200))
+        await world.client.put(key, codec.encode(longer))
+        rotator, _ = world.rotator(world.store())
+        await rotator.advance()
+        assert {one.leaf_seconds for one in (await world.keys()).values() if one.role == "mesh-issuing"} == {7200}
