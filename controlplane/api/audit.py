@@ -5,11 +5,13 @@ only reads, or tells the same again and again, at level DEBUG.
 """
 
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 import grpc
 import trio
+from google.protobuf.message import Message
 
 from controlplane.api.authorize import role_of
 from controlplane.api.caller import Caller, Listener
@@ -34,6 +36,8 @@ QUIET = frozenset(
         "/mesh.v1.Sidecars/Report",
         "/mesh.v1.Sidecars/List",
         "/mesh.v1.Sidecars/Wait",
+        "/mesh.v1.Authority/Status",
+        "/mesh.v1.Authority/Follow",
     }
 )
 
@@ -67,6 +71,20 @@ class Audit:
         else:
             self._tell(logging.ERROR, "failed", why=f"a defect of ours: {type(error).__name__}")
 
+    def asked(self, request: Message) -> None:
+        """What requests have in common."""
+        self._take(request, {"request_id": "request", "key": "key", "force": "force", "reason": "reason"})
+
+    def answered(self, reply: Message) -> None:
+        """What answers have in common, where the service has not told it."""
+        self._take(reply, {"revision": "revision", "spiffe_id": "identity", "expires": "expires"})
+
+    def _take(self, message: Message, names: Mapping[str, str]) -> None:
+        for field, name in names.items():
+            value = getattr(message, field, None)
+            if value and isinstance(value, str | int):
+                self.facts.setdefault(name, value)
+
     def opened(self) -> None:
         """A stream is accepted when it begins; its end says nothing more, unless it was refused meanwhile."""
         self._tell(self._quiet, "accepted")
@@ -92,14 +110,12 @@ class Audit:
     def _tell(self, level: int, outcome: str, **more: object) -> None:
         self._told = True
         caller = self.caller
-        event(
-            logger,
-            level,
-            outcome,
-            rpc=self._path,
-            caller=caller or "unknown",
-            role=role_of(caller).value if caller else None,
-            listener=self._listener.value,
-            peer=caller.where if caller else self._peer,
-            **{**self.facts, **more},
-        )
+        who = {
+            "rpc": self._path,
+            "caller": caller or "unknown",
+            "role": role_of(caller).value if caller else None,
+            "listener": self._listener.value,
+            "peer": caller.where if caller else self._peer,
+        }
+        # Nothing that a service tells takes the place of who it was.
+        event(logger, level, outcome, **{**who, **self.facts, **more, **who})

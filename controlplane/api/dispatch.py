@@ -63,8 +63,11 @@ def _method(path: str, rpc: Rpc, door: Door) -> Method:
         assert rpc.unary is not None  # noqa: S101  (chosen below)
         with Audit(path, door.listener, context.peer) as audit:
             try:
+                audit.asked(request)
                 call = await call_of(context, audit)
-                return await _still_authorized(rpc.unary(request, call), path, call.caller, door)
+                reply = await _still_authorized(rpc.unary(request, call), path, call.caller, door)
+                audit.answered(reply)
+                return reply
             except MeshError as error:
                 raise audit.refused(error) from error
 
@@ -72,6 +75,7 @@ def _method(path: str, rpc: Rpc, door: Door) -> Method:
         assert rpc.stream is not None  # noqa: S101  (chosen below)
         with Audit(path, door.listener, context.peer, stream=True) as audit:
             try:
+                audit.asked(request)
                 call = await call_of(context, audit)
                 audit.opened()
                 await _while_authorized(lambda: rpc.stream(request, send, call), path, call.caller, door)  # type: ignore[misc]  # not None, as asserted
