@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 from cryptography import x509
 
-from controlplane.ca.template import BACKDATE_SECONDS
+from controlplane.ca.template import issued_at
 from controlplane.store.ops import KeyGuard
 from schemas.errors import Unauthenticated
 from schemas.names import ServiceRef, SpiffeId
@@ -88,7 +88,9 @@ def caller_of(listener: Listener, peer: str, certificate_pem: bytes | None, trus
         raise Unauthenticated(f"the certificate of {identity} is not valid at this time: renew it and connect again")
     if identity.trust_domain != trust_domain:
         raise Unauthenticated(f"{identity} is not of this mesh, whose trust domain is {trust_domain}")
-    issued = int(certificate.not_valid_before_utc.timestamp()) + BACKDATE_SECONDS
+    issued = issued_at(
+        int(certificate.not_valid_before_utc.timestamp()), int(certificate.not_valid_after_utc.timestamp())
+    )
     return Caller(_kind_of(identity), where, identity, issued)
 
 

@@ -16,8 +16,10 @@ DAY = 24 * 3600
 YEAR = 365 * DAY
 
 # Verifiers whose clock is behind ours must take a certificate that was issued this second. Hosts that keep time by NTP
-# differ by milliseconds; one minute covers a host that has just booted, and is too short to be of use to anyone.
+# differ by milliseconds; one minute covers a host that has just booted, and is too short to be of use to anyone. Of a
+# short life it is a tenth: half of the life, when a leaf is renewed, must not lie before the leaf was made.
 BACKDATE_SECONDS = 60
+BACKDATE_SHARE = 10
 
 # The root is in every bundle and used only to sign issuing keys: its life must outlast machines that are rarely seen.
 ROOT_SECONDS = 10 * YEAR
@@ -53,7 +55,15 @@ class Validity:
     @classmethod
     def starting(cls, now: float, seconds: int) -> "Validity":
         """From a little before `now` (for clocks that are behind) until `seconds` after it."""
-        return cls(int(now) - BACKDATE_SECONDS, int(now) + seconds)
+        return cls(int(now) - min(BACKDATE_SECONDS, seconds // BACKDATE_SHARE), int(now) + seconds)
+
+
+def issued_at(not_before: int, not_after: int) -> int:
+    """When a certificate of ours was made, in seconds since 1970; never later than it was.
+
+    Earlier where its end was cut short by its issuer's: the share was of the life that was asked for.
+    """
+    return not_before + min(BACKDATE_SECONDS, (not_after - not_before) // (BACKDATE_SHARE + 1))
 
 
 @dataclass(frozen=True, slots=True)

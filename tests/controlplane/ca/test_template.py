@@ -102,3 +102,11 @@ def test_what_is_no_host_is_refused(host: str) -> None:
 def test_a_server_certificate_without_a_host_is_refused() -> None:
     with pytest.raises(InvalidInput, match="--etcd-host"):
         templates.etcd_server([], VALIDITY)
+
+
+@pytest.mark.parametrize("seconds", [30, 60, 61, 69, 70, 599, 600, 601, 3600, 7 * 24 * 3600])
+def test_a_certificate_tells_when_it_was_made(seconds: int) -> None:
+    validity = Validity.starting(NOW, seconds)
+    assert templates.issued_at(validity.not_before, validity.not_after) == NOW
+    assert validity.not_before + (validity.not_after - validity.not_before) / 2 > NOW + seconds / 4
+    assert templates.issued_at(validity.not_before, validity.not_after - 5) <= NOW
