@@ -27,7 +27,7 @@ async def request(steps: CaSteps, by: Actor) -> tuple[Done, bytes]:
     """
     made: list[bytes] = []
 
-    async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+    async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
         if waiting := _prepared(seen):
             raise Conflict(f"{waiting[0].id} is prepared already: activate it, or `meshadm ca retire {waiting[0].id}`")
         record, csr = await steps.maker(seen).requested(ec.generate_private_key(ec.SECP256R1()))
@@ -62,7 +62,7 @@ async def install(steps: CaSteps, chain: tuple[bytes, ...], by: Actor) -> Done:
     Raises InvalidInput for a chain that the mesh could not issue with.
     """
 
-    async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+    async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
         record, key = await _requested(steps, seen, chain)
         known = {one.id: chain_of(one)[0] for one in seen.facts.keys.values() if one.role == "mesh-root"}
         external = checked_chain(chain, key, tuple(known.values()), seen.trust_domain, steps.now())
@@ -89,7 +89,7 @@ async def reseal(steps: CaSteps, kek_id: str, by: Actor, *, force: bool = False)
     """
     fresh = _key_of(steps.kek, kek_id)
 
-    async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+    async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
         holds = tuple(
             Hold(f"replica {one.name}", f"does not have key-encryption key {kek_id}: name it in its configuration")
             for one in seen.replicas

@@ -25,8 +25,11 @@ from schemas.records import JwtAuthority, Rotation, SealedKey
 
 LOCK_NAME = "ca"
 LOCK_WAIT_SECONDS = 5.0  # another step takes milliseconds; half a dead replica's lock
-# Sidecars report all the time: a step whose evidence has just moved looks again, so often.
+# A step whose evidence, or whose keys, have just moved looks again, so often.
 MAX_ATTEMPTS = 10
+# In a large mesh some sidecar always has something new to say. After these attempts evidence that was complete a few
+# milliseconds ago is enough: who comes back within them reads the bundle before anything else.
+STRICT_ATTEMPTS = 5
 _ID_BYTES = 8
 
 
@@ -75,7 +78,7 @@ class CaSteps:
     async def prepare(self, step: Prepare, by: Actor) -> Done:
         """Raises Conflict where one is prepared already; NoAuthority where the root's key is not ours to use."""
 
-        async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+        async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             made, jwt = await self._made(seen, step)
             written = await self.writer.commit(
                 seen,
@@ -92,7 +95,7 @@ class CaSteps:
     async def activate(self, key_id: str, by: Actor, *, force: bool = False) -> Done:
         """Raises GateClosed, which `force` passes; NotFound, Conflict."""
 
-        async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+        async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             holds = rotation.activation_holds(seen.facts, key_id)
             note = self._passed(Activate(key_id), holds, by, force)
             effect = rotation.activated(seen.facts, key_id, note)
@@ -100,7 +103,7 @@ class CaSteps:
                 seen,
                 effect,
                 lock,
-                on_evidence=not force,
+                on_evidence=strict and not force,
                 rotation_after=seen.rotation,
                 by=by,
             )
@@ -111,7 +114,7 @@ class CaSteps:
     async def retire(self, key_id: str, by: Actor) -> Done:
         """Gives up a prepared key; an active one is retired by activating its successor. Raises NotFound, Conflict."""
 
-        async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+        async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             effect = rotation.given_up(seen.facts, key_id)
             written = await self.writer.commit(seen, effect, lock, rotation_after=seen.rotation, by=by)
             return written, Done(0, tuple(key.id for key in effect.puts))
@@ -121,7 +124,7 @@ class CaSteps:
     async def remove(self, key_ids: tuple[str, ...], by: Actor, *, force: bool = False) -> Done:
         """A retired root takes the issuing keys below it along. Raises GateClosed, NotFound, Conflict."""
 
-        async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+        async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             for key_id in key_ids:
                 rotation.key_of(seen.facts, key_id)
             ids = tuple(dict.fromkeys(one for key_id in key_ids for one in rotation.family(seen.facts.keys, key_id)))
@@ -131,7 +134,7 @@ class CaSteps:
                 seen,
                 rotation.removed(seen.facts, ids, note),
                 lock,
-                on_evidence=not force,
+                on_evidence=strict and not force,
                 rotation_after=seen.rotation,
                 by=by,
             )
@@ -144,7 +147,7 @@ class CaSteps:
     async def start(self, role: str, by: Actor, *, why: str, force: bool = False) -> Done:
         """Raises Conflict where a rotation is under way; InvalidInput where the mesh can't sign the new key itself."""
 
-        async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+        async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             if seen.rotation is not None:
                 raise Conflict(
                     f"a rotation of {seen.rotation.what}, started by {seen.rotation.by}, is under way; nothing was "
@@ -159,7 +162,7 @@ class CaSteps:
     async def stop(self, by: Actor) -> Done:
         """Forgets a rotation; keys stay as they are. Raises Conflict where none is under way."""
 
-        async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+        async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             if seen.rotation is None:
                 raise Conflict("no rotation is under way")
             written = await self.writer.commit(seen, Effect(), lock, by=by)
@@ -170,7 +173,7 @@ class CaSteps:
     async def finish(self, by: Actor) -> Done:
         """The record of a rotation that has nothing left to do goes. Raises Conflict where that is not so."""
 
-        async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+        async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             if seen.rotation is None or rotation.next_step(seen.rotation, seen.facts).step is not None:
                 raise Conflict("the rotation is not at its end")
             return await self.writer.commit(seen, Effect(), lock, by=by), Done(0, seen.rotation.replaces)
@@ -180,7 +183,7 @@ class CaSteps:
     async def raise_leaf_bound(self, by: Actor) -> Done:
         """The active issuing key may sign leaves as long as the mesh asks for, from now on; never for shorter again."""
 
-        async def attempt(seen: Look, lock: LeaseGuard) -> tuple[Written | None, Done]:
+        async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             key = seen.short_bound
             if key is None:
                 raise Conflict("the bound of leaves is as long as it has to be")
@@ -256,15 +259,15 @@ class CaSteps:
         self,
         event: CaEvent,
         by: Actor,
-        attempt: Callable[[Look, LeaseGuard], Awaitable[tuple[Written | None, Done]]],
+        attempt: Callable[[Look, LeaseGuard, bool], Awaitable[tuple[Written | None, Done]]],
         **more: object,
     ) -> Done:
         if by.request is not None and (revision := await self.writer.recorded(by.request)) is not None:
             return Done(revision)
-        for _ in range(MAX_ATTEMPTS):
+        for number in range(MAX_ATTEMPTS):
             async with self.lock() as lock:
                 seen = await self.look()
-                written, done = await attempt(seen, lock)
+                written, done = await attempt(seen, lock, number < STRICT_ATTEMPTS)
             if written is None:
                 continue
             done = Done(written.revision, done.keys, done.passed)
