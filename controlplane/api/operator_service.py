@@ -76,9 +76,9 @@ class OperatorService:
         """Of the CSR the public key is taken and nothing else."""
         key = csr_public_key(csr)
         in_force = self._issuing.current()
-        chain = in_force.authority.issue_operator(
-            operator.name, key, self._issuing.now(), OPERATOR_SECONDS, self._issuing.serial()
-        )
+        # Not before `since`, which a revocation, or a replica whose clock is ahead, may have put a little ahead.
+        now = max(self._issuing.now(), operator.since)
+        chain = in_force.authority.issue_operator(operator.name, key, now, OPERATOR_SECONDS, self._issuing.serial())
         return pb.OperatorReply(
             spiffe_id=str(SpiffeId.of_operator(in_force.authority.trust_domain, operator.name)),
             chain=chain,

@@ -1,6 +1,6 @@
 """[edge] mesh.v1.Tokens: make, list and revoke join tokens and login tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controlplane.api import token_use
 from controlplane.api.authorize import authorize_namespaces, authorize_whole_mesh
@@ -104,21 +104,22 @@ class TokenService:
         if message.namespace or message.service:
             raise InvalidInput(Problem("token", "for an operator and a service at once", "operator", "name one"))
         name = check_name(message.operator, "operator name")
-        record = tokens.login_record(token, name, terms)
         kv, held = await self._operators.find(name)
         guard = KeyGuard(self._store.keyspace.operator(name), kv.mod_revision if kv else 0)
+        ops: tuple[Op, ...] = ()
         if held is not None and not message.role:
             check_in_force(held)
-            return _Made(record, (guard,))
-        role, namespaces = deciding.check_grant(message.role, message.namespaces)
-        granted = deciding.granted(held, name, role, namespaces, terms.now, terms.created_by)
-        if held is not None and held.revoked is None:
-            if (held.role, held.namespaces) != (granted.role, granted.namespaces):
+            granted = held
+        else:
+            role, namespaces = deciding.check_grant(message.role, message.namespaces)
+            granted = deciding.granted(held, name, role, namespaces, terms.now, terms.created_by)
+            if held is None or held.revoked is not None:
+                call.tell(granted=deciding.described(granted))
+                ops = (Put(guard.key, codec.encode(granted)),)
+            elif (held.role, held.namespaces) != (granted.role, granted.namespaces):
                 raise Conflict(f"operator {name} is {held.role} already: change that with `meshadm operator grant`")
-            return _Made(record, (guard,))
-        call.tell(granted=deciding.described(granted))
-        value = codec.encode_over(kv.value, granted) if kv else codec.encode(granted)
-        return _Made(record, (guard,), (Put(guard.key, value),))
+        # Not before `since`, which a revocation, or a replica whose clock is ahead, may have put a little ahead.
+        return _Made(tokens.login_record(token, name, replace(terms, now=max(terms.now, granted.since))), (guard,), ops)
 
     async def list(self, message: pb.ListTokensRequest, call: Call) -> pb.ListTokensReply:
         epoch, _ = await self._epoch()

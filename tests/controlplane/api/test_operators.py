@@ -253,6 +253,19 @@ async def test_who_is_revoked_may_nothing_from_then_on_for_good(replica: Replica
         await refused(caller, "Config/List", pb.ListRequest(), StatusCode.UNAUTHENTICATED, "before a revocation")
     with pytest.raises(RpcError, match="before"):
         await use_login_token(replica, name, unused)
+    # What is made now counts at once.
+    again = await log_in(replica, name)
+    async with again.calls() as caller:
+        await caller.call("Operators/List", pb.ListOperatorsRequest(), pb.ListOperatorsReply)
+
+
+async def test_a_token_with_a_role_brings_back_who_was_revoked(replica: Replica, name: str) -> None:
+    await log_in(replica, name, "admin")
+    await revoke(replica, name)
+    again = await log_in(replica, name, "viewer")
+    assert again.reply.operator.role == "viewer"
+    async with again.calls() as caller:
+        await caller.call("Config/List", pb.ListRequest(), pb.ListReply)
 
 
 async def test_an_open_stream_ends_with_the_role(replica: Replica, name: str) -> None:
