@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from deploy.etcd import EtcdBinary
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.records import TrustBundle
@@ -32,19 +31,6 @@ RPCS = [
     "Install",
     "Reseal",
 ]
-
-
-@pytest.fixture
-async def own_mesh(etcd_binary: EtcdBinary, tmp_path: Path) -> AsyncIterator[Mesh]:
-    mesh = await Mesh.make(etcd_binary, tmp_path / "mesh")
-    yield mesh
-    mesh.close()
-
-
-@pytest.fixture
-async def own_replica(own_mesh: Mesh, tmp_path: Path) -> AsyncIterator[Replica]:
-    async with running_replica(own_mesh, tmp_path / "a") as replica:
-        yield replica
 
 
 async def status(admin: Caller) -> pb.AuthorityStatus:

@@ -1,0 +1,101 @@
+"""A full rotation of root and issuing key under load, with the command that operators use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from deploy.etcd import EtcdBinary
+from tests.e2e_identity.mesh import IdentityMesh
+from tests.support.etcd_server import new_data_directory
+from tests.support.net import eventually
+
+# A key is removed when leaves of it can't be alive: a minute, and half of one for clocks; everything else is seconds.
+ROTATION_S = 200.0
+
+
+@pytest.fixture
+async def mesh(etcd_binary: EtcdBinary) -> AsyncIterator[IdentityMesh]:
+    directory = new_data_directory()
+    made = IdentityMesh.in_directory(directory)
+    try:
+        await made.start()
+        yield made
+    except BaseException:
+        for name in ("replica-a", "replica-b", "sidecar-web-1", "sidecar-api-1"):
+            print(f"{name}:\n{made.local.processes.log_tail(name)}")
+        raise
+    finally:
+        await made.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def keys_by_state(mesh: IdentityMesh, replica: str | None = None) -> dict[str, list[str]]:
+    _, said = await mesh.local.meshadm("ca", "status", "-o", "json", replica=replica)
+    found: dict[str, list[str]] = {}
+    for key in json.loads(said)["keys"]:
+        if key["role"] in ("mesh-root", "mesh-issuing"):
+            found.setdefault(key["state"], []).append(key["id"])
+    return found
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.fault(14)
+@pytest.mark.fault(15)
+@pytest.mark.spiffe(8)
+async def test_rotation_under_load(mesh: IdentityMesh, tmp_path: Path) -> None:
+    before = await keys_by_state(mesh)
+    assert set(before) == {"active"}
+    old = await mesh.forged(tmp_path, "old")
+    accepted = await old.ask()
+    assert accepted.status == "HTTP/1.1 200 OK"
+    async with mesh.load() as load, trio.open_nursery() as nursery:
+        outcome: list[tuple[int, str]] = []
+
+        async def rotate() -> None:
+            outcome.append(await mesh.local.meshadm("ca", "rotate", "--timeout", f"{ROTATION_S:.0f}s", check=False))
+            ended.set()
+
+        ended = trio.Event()
+        nursery.start_soon(rotate)
+
+        async def activated() -> bool:
+            return len((await keys_by_state(mesh)).get("retired", [])) == 2
+
+        await eventually("the new keys to be active", activated, 30)
+        # Fault 15: the others go on with what a killed replica has begun, and wait for what it may have signed.
+        await mesh.local.processes.kill("replica-a")
+        await mesh.local.start_replica("a")
+        between = await old.ask()
+        assert between.status == "HTTP/1.1 200 OK", "retired is still trusted"
+        code, said = await mesh.local.meshadm("ca", "rotate", check=False)
+        assert (code, "is under way" in said) == (4, True)
+        with trio.fail_after(ROTATION_S):
+            await ended.wait()
+        assert outcome[0][0] == 0, outcome[0][1]
+        after = await keys_by_state(mesh)
+        assert set(after) == {"active"}
+        assert not set(before["active"]) & set(after["active"])
+
+        async def refused() -> bool:
+            try:
+                await old.ask()
+            except OSError:
+                return True
+            return False
+
+        await eventually("what chains to the old root is refused", refused, 10)
+        with pytest.raises(OSError, match=r"."):  # nor does a session from before help
+            await old.ask(accepted.session)
+        new = await mesh.forged(tmp_path, "new")
+        assert (await new.ask()).status == "HTTP/1.1 200 OK"
+        first = sum(load.answered.values())
+        await eventually("load goes on", lambda: sum(load.answered.values()) > first + 200)
+    assert load.failures == {}
+    assert load.answered["http"] > 1000
+    assert load.answered["tcp"] > 1000
