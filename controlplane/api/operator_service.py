@@ -109,7 +109,7 @@ class OperatorService:
         kv, before = await self._find_readable(name)
         after = deciding.granted(before, name, role, namespaces, self._issuing.now(), str(call.caller))
         call.tell(granted=deciding.described(after), before=_state(before))
-        revision = await self._write(request, call, kv, after)
+        revision = await self._write(request, call, kv, before, after)
         return pb.GrantOperatorReply(revision=revision, operator=_info(after))
 
     async def revoke(self, message: pb.RevokeOperatorRequest, call: Call) -> pb.RevokeOperatorReply:
@@ -125,7 +125,7 @@ class OperatorService:
             raise NotFound(f"there is no operator {name}")
         call.tell(before=_state(before))
         after = deciding.revoked(before, self._issuing.now(), str(call.caller))
-        return pb.RevokeOperatorReply(revision=await self._write(request, call, kv, after))
+        return pb.RevokeOperatorReply(revision=await self._write(request, call, kv, before, after))
 
     async def _find_readable(self, name: str) -> tuple[KeyValue | None, Operator | None]:
         """A record that can't be read is no hindrance to granting anew, but nothing of before counts then."""
@@ -134,12 +134,16 @@ class OperatorService:
         except Corrupt:
             return await self._store.get(self._store.keyspace.operator(name)), None
 
-    async def _write(self, request: Request, call: Call, kv: KeyValue | None, after: Operator) -> int:
+    async def _write(
+        self, request: Request, call: Call, kv: KeyValue | None, before: Operator | None, after: Operator
+    ) -> int:
+        """`before` None: there is none, or none that can be read."""
         key = self._store.keyspace.operator(after.name)
+        value = codec.encode_over(kv.value, after) if kv is not None and before is not None else codec.encode(after)
         revision = await self._writer.write(
             request,
             (KeyGuard(key, kv.mod_revision if kv else 0), *call.caller.guards),
-            (Put(key, codec.encode(after)),),
+            (Put(key, value),),
             seconds=call.seconds,
         )
         if revision is None:

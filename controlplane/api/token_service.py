@@ -115,7 +115,8 @@ class TokenService:
             granted = deciding.granted(held, name, role, namespaces, terms.now, terms.created_by)
             if held is None or held.revoked is not None:
                 call.tell(granted=deciding.described(granted))
-                ops = (Put(guard.key, codec.encode(granted)),)
+                value = codec.encode_over(kv.value, granted) if kv else codec.encode(granted)
+                ops = (Put(guard.key, value),)
             elif (held.role, held.namespaces) != (granted.role, granted.namespaces):
                 raise Conflict(f"operator {name} is {held.role} already: change that with `meshadm operator grant`")
         # Not before `since`, which a revocation, or a replica whose clock is ahead, may have put a little ahead.
