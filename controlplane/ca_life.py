@@ -26,7 +26,8 @@ from controlplane.store.requests import RequestWriter
 
 
 class CaLife:
-    """`start` it when there is a CA in force; `goodbye` when nothing is served any more.
+    """`drive` from the start: a CA that has expired has to be replaced before anything can be served. `show` when there
+    is a CA in force, `goodbye` when nothing is served any more.
 
     address: where this replica is reached; door: its Unix socket. files: certificates on this host that nothing renews.
     """
@@ -53,10 +54,12 @@ class CaLife:
         self._rotator = Rotator(steps, view, board, watch, SystemRandom().random)
         self.service = AuthorityService(steps)
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def drive(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(follow, self._store, self._store.keyspace.rotation(), self._rotator.rotation)
-        nursery.start_soon(self._presence.run)
         nursery.start_soon(self._rotator.run)
+
+    def show(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._presence.run)
 
     async def goodbye(self) -> None:
         await self._presence.goodbye()

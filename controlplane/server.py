@@ -128,20 +128,21 @@ async def run(
         nursery.start_soon(follow, store, keyspace.config(), clock)
         nursery.start_soon(keeper.run)
         nursery.start_soon(statuses.run)
-        notifier.send("STATUS=waiting for the mesh to be initialised")
-        await keeper.wait_ready()
-        nursery.start_soon(make_jwt_key, store, kek, issuing)
-
         life = CaLife(
             store, writer, kek, issuing, view, board,
             address=config.advertised_api[0], door=config.listen.socket,
             files=[Path(config.etcd.ca), Path(config.etcd.cert)],
         )  # fmt: skip
-        life.start(nursery)
+        life.drive(nursery)
 
         operators = Operators(store)
         possession = X509Possession(store, lambda: issuing.current().authority.trust_domain, now, random)
         attestors: dict[str, Attestor] = {"token": JoinTokenAttestor(store, now, random), "x509": possession}
+        notifier.send("STATUS=waiting for the mesh to be initialised")
+        await keeper.wait_ready()
+        life.show(nursery)
+        nursery.start_soon(make_jwt_key, store, kek, issuing)
+
         services = (
             life.service,
             ConfigService(store, writer),

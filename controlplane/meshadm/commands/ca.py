@@ -62,11 +62,11 @@ meshadm ca rotate --stop
 @click.argument("role", type=_ROLES, default="root")
 @click.option("--reason", default="", help="Why; for the record.")
 @_force
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until it is done, and show progress.")
+@click.option("--no-wait", is_flag=True, help="Start it and leave; else stay until it is done, and show progress.")
 @click.option("--timeout", type=Duration(), default="1d", show_default=True, help="How long to stay.")
 @click.option("--stop", is_flag=True, help="Take no further step of the rotation under way; keys stay as they are.")
 @connects
-def rotate(connect: Connect, role: str, reason: str, force: bool, wait: bool, timeout: float, stop: bool) -> None:
+def rotate(connect: Connect, role: str, reason: str, force: bool, no_wait: bool, timeout: float, stop: bool) -> None:
     """Replace the root and the issuing key (`root`, the default), the issuing key alone, or the JWT key.
 
     Replicas take the steps, whether this command stays or not. It takes as long as an SVID lives: until then, hosts
@@ -84,7 +84,7 @@ def rotate(connect: Connect, role: str, reason: str, force: bool, wait: bool, ti
         start = pb.RotateRequest(request_id=new_request_id(), role=role, force=force, reason=reason)
         reply = await client.call(f"{_PATH}Rotate", start, pb.CaStepReply, write=True)
         output.line(f"started at revision {reply.revision}: {', '.join(reply.keys)} will be replaced")
-        if wait:
+        if not no_wait:
             await _follow(client, timeout)
 
     connect.run(work)
