@@ -29,8 +29,10 @@ def problems_in(error: RpcError) -> list[pb.ProblemItem]:
 
 
 async def revision_of(mesh: Mesh) -> int:
+    """Of the configuration: replicas write elsewhere by themselves, to say that they live."""
     async with mesh.client() as etcd:
-        return (await etcd.list(mesh.keyspace.data())).revision
+        listing = await etcd.list(mesh.keyspace.config())
+        return max(kv.mod_revision for kv in listing.kvs)
 
 
 async def test_apply_get_list_delete(replica: Replica, namespace: str) -> None:

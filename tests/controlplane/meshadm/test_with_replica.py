@@ -127,7 +127,11 @@ async def _revision_after(replica: Replica, revision: int) -> int:
                     return reply.config_revision
 
 
-async def test_wait_and_status_follow_a_sidecars_reports(cli: Cli, namespace: str, replica: Replica) -> None:
+async def test_wait_and_status_follow_a_sidecars_reports(
+    cli: Cli, namespace: str, replica: Replica, mesh: Mesh
+) -> None:
+    async with mesh.client() as etcd:  # of other tests, whose leases have not ended yet: --wait waits for all
+        await etcd.delete_prefix(mesh.keyspace.statuses())
     await cli.ok("apply", "-f", "-", stdin=shop(namespace))
     sidecar = await replica.join("orders", namespace)
     async with sidecar.calls() as caller:
