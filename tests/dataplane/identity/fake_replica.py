@@ -19,6 +19,7 @@ from schemas.joinfile import JoinFile
 from schemas.names import CONTROL_PLANE_SERVER_NAME
 from schemas.records import TrustBundle
 from spiffe.bundle import record
+from spiffe.key_ids import naming
 from spiffe.x509 import csr_public_key
 from tests.support.pki import Authority
 from trio_grpc import Context, Listener, Method, RpcAbort, ServerTLS, StatusCode, serve, unary
@@ -53,6 +54,7 @@ def sign(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(naming(authority.certificate), critical=False)
     )
     if uri is not None:
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])

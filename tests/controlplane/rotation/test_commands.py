@@ -1,0 +1,70 @@
+"""`meshadm ca` and `meshadm check` against a real replica, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import trio
+
+from tests.controlplane.replica import Mesh, Replica
+
+
+async def meshadm(replica: Replica, *arguments: str) -> tuple[int, str, str]:
+    done = await trio.run_process(
+        [sys.executable, "-m", "controlplane.meshadm", *arguments],
+        check=False,
+        capture_stdout=True,
+        capture_stderr=True,
+        env={**os.environ, "MESHADM_ENDPOINT": f"unix:{replica.config.listen.socket}"},
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+async def test_check_fails_before_anything_ends(own_mesh: Mesh, own_replica: Replica) -> None:
+    where = ("--dir", str(own_mesh.directory))
+    code, said, _ = await meshadm(own_replica, "check", *where)
+    assert code == 0, said
+    for what in ("mesh-root-", "mesh-issuing-", "etcd-client-", "etcd/server.crt", "SVID of replica"):
+        assert what in said
+    code, said, why = await meshadm(own_replica, "check", "--fail-if-expiring", "100d", *where, "-o", "json")
+    assert code == 9
+    bad = [one["what"] for one in json.loads(said)["certificates"] if not one["ok"]]
+    assert len(bad) == 1
+    assert bad[0].startswith("mesh-issuing-")
+    assert json.loads(why)["error"]["name"] == "EXPIRING"
+
+
+async def test_rotate_is_followed_until_the_time_is_up_and_force_is_loud(own_replica: Replica) -> None:
+    code, said, why = await meshadm(own_replica, "ca", "rotate", "issuing", "--reason", "test", "--timeout", "4s")
+    assert code == 7, why
+    assert "started by root-local (test): next: remove mesh-issuing-" in said
+    assert "may still be valid" in said
+    code, _, why = await meshadm(own_replica, "ca", "rotate")
+    assert code == 4
+    assert "is under way" in why
+    code, said, _ = await meshadm(own_replica, "ca", "status", "-o", "json")
+    found = json.loads(said)
+    (old,) = (key["id"] for key in found["keys"] if key["state"] == "retired")
+    assert found["rotation"]["holds"][0]["until"] > 0
+    code, _, why = await meshadm(own_replica, "ca", "remove", old)
+    assert code == 4
+    assert "held back by 1" in why
+    code, _, why = await meshadm(own_replica, "ca", "remove", old, "--force")
+    assert code == 0
+    assert why.count("FORCE") == 2
+    code, said, _ = await meshadm(own_replica, "ca", "status")
+    assert "FORCED: " in said
+    assert "forced by root-local" in said
+
+
+async def test_a_request_goes_to_a_file(own_replica: Replica, tmp_path: Path) -> None:
+    out = tmp_path / "mesh.csr"
+    code, _, why = await meshadm(own_replica, "ca", "csr", "--out", str(out))
+    assert code == 0, why
+    assert out.read_text().startswith("-----BEGIN CERTIFICATE REQUEST-----")
+    code, _, why = await meshadm(own_replica, "ca", "install", "-f", str(out))
+    assert code == 2
+    assert "holds no certificates" in why
