@@ -105,6 +105,7 @@ async def _genesis(client: Client, keyspace: Keyspace, trust_domain: str, prepar
         keyspace,
         root_key=ec.generate_private_key(ec.SECP256R1()),
         issuing_key=ec.generate_private_key(ec.SECP256R1()),
+        jwt_key=ec.generate_private_key(ec.SECP256R1()),
         etcd_ca=prepared.etcd.ca,
         kek=prepared.kek,
         random=os.urandom,

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from controlplane.ca.errors import NoAuthority, TwoActiveKeys
 from schemas.records import SealedKey
 
-Role = Literal["mesh-root", "mesh-issuing", "etcd-client"]
+Role = Literal["mesh-root", "mesh-issuing", "etcd-client", "mesh-jwt"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 

@@ -69,7 +69,7 @@ class EtcdServer:
         self._extra = tuple(extra)
         self._member = _member or _Member("m0", *free_ports(3, host))
         self._cluster = tuple(_cluster) or (self._member,)
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DATA_PREFIX}{os.getpid()}-", dir=_data_base()))
+        self._directory = new_data_directory()
         self._log = self._directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -257,6 +257,11 @@ async def start_all(servers: Sequence[EtcdServer]) -> None:
     async with trio.open_nursery() as nursery:
         for server in servers:
             nursery.start_soon(server.wait_healthy)
+
+
+def new_data_directory() -> Path:
+    """In memory where that can be; removed by the next run if this one is killed."""
+    return Path(tempfile.mkdtemp(prefix=f"{_DATA_PREFIX}{os.getpid()}-", dir=_data_base()))
 
 
 def remove_data_of_dead_runs() -> None:

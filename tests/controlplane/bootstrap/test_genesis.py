@@ -6,6 +6,7 @@ import random
 
 from controlplane.bootstrap.genesis import MESH_REF, Genesis, genesis
 from controlplane.ca import template as templates
+from controlplane.ca.jwt_key import open_signer
 from controlplane.ca.keystore import open_authority
 from controlplane.ca.seal import LocalKey
 from controlplane.ca.sign import Issuer, self_signed
@@ -30,6 +31,7 @@ async def make(seed: int) -> tuple[Genesis, LocalKey]:
         KEYSPACE,
         root_key=new_key(),
         issuing_key=new_key(),
+        jwt_key=new_key(),
         etcd_ca=Issuer(self_signed(template, key, 1), key),
         kek=kek,
         random=rng.randbytes,
@@ -41,7 +43,7 @@ async def make(seed: int) -> tuple[Genesis, LocalKey]:
 async def test_it_holds_everything_that_a_replica_needs() -> None:
     plan, kek = await make(1)
     stored = dict(plan.puts)
-    assert len(stored) == len(plan.puts) == 6
+    assert len(stored) == len(plan.puts) == 7
     assert all(key.startswith(b"/elsewhere/v1/") for key in stored)
     mesh = codec.decode(stored[KEYSPACE.object(MESH_REF)], Mesh, "mesh")
     assert (mesh.ref, mesh.spec.trust_domain) == (MESH_REF, "mesh.example")
@@ -50,11 +52,14 @@ async def test_it_holds_everything_that_a_replica_needs() -> None:
         codec.decode(value, SealedKey, key.decode()) for key, value in stored.items() if key.startswith(KEYSPACE.ca())
     ]
     assert all(KEYSPACE.ca_key(record.id) in stored for record in records)
-    assert {record.role for record in records} == {"mesh-root", "mesh-issuing", "etcd-client"}
+    assert {record.role for record in records} == {"mesh-root", "mesh-issuing", "etcd-client", "mesh-jwt"}
     authority = await open_authority(records, kek)
     trust = codec.decode(stored[KEYSPACE.trust_bundle("mesh.example")], TrustBundle, "trust")
     assert (trust.sequence, trust.trust_domain) == (1, "mesh.example")
     assert bundle.certificates(trust) == authority.roots
+    signer = await open_signer(records, kek)
+    assert signer is not None
+    assert trust.jwt_authorities == (signer.authority,)
     assert authority.trust_domain == "mesh.example"
 
 

@@ -41,6 +41,7 @@ async def make_ca(seed: int = 1, now: int = NOW) -> MadeCa:
         keyspace,
         root_key=new_key(),
         issuing_key=new_key(),
+        jwt_key=new_key(),
         etcd_ca=Issuer(self_signed(template, key, 1), key),
         kek=kek,
         random=rng.randbytes,

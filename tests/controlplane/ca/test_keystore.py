@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from controlplane.ca.errors import NoAuthority, TwoActiveKeys
 from controlplane.ca.keystore import open_authority, read_kek
-from controlplane.ca.seal import CannotUnseal, LocalKey, seal_key, unseal_key
+from controlplane.ca.seal import CannotUnseal, LocalKey, seal_key, unseal_key, unseal_secret
 from controlplane.ca.states import trusted_roots
 from schemas import codec
 from schemas.errors import Corrupt, InvalidInput
@@ -97,11 +97,11 @@ async def test_what_was_sealed_opens_with_the_same_key_and_place_only() -> None:
 
 async def test_no_private_key_is_in_a_record(made_ca: MadeCa) -> None:
     for record in made_ca.records:
-        opened = await unseal_key(record, made_ca.kek)
+        key = await unseal_secret(record, made_ca.kek)
         stored = codec.encode(record)
-        secret = opened.key.private_numbers().private_value.to_bytes(32, "big")
+        secret = key.private_numbers().private_value.to_bytes(32, "big")
         assert secret not in stored
-        assert opened.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()) not in stored
+        assert key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()) not in stored
         assert "redacted" in repr(record)
 
 
