@@ -236,7 +236,7 @@ async def test_it_may_die_after_any_step(site: Site) -> None:
         steps += 1
     assert steps >= 14, "each file, member, user and record is a step"
     found = await stored(site)
-    assert len([key for key in found if key.startswith(KEYSPACE.ca())]) == 3
+    assert len([key for key in found if key.startswith(KEYSPACE.ca())]) == 4
     assert not (await site.init()).created
     assert await stored(site) == found
 
@@ -269,7 +269,7 @@ async def test_it_may_lose_an_answer_anywhere(site: Site, monkeypatch: pytest.Mo
     result = await site.init()
     assert result.complete
     assert not result.created
-    assert len([key for key in before if key.startswith(KEYSPACE.ca())]) == 3
+    assert len([key for key in before if key.startswith(KEYSPACE.ca())]) == 4
     assert await stored(site) == before
 
 
@@ -303,7 +303,7 @@ async def test_of_parallel_runs_on_copies_of_the_files_one_makes_the_mesh(
             nursery.start_soon(one, copy)
     assert sorted(result.created for result in results) == [False, False, False, True]
     found = await stored(site)
-    assert len([key for key in found if key.startswith(KEYSPACE.ca())]) == 3
+    assert len([key for key in found if key.startswith(KEYSPACE.ca())]) == 4
     assert not any(Layout(copy).ca.key.exists() for copy in copies)
 
 
