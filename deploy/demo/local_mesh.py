@@ -21,6 +21,7 @@ READY_S = 30.0  # seconds; on an idle machine everything is ready in two
 POLL_S = 0.02
 
 _FIRST_BLOCK, _LAST_BLOCK = 77, 120  # second octets that are tried; loopback has all of 127.0.0.0/8
+_API_PORT = 7443
 _RESERVATION_PORT = 7440  # nobody serves on it; who holds it has the block
 
 
@@ -28,6 +29,8 @@ def reserve_block() -> tuple[int, socket.socket]:
     """A second octet B whose 127.B.0.0/16 is ours for as long as the socket is open; raises ProcessFailed."""
     for block in range(_FIRST_BLOCK, _LAST_BLOCK):
         try:
+            # A run that was killed has let go of the block, and may have left a replica that listens in it.
+            socket.create_server((f"127.{block}.0.1", _API_PORT)).close()
             return block, socket.create_server((f"127.{block}.0.1", _RESERVATION_PORT))
         except OSError:
             continue
