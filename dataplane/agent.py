@@ -54,6 +54,9 @@ log = logging.getLogger("mesh.agent")
 LAST_GOOD_AFTER_S = 2.0
 # Seconds between a change and its being saved: a burst of changes is one write.
 SAVE_AFTER_S = 1.0
+# Seconds between an event and the word of it: applied and acked of one push are one report, and writing it does not
+# compete with Envoy's ACK.
+TELL_AFTER_S = 0.02
 # Events that may wait between watch and pipeline; when it is full, etcd is read no further.
 EVENT_QUEUE = 256
 # Seconds between attempts to show etcd a new certificate; the old one is good for half its life still.
@@ -109,10 +112,16 @@ class Agent:
         for directory in (self._state_dir, self._runtime_dir):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._envoy.run)
+            adopted = await nursery.start(self._envoy.run)
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
             nursery.start_soon(notify.watchdog, self._environ)
-            identity = await nursery.start(self._keeper.run)
+            try:
+                identity = await nursery.start(self._keeper.run)
+            except BaseException:
+                if not adopted:  # it serves nothing, and nobody would end it
+                    with trio.CancelScope(shield=True):
+                        await self._envoy.stop(DrainPlan(settle=0, bound=0))
+                raise
             nursery.start_soon(self._serve, identity)
 
     # -- the way of a change
@@ -278,6 +287,7 @@ class Agent:
     async def _tell(self) -> None:
         while True:
             await self._touched.wait()
+            await trio.sleep(TELL_AFTER_S)
             self._touched = trio.Event()
             now = time.time()
             said = self._status(now)

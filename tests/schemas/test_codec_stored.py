@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]  # it ships no types
+import msgpack
 import msgspec
 import pytest
 from hypothesis import given, settings

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from functools import partial
 
-import msgpack  # type: ignore[import-untyped]  # a foreign reader and writer
+import msgpack
 import pytest
 import trio
 
