@@ -51,6 +51,7 @@ from controlplane.socket_path import prepare_socket
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.etcd import Store
 from controlplane.store.follow import follow
+from controlplane.store.leases import Undertaker
 from controlplane.store.requests import RequestWriter
 from controlplane.store.server_version import Files, read_version
 from controlplane.store.status_writer import StatusWriter
@@ -128,6 +129,7 @@ async def run(
         nursery.start_soon(follow, store, keyspace.config(), clock)
         nursery.start_soon(keeper.run)
         nursery.start_soon(statuses.run)
+        nursery.start_soon(Undertaker(store, board).run)
         life = CaLife(
             store, writer, kek, issuing, view, board,
             address=config.advertised_api[0], door=config.listen.socket,

@@ -169,7 +169,8 @@ class Registration:
         """Report changes until the lease is lost (None), or a replica has put us under another one."""
         following: _Taken | None = None
         left = max(0.0, taken.alive_until - trio.current_time())
-        async with self._etcd.keep_alive(taken.registered.lease_id, left) as lease, trio.open_nursery() as nursery:
+        pulse = taken.registered.liveness_lease_id
+        async with self._etcd.keep_alive(pulse, left) as lease, trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when_lost, lease, nursery.cancel_scope)
             following = await self._report_changes(taken.registered.lease_id)
             nursery.cancel_scope.cancel()

@@ -14,6 +14,7 @@ from controlplane.domain.registration import Instance, Present
 from controlplane.log import event
 from controlplane.store.boards import ConfigClock, StatusBoard
 from controlplane.store.etcd import PAUSE_SECONDS, LeaseGone, Store
+from controlplane.store.leases import grant_pair, pulse_of
 from controlplane.store.ops import Delete, LeaseGuard
 from controlplane.store.status_writer import StatusWriter
 from schemas import codec
@@ -62,11 +63,11 @@ class SidecarService:
             found = await self._store.get_many(keys)
             held_endpoint, held_status = (_present(found.get(key)) for key in keys)
             if not lease and held_status and held_status.lease == message.lease_id:
-                granted = await self._store.lease_ttl(message.lease_id) if message.lease_id else 0
+                granted = await self._store.lease_ttl(pulse_of(message.lease_id)) if message.lease_id else 0
                 lease = message.lease_id if granted else 0
             registration.check_takeover(instance, held_endpoint, endpoint, lease)
             if not lease:
-                lease, granted = await self._store.grant_lease(ttl), ttl
+                lease, granted = await grant_pair(self._store, ttl), ttl
             guards, ops = registration.operations(
                 instance, keyspace, endpoint, status, lease, held_endpoint, held_status
             )
@@ -87,7 +88,9 @@ class SidecarService:
         call.tell(
             instance=instance, address=endpoint.address if endpoint else None, lease=f"{lease:x}", revision=revision
         )
-        return pb.RegisterReply(lease_id=lease, ttl_seconds=granted, revision=revision)
+        return pb.RegisterReply(
+            lease_id=lease, liveness_lease_id=pulse_of(lease), ttl_seconds=granted, revision=revision
+        )
 
     async def deregister(self, message: pb.DeregisterRequest, call: Call) -> pb.DeregisterReply:
         """`revision` 0: it was not in discovery."""

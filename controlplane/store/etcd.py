@@ -94,10 +94,23 @@ class Store:
             )
         return result.revision if result.succeeded else None
 
-    async def grant_lease(self, ttl: int) -> int:
-        """A new lease of `ttl` seconds."""
+    async def grant_lease(self, ttl: int, *, lease_id: int = 0) -> int:
+        """A new lease of `ttl` seconds; etcd chooses its id unless given."""
         with _translated():
-            return (await self._client.grant(ttl, timeout=CALL_SECONDS)).id
+            return (await self._client.grant(ttl, lease_id=lease_id, timeout=CALL_SECONDS)).id
+
+    async def revoke_lease(self, lease: int) -> None:
+        """With all its keys. Raises NotFound where it has ended."""
+        try:
+            with _translated():
+                await self._client.revoke(lease, timeout=CALL_SECONDS)
+        except LeaseGone as error:
+            raise errors.NotFound(f"lease {lease:x} has ended") from error
+
+    async def lease_left(self, lease: int) -> int:
+        """Seconds until it ends unless it is renewed; 0 where it has ended."""
+        with _translated():
+            return max(0, (await self._client.lease_status(lease, timeout=CALL_SECONDS)).ttl)
 
     async def lease_ttl(self, lease: int) -> int:
         """What the lease was granted, in seconds; 0 where it has ended."""

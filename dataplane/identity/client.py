@@ -30,9 +30,13 @@ CALL_SECONDS = 10.0  # for all replicas together: longer than an etcd leader ele
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """`lease_id` of etcd, to be kept alive within `ttl_seconds`; `revision` at which the instance was written."""
+    """`lease_id` holds the instance's keys; `revision` at which they were written.
+
+    `liveness_lease_id` is the sidecar's to keep alive in etcd, within `ttl_seconds`.
+    """
 
     lease_id: int
+    liveness_lease_id: int
     ttl_seconds: int
     revision: int
 
@@ -145,7 +149,7 @@ class ReplicaClient:
             await self._call("/mesh.v1.Sidecars/Register", request, timeout),
             "Sidecars.Register",
         )
-        return Registered(reply.lease_id, reply.ttl_seconds, reply.revision)
+        return Registered(reply.lease_id, reply.liveness_lease_id, reply.ttl_seconds, reply.revision)
 
     async def deregister(self, instance: str, lease_id: int, timeout: float = CALL_SECONDS) -> int:
         """Take the instance out of discovery; the revision at which that was written."""

@@ -88,17 +88,23 @@ class Processes:
                     nursery.start_soon(self.stop, name)
 
     def left_over(self) -> dict[int, str]:
-        """Processes of this run that still live, grandchildren too: pid to command."""
+        """Processes of this run that still live, grandchildren too: pid to command.
+
+        Envoy gets none of our environment; it is known by its files, which lie beside the logs.
+        """
+        mark, directory = f"{RUN_VARIABLE}={self.run}".encode(), os.fsencode(self._logs.parent)
         found = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             try:
-                if f"{RUN_VARIABLE}={self.run}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                command = (entry / "cmdline").read_bytes()
+                ours = mark in (entry / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue  # it ended meanwhile, or is not ours
-        return {pid: command for pid, command in found.items() if command}
+            if command and (ours or directory + b"/" in command):
+                found[int(entry.name)] = command.replace(b"\0", b" ").decode().strip()
+        return found
 
     def kill_left_over(self) -> None:
         for pid in self.left_over():

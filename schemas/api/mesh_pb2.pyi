@@ -496,14 +496,16 @@ class RegisterRequest(_message.Message):
     def __init__(self, instance: _Optional[str] = ..., endpoint: _Optional[bytes] = ..., status: _Optional[bytes] = ..., ttl_seconds: _Optional[int] = ..., lease_id: _Optional[int] = ...) -> None: ...
 
 class RegisterReply(_message.Message):
-    __slots__ = ("lease_id", "ttl_seconds", "revision")
+    __slots__ = ("lease_id", "ttl_seconds", "revision", "liveness_lease_id")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    LIVENESS_LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     lease_id: int
     ttl_seconds: int
     revision: int
-    def __init__(self, lease_id: _Optional[int] = ..., ttl_seconds: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    liveness_lease_id: int
+    def __init__(self, lease_id: _Optional[int] = ..., ttl_seconds: _Optional[int] = ..., revision: _Optional[int] = ..., liveness_lease_id: _Optional[int] = ...) -> None: ...
 
 class DeregisterRequest(_message.Message):
     __slots__ = ("instance", "lease_id")

@@ -81,7 +81,7 @@ class FakeReplicas:
         await self._call("register", lease_id, endpoint, status)
         if not lease_id or lease_id in self.ended:
             lease_id, self.next_lease = self.next_lease, self.next_lease + 1
-        return Registered(lease_id, ttl_seconds, 1)
+        return Registered(lease_id, lease_id, ttl_seconds, 1)
 
     async def report(self, instance: str, lease_id: int, status: SidecarStatus) -> None:
         await self._call("report", lease_id, None, status)
@@ -292,7 +292,7 @@ class EtcdReplicas(FakeReplicas):
             lease_id = (await self.etcd.grant(ttl_seconds)).id
         values = [(b"status", codec.encode(status))] + ([(b"endpoint", codec.encode(endpoint))] if endpoint else [])
         result = await self.etcd.txn((), [Put(self.prefix + key, value, lease_id) for key, value in values])
-        return Registered(lease_id, ttl_seconds, result.revision)
+        return Registered(lease_id, lease_id, ttl_seconds, result.revision)
 
 
 async def _becomes(value: Callable[[], Awaitable[int]], wanted: int) -> bool:
