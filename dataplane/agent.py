@@ -28,7 +28,7 @@ from dataplane.ads.server import AdsServer, open_ads_server
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import Update
 from dataplane.compile.workload import Credentials
-from dataplane.config import SidecarSettings
+from dataplane.config import SidecarSettings, WorkloadApiSettings
 from dataplane.envoy import bootstrap
 from dataplane.envoy.lifecycle import DrainPlan
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings
@@ -43,6 +43,7 @@ from dataplane.registration import Registration
 from dataplane.snapshot.state import MeshState
 from dataplane.watch.events import Event
 from dataplane.watch.follow import Follower
+from dataplane.workload_api.api import WorkloadApi
 from schemas import joinfile
 from schemas.keys import Keyspace
 from schemas.records import Endpoint, SidecarStatus
@@ -100,6 +101,7 @@ class Agent:
         self._etcd: Client
         self._registration: Registration
         self._ads: AdsServer | None = None
+        self._workload_api: WorkloadApi | None = None
         self._applied = 0
         self._offered, self._in_use = _Secrets(), _Secrets()
         self._from_last_good = False
@@ -133,6 +135,9 @@ class Agent:
             self._registration = Registration(
                 self._client, self._etcd, self._settings.instance, ttl_seconds=self._settings.lease_ttl_seconds
             )
+            if self._settings.workload_api is not None:
+                self._workload_api = self._new_workload_api(self._settings.workload_api, identity)
+                nursery.start_soon(self._workload_api.run)
             nursery.start_soon(self._follow_identity, identity)
             nursery.start_soon(self._follow_configuration, nursery)
             nursery.start_soon(self._save_last_good)
@@ -224,6 +229,18 @@ class Agent:
         ports = {port.name: workload.inbound_ports.get(port.name, port.port) for port in service.spec.ports}
         return Endpoint(address=workload.inbound_address, ports=ports, labels=self._settings.labels)
 
+    def _new_workload_api(self, settings: WorkloadApiSettings, identity: Identity) -> WorkloadApi:
+        return WorkloadApi(
+            settings,
+            self._state_dir,
+            self._client,
+            identity.spiffe_id,
+            identity.bundle,
+            clock=time.time,
+            fraction=self._random.random,
+            svid_changed=lambda: self._touched.set(),
+        )
+
     # -- identity
 
     async def _follow_identity(self, identity: Identity) -> None:
@@ -295,6 +312,8 @@ class Agent:
             local = status.LocalStatus(said, int(now), os.getpid(), self._envoy.pid, self._from_last_good)
             await trio.to_thread.run_sync(status.write, self.status_path(self._settings), local)
             await self._trust()
+            if self._workload_api is not None and self._keeper.current is not None:
+                self._workload_api.trust(self._keeper.current.bundle, self._pipeline.state.trust_bundles())
 
     def _status(self, now: float) -> SidecarStatus:
         workload = self._pipeline.compiler.workload
@@ -313,11 +332,17 @@ class Agent:
             problems=tuple(map(str, self._pipeline.problems())),
             stale_since=None if link.connected else int(now - (trio.current_time() - link.since)),
             svid_expires=identity.expires if identity else 0,
-            svid_issuer=self._in_use.issuer,
+            svid_issuer=self._issuer_in_use(identity),
             trust_sequence=self._in_use.trust_sequence,
             agent_version=self._versions[0],
             envoy_version=self._versions[1],
         )
+
+    def _issuer_in_use(self, identity: Identity | None) -> str:
+        """Of the leaf that Envoy presents, or of the app's own while that is the one that lags behind."""
+        app = self._workload_api.issuer if self._workload_api is not None else ""
+        lags = app and identity is not None and app != identity.bundle.issuing_key_id
+        return app if lags else self._in_use.issuer
 
     # -- disk
 

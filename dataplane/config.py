@@ -46,6 +46,29 @@ class Attest(Settings, frozen=True, kw_only=True):
         return ServiceRef.parse(named.service) if named else None
 
 
+class WorkloadApiCaller(Settings, frozen=True, kw_only=True):
+    """A process of this host; all that is given must be so, and at least one must be given."""
+
+    uid: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    gid: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Its group, or one of its supplementary groups."""
+    unit: str | None = None
+    """Of the system's systemd: ``web.service``."""
+    executable: str | None = None
+    """Path of the file that it runs; of a script that is the interpreter's."""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$", description="64 hexadecimal digits")] | None = None
+    """Of that file."""
+
+
+class WorkloadApiSettings(Settings, frozen=True, kw_only=True):
+    """The SPIFFE Workload API for the app."""
+
+    socket: str
+    """Path of the Unix socket, in a directory that the app may enter."""
+    callers: tuple[WorkloadApiCaller, ...] = ()
+    """Who gets the identity; any of them suffices, none at all admits nobody."""
+
+
 class SidecarSettings(Settings, frozen=True, kw_only=True):
     """Which service this is comes with its identity, never from here."""
 
@@ -76,6 +99,8 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
     """At most this long for open requests when the sidecar stops."""
     envoy_log_level: str = "warning"
+    workload_api: WorkloadApiSettings | None = None
+    """None: it is not served."""
 
     def workload(self, service: ServiceRef, trust_domain: str) -> Workload:
         """What the compiler is to know."""
@@ -108,6 +133,7 @@ def load(path: Path) -> SidecarSettings:
     if settings.attest.x509 and not settings.join:
         remedy = "`meshadm attestor join-file` makes one for all hosts"
         problems.append(Problem(str(path), "attest.x509 needs a join file too", "$.join", remedy))
+    problems += _workload_api_problems(settings, str(path))
     for name in ("advertise", "app_address", "local_address"):
         value = getattr(settings, name)
         try:
@@ -120,3 +146,21 @@ def load(path: Path) -> SidecarSettings:
     if problems:
         raise InvalidInput(*problems)
     return settings
+
+
+def _workload_api_problems(settings: SidecarSettings, source: str) -> list[Problem]:
+    served = settings.workload_api
+    if served is None:
+        return []
+    problems = []
+    if not Path(served.socket).is_absolute():
+        problems.append(Problem(source, "expected an absolute path", "$.workloadApi.socket"))
+    for index, caller in enumerate(served.callers):
+        where = f"$.workloadApi.callers[{index}]"
+        if caller == WorkloadApiCaller():
+            problems.append(Problem(source, "would admit everybody", where, "say what it must be, such as a uid"))
+        if caller.executable is not None and not Path(caller.executable).is_absolute():
+            problems.append(Problem(source, "expected an absolute path", f"{where}.executable"))
+        if caller.unit is not None and not caller.unit.endswith((".service", ".scope")):
+            problems.append(Problem(source, "expected NAME.service or NAME.scope", f"{where}.unit"))
+    return problems

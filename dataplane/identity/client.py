@@ -5,7 +5,7 @@ only the CA's template for replicas sets. gRPC gives Python clients no look at t
 stands for the SPIFFE ID of the control plane.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -123,6 +123,16 @@ class ReplicaClient:
         request = mesh_pb2.RenewRequest(csr=csr, etcd_csr=etcd_csr)
         reply = await self._call("/mesh.v1.Identity/Renew", request, timeout)
         return _parse(mesh_pb2.IdentityReply(), reply, "Identity.Renew")
+
+    async def issue_x509(self, csr: bytes, timeout: float = CALL_SECONDS) -> mesh_pb2.IssueX509Reply:
+        """A further SVID of our own identity, for the key of `csr`."""
+        reply = await self._call("/mesh.v1.Identity/IssueX509", mesh_pb2.IssueX509Request(csr=csr), timeout)
+        return _parse(mesh_pb2.IssueX509Reply(), reply, "Identity.IssueX509")
+
+    async def issue_jwt(self, audience: Sequence[str], timeout: float = CALL_SECONDS) -> mesh_pb2.IssueJwtReply:
+        """A JWT-SVID of our own identity."""
+        reply = await self._call("/mesh.v1.Identity/IssueJwt", mesh_pb2.IssueJwtRequest(audience=audience), timeout)
+        return _parse(mesh_pb2.IssueJwtReply(), reply, "Identity.IssueJwt")
 
     async def register(
         self,

@@ -52,6 +52,7 @@ class MeshState:
     _traffic: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _services: dict[ServiceRef, Service] = field(default_factory=dict)
+    _trust: dict[str, TrustBundle] = field(default_factory=dict)
 
     # -- readers
 
@@ -80,8 +81,11 @@ class MeshState:
         return [policy for policy in found if isinstance(policy, AuthorizationPolicy)]
 
     def trust_bundle(self, trust_domain: str) -> TrustBundle | None:
-        bundle = self.values.get(TrustRef(trust_domain))
-        return bundle if isinstance(bundle, TrustBundle) else None
+        return self._trust.get(trust_domain)
+
+    def trust_bundles(self) -> list[TrustBundle]:
+        """Of all trust domains that are known, in the order of their names."""
+        return [self._trust[name] for name in sorted(self._trust)]
 
     @property
     def epoch(self) -> str | None:
@@ -189,6 +193,11 @@ class MeshState:
                     _discard(self._policies, ref.namespace, ref)
                 else:
                     self._policies.setdefault(ref.namespace, set()).add(ref)
+            case (TrustBundle(), _) | (_, TrustBundle()) if isinstance(ref, TrustRef):
+                if isinstance(after, TrustBundle):
+                    self._trust[ref.trust_domain] = after
+                else:
+                    del self._trust[ref.trust_domain]
 
 
 def targets(value: Value | None) -> list[ServiceRef]:
