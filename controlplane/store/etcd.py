@@ -108,9 +108,9 @@ class Store:
             raise errors.NotFound(f"lease {lease:x} has ended") from error
 
     async def lease_left(self, lease: int) -> int:
-        """Seconds until it ends unless it is renewed; 0 where it has ended."""
+        """Whole seconds until it ends unless it is renewed, so 0 in the last one; -1 where it has ended."""
         with _translated():
-            return max(0, (await self._client.lease_status(lease, timeout=CALL_SECONDS)).ttl)
+            return (await self._client.lease_status(lease, timeout=CALL_SECONDS)).ttl
 
     async def lease_ttl(self, lease: int) -> int:
         """What the lease was granted, in seconds; 0 where it has ended."""

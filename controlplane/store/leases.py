@@ -7,7 +7,6 @@ callers get past an instance that does not answer by trying another.
 """
 
 import logging
-import math
 import os
 
 import trio
@@ -66,8 +65,8 @@ class Undertaker:
             while self._holds(ref, hold):
                 try:
                     left = await self._store.lease_left(pulse_of(hold))
-                    if left > 0:
-                        await trio.sleep(math.ceil(left) + AFTER_END_S)
+                    if left >= 0:
+                        await trio.sleep(left + AFTER_END_S)
                         continue
                     await self._store.revoke_lease(hold)
                     event(logger, logging.INFO, "gone without a word", sidecar=ref, lease=f"{hold:x}")

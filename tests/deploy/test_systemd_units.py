@@ -103,16 +103,13 @@ def test_users_and_directories_are_declared() -> None:
             assert str(source.parent if source.is_absolute() else "/etc/credstore.encrypted") in directories
 
 
-def test_the_readme_encrypts_every_credential_that_a_unit_wants() -> None:
-    readme = (_SYSTEMD / "README.md").read_text()
+def test_the_setup_encrypts_every_credential_that_a_unit_wants() -> None:
+    script = (_SYSTEMD / "setup.sh").read_text()
     for name in _SERVICES:
         for credential in read_unit(name)["Service"]["LoadCredentialEncrypted"]:
             label, _, source = credential.partition(":")
-            target = source if source.startswith("/") else f"/etc/credstore.encrypted/{source}".replace("%i", "web")
-            assert any(
-                line.startswith(f"systemd-creds encrypt --name={label} ") and f" {target}" in line
-                for line in readme.splitlines()
-            ), f"{name}: {credential}"
+            assert f"encrypt {label} " in script, f"{name}: {credential}"
+            assert Path(source.replace("%i", "$name")).name in script, f"{name}: {credential}"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd's own checker is not on this machine")

@@ -54,7 +54,7 @@ async def test_an_instance_outlives_the_replicas_and_not_itself(tmp_path: Path) 
             while trio.current_time() < end:
                 assert await discovered()
                 status = await etcd.lease_status(first.lease | 1)
-                assert 0 < status.ttl <= TTL
+                assert 0 <= status.ttl <= TTL  # -1 were its end
                 await trio.sleep(0.2)
             await processes.kill("sidecar-orders-1")  # nobody renews, and nobody is there to notice
             await eventually("its pulse has ended", lambda: _ended(etcd, first.lease | 1), TTL + 10)
@@ -70,4 +70,4 @@ async def test_an_instance_outlives_the_replicas_and_not_itself(tmp_path: Path) 
 
 async def _ended(etcd: Client, lease: int) -> bool:
     status = await etcd.lease_status(lease)
-    return status.ttl <= 0
+    return status.ttl < 0

@@ -19,7 +19,6 @@ from spiffe.possession import InvalidProof
 from tests.support.pki import Authority
 
 CA = Authority.create("corp hosts")
-NOW = datetime.datetime.now(datetime.UTC).timestamp()
 HOST = CA.issue("db1", dns=["db1.example.org"])
 RSA = rsa.generate_private_key(65537, 2048)
 KEYS: dict[str, Any] = {
@@ -40,6 +39,11 @@ PARTS: dict[str, Any] = {
 }
 
 
+def now() -> float:
+    """Read when it is needed: what a test makes is not valid yet at the time when this module was imported."""
+    return datetime.datetime.now(datetime.UTC).timestamp()
+
+
 def certificate(
     key: Any,
     *,
@@ -49,15 +53,15 @@ def certificate(
     purposes: list[x509.ObjectIdentifier] | None = None,
 ) -> x509.Certificate:
     """A host's, with what a test wants of extensions and nothing else."""
-    now = datetime.datetime.now(datetime.UTC)
+    moment = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "db1")]))
         .issuer_name(by.certificate.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(moment - datetime.timedelta(hours=1))
+        .not_valid_after(moment + datetime.timedelta(hours=1))
     )
     if ca is not None:
         builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
@@ -76,7 +80,7 @@ def test_every_kind_of_key_signs_and_is_believed(kind: str) -> None:
     leaf = certificate(key)
     signature = possession.sign(key, b"statement")
     possession.check_signature(leaf, signature, b"statement")
-    possession.check_host_chain([leaf], [CA.certificate], NOW)
+    possession.check_host_chain([leaf], [CA.certificate], now())
     for bad in (b"", signature[:-1], bytes(len(signature))):
         with pytest.raises(InvalidProof):
             possession.check_signature(leaf, bad, b"statement")
@@ -127,26 +131,26 @@ def test_parts_do_not_run_into_each_other() -> None:
 
 def test_an_intermediate_leads_to_the_authority() -> None:
     host = CA.intermediate("site").issue("db1")
-    possession.check_host_chain([host.certificate, *host.intermediates], [CA.certificate], NOW)
+    possession.check_host_chain([host.certificate, *host.intermediates], [CA.certificate], now())
     with pytest.raises(InvalidProof, match="not trusted"):
-        possession.check_host_chain([host.certificate], [CA.certificate], NOW)
+        possession.check_host_chain([host.certificate], [CA.certificate], now())
 
 
 def test_another_authority_and_another_time() -> None:
-    possession.check_host_chain([HOST.certificate], [Authority.create().certificate, CA.certificate], NOW)
-    for authorities, now in (
-        ([Authority.create("corp hosts").certificate], NOW),
-        ([], NOW),
-        ([CA.certificate], NOW + 2 * 3600),
-        ([CA.certificate], NOW - 2 * 3600),
+    possession.check_host_chain([HOST.certificate], [Authority.create().certificate, CA.certificate], now())
+    for authorities, at in (
+        ([Authority.create("corp hosts").certificate], now()),
+        ([], now()),
+        ([CA.certificate], now() + 2 * 3600),
+        ([CA.certificate], now() - 2 * 3600),
     ):
         with pytest.raises(InvalidProof):
-            possession.check_host_chain([HOST.certificate], authorities, now)
+            possession.check_host_chain([HOST.certificate], authorities, at)
 
 
 def test_a_host_certificate_does_not_vouch_for_itself() -> None:
     with pytest.raises(InvalidProof, match="no authority"):
-        possession.check_host_chain([HOST.certificate], [HOST.certificate], NOW)
+        possession.check_host_chain([HOST.certificate], [HOST.certificate], now())
     with pytest.raises(InvalidInput, match="no CA"):
         possession.check_authority(HOST.certificate)
     possession.check_authority(CA.certificate)
@@ -162,14 +166,14 @@ def test_certificates_that_are_no_hosts() -> None:
         ("for mail", certificate(key, purposes=[ExtendedKeyUsageOID.EMAIL_PROTECTION])),
     ):
         with pytest.raises(InvalidProof):
-            possession.check_host_chain([bad], [CA.certificate], NOW)
+            possession.check_host_chain([bad], [CA.certificate], now())
     for good in (
         certificate(key),
         certificate(key, ca=False, usage=True),
         certificate(key, purposes=[ExtendedKeyUsageOID.SERVER_AUTH]),
         certificate(key, purposes=[ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.CODE_SIGNING]),
     ):
-        possession.check_host_chain([good], [CA.certificate], NOW)
+        possession.check_host_chain([good], [CA.certificate], now())
 
 
 def test_a_host_below_a_host_is_nobody() -> None:
@@ -178,7 +182,7 @@ def test_a_host_below_a_host_is_nobody() -> None:
     as_authority = Authority(host.certificate, host.key, (CA.certificate,))
     below = certificate(KEYS["p256"], by=as_authority)
     with pytest.raises(InvalidProof):
-        possession.check_host_chain([below, host.certificate], [CA.certificate], NOW)
+        possession.check_host_chain([below, host.certificate], [CA.certificate], now())
 
 
 @pytest.mark.parametrize("chain", [[], [b""], [b"no certificate"], [b"\x30"] * 9, [b"\x30" * 100_000]])
