@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := sidecar,cli,demo,dev
 ARGS ?=
+# Files of tests at a time: they wait more than they compute, so more than there are cores.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help venv etcd demo test check check-lint check-format check-types check-imports check-systemd proto bench golden clean
@@ -36,7 +38,7 @@ demo: venv ## start a whole mesh here, show what it does, end it (KEEP=1 leaves 
 	@$(BIN)/python -m deploy.demo $(if $(KEEP),--keep)
 
 test: etcd ## run all tests (ARGS="tests/schemas -k name" runs some)
-	@$(BIN)/python -m pytest --durations=10 $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=10 $(ARGS)
 
 check: check-lint check-format check-types check-imports check-systemd ## run every static check
 

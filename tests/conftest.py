@@ -86,13 +86,37 @@ def pytest_configure() -> None:
     leftovers.adopt_orphans()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take whole groups in this order: the slow ones first, and one mesh serves all who share it."""
+    items.sort(key=lambda item: not item.path.parent.name.startswith("e2e"))
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            shares = "shared_mesh" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("shared mesh" if shares else item.nodeid.partition("::")[0]))
+
+
+_left_by_workers: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if left := getattr(node, "workeroutput", {}).get("left_running"):
+        _left_by_workers.append(left)
+
+
+@pytest.hookimpl(trylast=True)  # after the workers have ended
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A process that outlives the tests is an error of the run, and is ended."""
     found = leftovers.running_descendants()
-    if not found:
-        return
     leftovers.end(found)
-    text = "\n".join(["tests left these processes running; they have been ended:", *map(str, found)])
+    texts = [*_left_by_workers, *(["\n".join(map(str, found))] if found else [])]
+    worker_output = getattr(session.config, "workeroutput", None)
+    if worker_output is not None:
+        worker_output["left_running"] = "\n".join(texts)
+        return
+    if not texts:
+        return
+    text = "\n".join(["tests left these processes running; they have been ended:", *texts])
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         where = ("tests/conftest.py", None, "processes left running")

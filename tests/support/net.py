@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import inspect
+import os
 import socket
+import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import trio
 
 READY_SECONDS = 20.0  # a bound for a busy two-core machine; readiness itself takes well under one second
 _POLL_SECONDS = 0.01
+
+_TAKEN = Path(tempfile.gettempdir()) / f"hostmesh-test-ports-{os.getuid()}"
+"""A file a port, locked by the run that uses it: several runs at once ask the same kernel."""
+
+_locks: list[int] = []  # descriptors; the locks end with this process
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -19,13 +28,30 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """`count` different free TCP ports on `host`."""
+    """`count` different TCP ports that are free on `host`, and that no other test run is about to listen on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    ports: list[int] = []
     with ExitStack() as held:  # all are held until the last is known, so that none comes twice
-        sockets = [held.enter_context(socket.socket(family, socket.SOCK_STREAM)) for _ in range(count)]
-        for sock in sockets:
+        while len(ports) < count:
+            sock = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
             sock.bind((host, 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]
+            port = int(sock.getsockname()[1])
+            if _take(port):
+                ports.append(port)
+    return ports
+
+
+def _take(port: int) -> bool:
+    """True when the port is ours until this process ends."""
+    _TAKEN.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(_TAKEN / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    _locks.append(descriptor)
+    return True
 
 
 async def eventually(
