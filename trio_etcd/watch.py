@@ -1,7 +1,7 @@
 """One watch: what is buffered for its reader, and where it would resume."""
 
 from collections import deque
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 import trio
 
@@ -11,10 +11,17 @@ from .errors import EtcdError
 from .link import Link
 from .types import Event, Progress, WatchBatch
 
-if TYPE_CHECKING:
-    from .watch_mux import WatchMux
-
 BUFFER_BYTES = 16 << 20  # keys and values held for one reader before its watch is paused at the server
+
+
+class Carrier(Protocol):
+    """The stream that carries a watch, as far as the watch uses it. Nothing here waits."""
+
+    @property
+    def link(self) -> Link: ...
+    def pause(self, watch: "Watch") -> None: ...
+    def resume(self, watch: "Watch") -> None: ...
+    def request_progress(self) -> None: ...
 
 
 class Watch:
@@ -27,7 +34,7 @@ class Watch:
 
     def __init__(
         self,
-        mux: "WatchMux",
+        carrier: Carrier,
         key: bytes,
         range_end: bytes,
         *,
@@ -36,7 +43,7 @@ class Watch:
         progress: bool,
         buffer_events: int,
     ) -> None:
-        self._mux = mux
+        self._carrier = carrier
         self.key = key
         self.range_end = range_end
         self._next_revision = start_revision
@@ -66,7 +73,7 @@ class Watch:
     @property
     def link(self) -> Link:
         """The state of the stream that carries it."""
-        return self._mux.link
+        return self._carrier.link
 
     def __aiter__(self) -> Self:
         return self
@@ -82,7 +89,7 @@ class Watch:
                 raise self._error
             if self._paused:
                 self._paused = False
-                self._mux.resume(self)
+                self._carrier.resume(self)
             self._arrived = trio.Event()
             await self._arrived.wait()
         return self._pop()
@@ -93,7 +100,7 @@ class Watch:
 
     def request_progress(self) -> None:
         """Ask the server now how far this client's watches are; answered by Progress to those that opted in."""
-        self._mux.request_progress()
+        self._carrier.request_progress()
 
     def _pop(self) -> WatchBatch:
         batch, size = self._buffer.popleft()
@@ -203,7 +210,7 @@ class Watch:
         self._arrived.set()
         if not self._paused and (self._events_held >= self._buffer_events or self._bytes_held >= BUFFER_BYTES):
             self._paused = True
-            self._mux.pause(self)
+            self._carrier.pause(self)
 
 
 def _events(messages: list[pb.Event]) -> list[Event]:

@@ -4,22 +4,11 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from dataplane.ads.interest import Batch
 from dataplane.ads.order import WILDCARD_TYPES
-from dataplane.ads.push import Push
-from dataplane.ads.table import Change, ResourceTable
-from dataplane.compile.resources import SECRET
-from schemas.records import Nack
-
-WILDCARD = "*"
+from dataplane.ads.session import WILDCARD, Session
 
 
-class DeltaSession:
-    """One stream of DeltaAggregatedResources (xDS protocol, "Incremental xDS").
-
-    Feed it every request, and every change of the table, in order; send what each call returns, in order.
-    """
-
-    def __init__(self, table: ResourceTable) -> None:
-        self._push = Push(table)
+class DeltaSession(Session[discovery_pb2.DeltaDiscoveryRequest, discovery_pb2.DeltaDiscoveryResponse]):
+    """One stream of DeltaAggregatedResources (xDS protocol, "Incremental xDS")."""
 
     def on_request(self, request: discovery_pb2.DeltaDiscoveryRequest) -> list[discovery_pb2.DeltaDiscoveryResponse]:
         """A request may subscribe, unsubscribe, and answer a response, all at once. Unknown types are left unanswered,
@@ -33,11 +22,8 @@ class DeltaSession:
         legacy_wildcard = first and not subscribed and request.type_url in WILDCARD_TYPES
         if unsubscribed:
             push.unsubscribe(request.type_url, unsubscribed - {WILDCARD}, wildcard=WILDCARD in unsubscribed)
-        if request.response_nonce:
-            if request.HasField("error_detail"):
-                push.refuse(request.type_url, request.response_nonce, request.error_detail.message)
-            else:
-                push.acknowledge(request.type_url, request.response_nonce)
+        refusal = request.error_detail.message if request.HasField("error_detail") else None
+        self._answer(request.type_url, request.response_nonce, refusal)
         if subscribed or first:
             push.subscribe(
                 request.type_url,
@@ -46,35 +32,6 @@ class DeltaSession:
                 holds=dict(request.initial_resource_versions) if first else None,
             )
         return self._responses()
-
-    def on_update(self, change: Change) -> list[discovery_pb2.DeltaDiscoveryResponse]:
-        """`change` is what `ResourceTable.apply` returned."""
-        self._push.changed(change)
-        return self._responses()
-
-    def stop_waiting(self) -> list[discovery_pb2.DeltaDiscoveryResponse]:
-        """See `held_back_since`."""
-        self._push.stop_waiting()
-        return self._responses()
-
-    @property
-    def held_back_since(self) -> int | None:
-        """See `Push.held_back_since`; whoever has a clock bounds how long it may stay the same."""
-        return self._push.held_back_since
-
-    @property
-    def secrets_current(self) -> bool:
-        return self._push.is_current(SECRET)
-
-    @property
-    def acked_revision(self) -> int:
-        """See `Push.acked_revision`."""
-        return self._push.acked_revision
-
-    @property
-    def nacks(self) -> tuple[Nack, ...]:
-        """See `Push.nacks`."""
-        return self._push.nacks
 
     def _responses(self) -> list[discovery_pb2.DeltaDiscoveryResponse]:
         return [_response(batch) for batch in self._push.batches()]

@@ -12,15 +12,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 from envoy.service.discovery.v3 import discovery_pb2
 
 from dataplane.ads.delta import DeltaSession
 from dataplane.ads.order import TYPES
+from dataplane.ads.session import Session
 from dataplane.ads.sotw import SotwSession
-from dataplane.ads.table import Change, ResourceTable
+from dataplane.ads.table import ResourceTable
 from dataplane.compile.resources import Update
 from schemas.records import Nack
 from trio_grpc import BindError, Context, Listener, RpcAbort, StatusCode, bidi_stream, serve
@@ -51,25 +52,9 @@ class AckState:
     """Envoy presents the newest SVID and trusts by the newest bundle, wherever it uses them."""
 
 
-class Session(Protocol):
-    """What both kinds of session do."""
-
-    def on_request(self, request: Any) -> list[Any]: ...
-    def on_update(self, change: Change) -> list[Any]: ...
-    def stop_waiting(self) -> list[Any]: ...
-    @property
-    def held_back_since(self) -> int | None: ...
-    @property
-    def acked_revision(self) -> int: ...
-    @property
-    def nacks(self) -> tuple[Nack, ...]: ...
-    @property
-    def secrets_current(self) -> bool: ...
-
-
 @dataclass(eq=False, slots=True)
 class _Stream:
-    session: Session
+    session: Session[Any, Any]
     nursery: trio.Nursery
     outgoing: trio.MemorySendChannel[Any]
     node: str = ""
@@ -140,7 +125,10 @@ class AdsServer:
         await self._serve(SotwSession(self._table), requests, send)
 
     async def _serve(
-        self, session: Session, requests: trio.MemoryReceiveChannel[Any], send: Callable[[Any], Awaitable[None]]
+        self,
+        session: Session[Any, Any],
+        requests: trio.MemoryReceiveChannel[Any],
+        send: Callable[[Any], Awaitable[None]],
     ) -> None:
         # A session has at most one response a type in flight: this can't overflow for a client that keeps the protocol.
         outgoing, to_send = trio.open_memory_channel[Any](2 * len(TYPES))
