@@ -1,6 +1,7 @@
 """A sidecar's own settings, from its file."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,11 @@ class Attest(Settings, frozen=True, kw_only=True):
         """The service that the settings name. Raises InvalidInput."""
         named = self.x509 or self.join_token
         return ServiceRef.parse(named.service) if named else None
+
+
+MAX_SOCKET_PATH = 107  # bytes: sun_path of unix(7) without the final NUL
+# What stands for itself in unix:///path, which is how clients are told of it (SPIFFE_Workload_Endpoint 4).
+_SOCKET_PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
 
 
 class WorkloadApiCaller(Settings, frozen=True, kw_only=True):
@@ -153,8 +159,9 @@ def _workload_api_problems(settings: SidecarSettings, source: str) -> list[Probl
     if served is None:
         return []
     problems = []
-    if not Path(served.socket).is_absolute():
-        problems.append(Problem(source, "expected an absolute path", "$.workloadApi.socket"))
+    if not _SOCKET_PATH.fullmatch(served.socket) or len(served.socket) > MAX_SOCKET_PATH:
+        expected = f"expected an absolute path of at most {MAX_SOCKET_PATH} of A-Z, a-z, 0-9, '.', '_', '-', '@', '+'"
+        problems.append(Problem(source, expected, "$.workloadApi.socket"))
     for index, caller in enumerate(served.callers):
         where = f"$.workloadApi.callers[{index}]"
         if caller == WorkloadApiCaller():

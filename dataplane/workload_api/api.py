@@ -19,9 +19,12 @@ from dataplane.workload_api.tokens import JwtIssuer, Tokens
 from schemas.errors import MeshError
 from schemas.names import SpiffeId
 from schemas.records import TrustBundle
+from trio_grpc import BindError
 
 log = logging.getLogger("mesh.workload_api")
 
+# Soon after the directory of the socket is there, or the path is free; one line in the log each time.
+BIND_AGAIN_SECONDS = 10.0
 SVID_FILE = "workload-svid.msgpack"
 
 
@@ -69,9 +72,9 @@ class WorkloadApi:
         self._server = ServerSettings(
             Path(settings.socket),
             service.handle,
+            service.knows,
+            service.hash_decides,
             _report,
-            executable=any(one.executable for one in selectors),
-            sha256=any(one.sha256 for one in selectors),
             limits=limits or Limits(),
         )
 
@@ -81,7 +84,15 @@ class WorkloadApi:
         return self._keeper.current.issuer if self._keeper.current else ""
 
     async def run(self, task_status: trio.TaskStatus[Usage] = trio.TASK_STATUS_IGNORED) -> None:
-        """Raises BindError."""
+        """A socket that can't be had is tried again: the app's traffic does not depend on it."""
+        while True:
+            try:
+                await self._serve(task_status)
+            except BindError as error:
+                log.error("ALARM: the Workload API is not served: %s", error)
+            await trio.sleep(BIND_AGAIN_SECONDS)
+
+    async def _serve(self, task_status: trio.TaskStatus[Usage]) -> None:
         async with open_server(self._server) as usage, trio.open_nursery() as nursery:
             log.info("the Workload API is at unix://%s", self._server.socket)
             task_status.started(usage)

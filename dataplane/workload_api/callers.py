@@ -1,7 +1,7 @@
 """Who may have the app's identity: what the settings select, against what the kernel says of a caller. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Executable:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A caller, attested. `executable` None: not asked for, or hidden from us."""
+    """A caller, attested. `executable` None: hidden from us."""
 
     pid: int
     uid: int
@@ -59,3 +59,15 @@ class Selector:
 def admitted(selectors: Sequence[Selector], facts: Facts) -> bool:
     """Whether any of them selects the caller; none at all selects nobody."""
     return any(selector.matches(facts) for selector in selectors)
+
+
+def hash_decides(selectors: Sequence[Selector], facts: Facts) -> bool:
+    """Whether the caller could be admitted by the hash of its executable: whoever could not costs no hashing."""
+    return any(
+        selector.sha256 is not None and (replace(selector, sha256=None) == Selector() or _but_for_hash(selector, facts))
+        for selector in selectors
+    )
+
+
+def _but_for_hash(selector: Selector, facts: Facts) -> bool:
+    return replace(selector, sha256=None).matches(facts)

@@ -19,6 +19,7 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
 from dataplane.workload_api import wire
+from dataplane.workload_api.callers import Facts
 from dataplane.workload_api.limits import Limits
 from dataplane.workload_api.peer import Doubt, Peer
 from trio_grpc import RpcAbort, StatusCode
@@ -43,21 +44,25 @@ Handler = Callable[[Call], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """executable, sha256: whether the peer's are to be found out. on_error: gets what is a fault of ours."""
+    """knows: whether somebody is served at all. hash_decides: whether it takes the hash of the executable to know.
+
+    on_error: gets what is a fault of ours.
+    """
 
     socket: Path
     handler: Handler
+    knows: Callable[[Facts], bool]
+    hash_decides: Callable[[Facts], bool]
     on_error: Callable[[str, Exception], None]
-    executable: bool = False
-    sha256: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(slots=True)
 class Usage:
-    """How much of a server is in use, by uid."""
+    """How much of a server is in use, by uid; `strangers`: connections of whom we don't know."""
 
     connections: Counter[int] = field(default_factory=Counter)
+    strangers: int = 0
     streams: Counter[int] = field(default_factory=Counter)
 
 
@@ -190,6 +195,7 @@ class Connection:
 
     def _refuse(self, stream_id: int, abort: RpcAbort) -> None:
         self._h2.send_headers(stream_id, [*wire.RESPONSE_HEADERS, *wire.trailers(abort)], end_stream=True)
+        self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # RFC 9113, 8.1: the rest of the request is unwanted
 
     def _receive(self, stream_id: int, data: bytes, counted: int) -> None:
         stream = self._streams.get(stream_id)

@@ -11,6 +11,8 @@ class Limits:
     """512 descriptors: half of what a process has by default."""
     connections_per_uid: int = 128
     """A server with a process for each request, and a connection for each process."""
+    strangers: int = 32
+    """Connections of callers that no selector admits: they are told so, and take no room of those that are."""
     streams_per_connection: int = 32
     """A client follows three streams and fetches tokens; this is announced, so that clients queue what is above."""
     streams_per_uid: int = 256

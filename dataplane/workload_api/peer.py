@@ -16,7 +16,8 @@ import os
 import select
 import socket
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Self
 
 import trio
@@ -24,10 +25,15 @@ import trio
 from dataplane.workload_api import proc
 from dataplane.workload_api.callers import Executable, Facts
 
-SO_PEERPIDFD = 77  # asm-generic/socket.h; Python's socket module has no name for it
+# asm-generic/socket.h; Python's socket module has no names for them.
+SO_PEERGROUPS = 59
+SO_PEERPIDFD = 77
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 # Executables whose hash is remembered: a host runs few, and each upgrade is a new one.
 _MAX_HASHES = 64
+# Larger executables are not hashed: it would keep a core busy for seconds, at the wish of any user of the host.
+MAX_HASHED_BYTES = 512 * 1024 * 1024
+_MAX_GROUPS = 256  # what Python's getsockopt has room for; a service user has a handful
 
 FileId = tuple[int, int]
 """Device and inode: as long as a process runs a file, no other file gets them."""
@@ -57,8 +63,8 @@ class Peer:
         self._look = look
 
     @classmethod
-    async def attest(cls, connection: trio.socket.SocketType, *, executable: bool, sha256: bool) -> Self:
-        """executable, sha256: whether these are asked for. Raises Doubt."""
+    async def attest(cls, connection: trio.socket.SocketType, hash_decides: Callable[[Facts], bool]) -> Self:
+        """hash_decides: whether the hash of the executable is asked for, by all else. Raises Doubt."""
         pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if pid <= 0:
             raise Doubt("the peer is in a pid namespace that this host's init does not see")
@@ -68,10 +74,12 @@ class Peer:
             _must_live(pidfd)
             if (look.ids.uids[1], look.ids.gids[1]) != (uid, gid):
                 raise Doubt(f"pid {pid} is not any more of the user and group that it connected as")
-            found = None
-            if look.executable is not None and (executable or sha256):
-                found = await _executable(pid, look.executable, sha256=sha256)
-            peer = cls(Facts(pid, uid, look.ids.groups | {gid}, look.unit, found), pidfd, look)
+            if look.ids.groups != _groups_of(connection):
+                raise Doubt(f"pid {pid} has not any more the supplementary groups that it connected with")
+            facts = Facts(pid, uid, look.ids.groups | {gid}, look.unit, _executable(pid, look.executable))
+            if facts.executable is not None and look.executable is not None and hash_decides(facts):
+                facts = replace(facts, executable=await _hashed(facts.executable, pid, look.executable))
+            peer = cls(facts, pidfd, look)
             peer.check()  # nothing was read of two different processes or programs
             return peer
         except BaseException:
@@ -102,6 +110,15 @@ def peer_uid(connection: trio.socket.SocketType) -> int:
     """The user that the peer connected as."""
     uid: int = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1]
     return uid
+
+
+def _groups_of(connection: trio.socket.SocketType) -> frozenset[int]:
+    """The supplementary groups that the peer connected with."""
+    try:
+        packed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * _MAX_GROUPS)
+    except OSError as error:
+        raise Doubt(f"the peer's supplementary groups can't be had: more than {_MAX_GROUPS}?") from error
+    return frozenset(struct.unpack(f"{len(packed) // 4}I", packed))
 
 
 def _pidfd_of(connection: trio.socket.SocketType, pid: int) -> int:
@@ -162,15 +179,24 @@ def _id_of(status: os.stat_result) -> FileId:
 # -- the executable
 
 _hashes: dict[tuple[int, ...], str] = {}
+# Threads that hash: two, so that one large file does not make all wait, and other work of the agent never does.
+_hashing = trio.CapacityLimiter(2)
 
 
-async def _executable(pid: int, file_id: FileId, *, sha256: bool) -> Executable:
+def _executable(pid: int, file_id: FileId | None) -> Executable | None:
+    if file_id is None:
+        return None
     try:
-        path = _path_as_we_see_it(pid, file_id)
-        digest = await trio.to_thread.run_sync(_hash, pid, file_id) if sha256 else None
+        return Executable(_path_as_we_see_it(pid, file_id))
     except OSError as error:
         raise Doubt(f"the executable of pid {pid} can't be read") from error
-    return Executable(path, digest)
+
+
+async def _hashed(executable: Executable, pid: int, file_id: FileId) -> Executable:
+    try:
+        return replace(executable, sha256=await trio.to_thread.run_sync(_hash, pid, file_id, limiter=_hashing))
+    except OSError as error:
+        raise Doubt(f"the executable of pid {pid} can't be read") from error
 
 
 def _path_as_we_see_it(pid: int, file_id: FileId) -> str | None:
@@ -188,6 +214,8 @@ def _hash(pid: int, file_id: FileId) -> str:
         status = os.fstat(file.fileno())
         if _id_of(status) != file_id:
             raise Doubt(f"pid {pid} runs another program by now")
+        if status.st_size > MAX_HASHED_BYTES:
+            raise Doubt(f"the executable of pid {pid} is too large to be hashed")
         # Nobody can write to a file that runs, and whoever wrote to it before has changed these.
         version = (*file_id, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         digest = _hashes.get(version)

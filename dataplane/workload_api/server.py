@@ -14,12 +14,12 @@ from pathlib import Path
 
 import trio
 
+from dataplane.config import MAX_SOCKET_PATH
 from dataplane.workload_api.connection import Connection, ServerSettings, Usage
 from dataplane.workload_api.peer import Doubt, Peer, peer_uid
 from trio_grpc import BindError
 
 _BACKLOG = 128  # connections that wait to be accepted; accepting is all that the listener does
-MAX_SOCKET_PATH = 107  # sun_path of unix(7) without the final NUL
 
 
 @asynccontextmanager
@@ -84,10 +84,17 @@ async def _serve(connection: trio.socket.SocketType, uid: int, settings: ServerS
     peer: Peer | Doubt | None = None
     try:
         try:
-            peer = await Peer.attest(connection, executable=settings.executable, sha256=settings.sha256)
+            peer = await Peer.attest(connection, settings.hash_decides)
         except Doubt as doubt:
             peer = doubt
-        await Connection(trio.SocketStream(connection), uid, peer, settings, usage).run()
+        if isinstance(peer, Peer) and settings.knows(peer.facts):
+            await Connection(trio.SocketStream(connection), uid, peer, settings, usage).run()
+        elif usage.strangers < settings.limits.strangers:
+            usage.strangers += 1
+            try:
+                await Connection(trio.SocketStream(connection), uid, peer, settings, usage).run()
+            finally:
+                usage.strangers -= 1
     except Exception as error:  # the boundary: no client may take the agent down
         settings.on_error("connection", error)
     finally:

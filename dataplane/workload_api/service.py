@@ -4,7 +4,6 @@ https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_Endpoint.md
 Which identity a caller gets depends on who it is and on nothing that it sends.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -13,18 +12,17 @@ from google.protobuf.message import DecodeError, Message
 
 from dataplane.workload_api import messages
 from dataplane.workload_api import workload_pb2 as pb
-from dataplane.workload_api.callers import Selector, admitted
+from dataplane.workload_api.callers import Facts, Selector, admitted, hash_decides
 from dataplane.workload_api.connection import Call
 from dataplane.workload_api.messages import Trust
 from dataplane.workload_api.peer import Doubt
+from dataplane.workload_api.refusals import Refusals
 from dataplane.workload_api.svid import WorkloadSvid
 from dataplane.workload_api.tokens import Tokens
 from schemas.errors import InvalidInput, MeshError, PermissionDenied
 from schemas.names import SpiffeId
 from spiffe.jwt import InvalidToken, verify
 from trio_grpc import RpcAbort, StatusCode
-
-log = logging.getLogger("mesh.workload_api")
 
 SERVICE = "/SpiffeWorkloadAPI/"
 SECURITY_HEADER = ("workload.spiffe.io", "true")
@@ -59,6 +57,7 @@ class WorkloadService:
         self._tokens = tokens
         self._selectors = selectors
         self._clock = clock
+        self._refusals = Refusals(clock)
         self._rpcs: dict[str, Callable[[Call], Awaitable[None]]] = {
             f"{SERVICE}FetchX509SVID": self._fetch_x509_svid,
             f"{SERVICE}FetchX509Bundles": self._fetch_x509_bundles,
@@ -66,6 +65,12 @@ class WorkloadService:
             f"{SERVICE}FetchJWTBundles": self._fetch_jwt_bundles,
             f"{SERVICE}ValidateJWTSVID": self._validate_jwt_svid,
         }
+
+    def knows(self, facts: Facts) -> bool:
+        return admitted(self._selectors, facts)
+
+    def hash_decides(self, facts: Facts) -> bool:
+        return hash_decides(self._selectors, facts)
 
     async def handle(self, call: Call) -> None:
         """Raises RpcAbort."""
@@ -85,10 +90,10 @@ class WorkloadService:
                 raise call.peer
             call.peer.check()
         except Doubt as doubt:
-            log.warning("refused a call of %s: %s", call.request.path, doubt)
+            self._refusals.say(call.request.path, str(doubt))
             raise RpcAbort(StatusCode.PERMISSION_DENIED, str(doubt)) from None
-        if not admitted(self._selectors, call.peer.facts):
-            log.warning("refused a call of %s: no selector admits %s", call.request.path, call.peer.facts)
+        if not self.knows(call.peer.facts):
+            self._refusals.say(call.request.path, f"no selector admits {call.peer.facts}")
             raise RpcAbort(StatusCode.PERMISSION_DENIED, f"there is no identity for {call.peer.facts}")
 
     # -- streams

@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import trio
 from google.protobuf.message import Message
 
 from controlplane.ca.jwt_key import JwtSigner, open_signer
-from controlplane.ca.keystore import open_authority
-from controlplane.ca.records import issuers
 from dataplane.config import WorkloadApiCaller, WorkloadApiSettings
 from dataplane.workload_api.api import WorkloadApi
+from dataplane.workload_api.connection import Usage
 from dataplane.workload_api.limits import Limits
 from schemas.api import mesh_pb2
 from schemas.errors import Unavailable
@@ -33,6 +32,7 @@ from trio_grpc import Channel, Metadata
 ORDERS = ServiceRef("shop", "orders")
 ORDERS_ID = SpiffeId.of_service(TRUST_DOMAIN, ORDERS)
 HEADER: Metadata = [("workload.spiffe.io", "true")]
+STREAMED = ("FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles")
 SECONDS = 10.0  # of any wait in a test
 ME = WorkloadApiCaller(uid=os.getuid())
 
@@ -53,41 +53,60 @@ class Clock:
 class Ca:
     """What a replica does for a sidecar, and what can go wrong with it."""
 
-    made: MadeCa
-    signer: JwtSigner
+    keys: list[tuple[MadeCa, JwtSigner]]
+    """All that are trusted."""
     clock: Clock
     ttl: int = 3600
     away: bool = False
     calls: list[str] = field(default_factory=list)
-    extra: tuple[TrustBundle, ...] = ()
+    federated: tuple[TrustBundle, ...] = ()
+    active: int = 0
+    """Index of the keys that sign."""
+    sequence: int = 1
+    jwt: bool = True
+    """Whether the bundle has JWT keys."""
 
     @classmethod
     async def make(cls, clock: Clock, seed: int = 1) -> Ca:
-        made = await make_ca(seed, int(clock()) - 60)
-        signer = await open_signer(made.records, made.kek)
-        assert signer is not None
-        return cls(made, signer, clock)
+        return cls([await _keys(seed, clock)], clock)
 
     @property
     def bundle(self) -> TrustBundle:
-        known = {one.id: one for one in self.made.records}
-        issuing = next(iter(issuers(known).values()))
-        made = record(TRUST_DOMAIN, self.made.authority.roots, 1, [self.signer.authority])
-        return msgspec.structs.replace(made, issuing_key_id=issuing)
+        roots = [root for made, _ in self.keys for root in made.authority.roots]
+        found = record(
+            TRUST_DOMAIN, roots, self.sequence, [signer.authority for _, signer in self.keys] if self.jwt else []
+        )
+        return msgspec.structs.replace(found, issuing_key_id=self.keys[self.active][0].authority.issuing_key_id)
 
-    async def reopened(self) -> None:
-        self.made = MadeCa(self.made.records, self.made.kek, await open_authority(self.made.records, self.made.kek))
+    def bundle_as(self, trust_domain: str, **changed: Any) -> TrustBundle:
+        """As if it were another trust domain's."""
+        return msgspec.structs.replace(self.bundle, trust_domain=trust_domain, **changed)
+
+    # A rotation, as `tests.e2e_identity` has it with real replicas.
+
+    async def prepare(self) -> None:
+        self.sequence += 1
+        self.keys.append(await _keys(self.sequence, self.clock))
+
+    def activate(self) -> None:
+        self.sequence += 1
+        self.active = len(self.keys) - 1
+
+    def remove(self) -> None:
+        """All but what signs."""
+        self.sequence += 1
+        self.keys, self.active = [self.keys[self.active]], 0
 
     async def issue_x509(self, csr: bytes) -> mesh_pb2.IssueX509Reply:
         self._called("x509")
         key = csr_public_key(csr)
         serial = random.getrandbits(150) | 1
-        chain = self.made.authority.issue_workload(ORDERS, key, self.clock(), self.ttl, serial)
+        chain = self.keys[self.active][0].authority.issue_workload(ORDERS, key, self.clock(), self.ttl, serial)
         return mesh_pb2.IssueX509Reply(spiffe_id=str(ORDERS_ID), chain=chain)
 
     async def issue_jwt(self, audience: Sequence[str]) -> mesh_pb2.IssueJwtReply:
         self._called("jwt")
-        token, expires = self.signer.issue(ORDERS_ID, list(audience), self.clock())
+        token, expires = self.keys[self.active][1].issue(ORDERS_ID, list(audience), self.clock())
         return mesh_pb2.IssueJwtReply(spiffe_id=str(ORDERS_ID), token=token, expires=expires)
 
     def _called(self, what: str) -> None:
@@ -96,12 +115,38 @@ class Ca:
             raise Unavailable("no replica answered")
 
 
+async def _keys(seed: int, clock: Clock) -> tuple[MadeCa, JwtSigner]:
+    made = await make_ca(seed, int(clock()) - 60)
+    signer = await open_signer(made.records, made.kek)
+    assert signer is not None
+    return made, signer
+
+
 @dataclass
 class Stage:
     api: WorkloadApi
     ca: Ca
     clock: Clock
     socket: Path
+    usage: Usage
+
+    changes: list[trio.Event]
+
+    async def served(self) -> None:
+        """There is an SVID to be had, of the key that the CA signs with now."""
+        wanted = self.ca.bundle.issuing_key_id
+        with trio.fail_after(SECONDS):
+            while self.api.issuer != wanted:
+                await self.changes[-1].wait()
+
+    def tell(self) -> None:
+        """The sidecar sees the trust bundles as they are now."""
+        self.api.trust(self.ca.bundle, [self.ca.bundle, *self.ca.federated])
+
+    async def other_trust(self) -> None:
+        """All streams have something to say."""
+        await self.ca.prepare()
+        self.tell()
 
     def channel(self) -> Channel:
         return Channel(f"unix:{self.socket}", options=(("grpc.use_local_subchannel_pool", 1),))
@@ -112,28 +157,11 @@ class Stage:
         with self.channel() as channel:
             payload = request.SerializeToString()
             target = path or f"/SpiffeWorkloadAPI/{method}"
+            if method in STREAMED:  # its first message
+                with channel.server_stream(target, payload, metadata=metadata) as stream:
+                    with trio.fail_after(SECONDS):
+                        return reply.FromString((await stream.receive())[0])
             return reply.FromString(await channel.unary(target, payload, timeout=SECONDS, metadata=metadata))
-
-    @contextmanager
-    def stream(
-        self, method: str, request: Message, reply: type[Reply], *, metadata: Metadata = HEADER
-    ) -> Iterator[Callable[[], Awaitable[Reply]]]:
-        """`await next()`: the next message; raises RpcError, trio.EndOfChannel."""
-        held: list[bytes] = []
-        with (
-            self.channel() as channel,
-            channel.server_stream(
-                f"/SpiffeWorkloadAPI/{method}", request.SerializeToString(), metadata=metadata
-            ) as stream,
-        ):
-
-            async def following() -> Reply:
-                with trio.fail_after(SECONDS):
-                    while not held:
-                        held.extend(await stream.receive())
-                return reply.FromString(held.pop(0))
-
-            yield following
 
 
 @asynccontextmanager
@@ -144,13 +172,30 @@ async def running(
     ca: Ca | None = None,
     clock: Clock | None = None,
     limits: Limits | None = None,
+    socket: Path | None = None,
 ) -> AsyncIterator[Stage]:
     """Serves until the body ends."""
     clock = clock or Clock()
     ca = ca or await Ca.make(clock)
-    settings = WorkloadApiSettings(socket=str(directory / "w.sock"), callers=tuple(callers))
-    api = WorkloadApi(settings, directory, ca, ORDERS_ID, ca.bundle, clock=clock, fraction=lambda: 0.5, limits=limits)
+    settings = WorkloadApiSettings(socket=str(socket or directory / "w.sock"), callers=tuple(callers))
+    changes = [trio.Event()]
+
+    def changed() -> None:
+        changes.append(trio.Event())
+        changes[-2].set()
+
+    api = WorkloadApi(
+        settings,
+        directory,
+        ca,
+        ORDERS_ID,
+        ca.bundle,
+        clock=clock,
+        fraction=lambda: 0.0,  # renew as soon as the mesh issues with another key
+        svid_changed=changed,
+        limits=limits,
+    )
     async with trio.open_nursery() as nursery:
-        await nursery.start(api.run)
-        yield Stage(api, ca, clock, Path(settings.socket))
+        usage = await nursery.start(api.run)
+        yield Stage(api, ca, clock, Path(settings.socket), usage, changes)
         nursery.cancel_scope.cancel()
