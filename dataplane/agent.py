@@ -313,7 +313,8 @@ class Agent:
             await trio.to_thread.run_sync(status.write, self.status_path(self._settings), local)
             await self._trust()
             if self._workload_api is not None and self._keeper.current is not None:
-                self._workload_api.trust(self._keeper.current.bundle, self._pipeline.state.trust_bundles())
+                own = self._pipeline.compiler.workload.trust_domain
+                self._workload_api.trust(self._keeper.current.bundle, self._pipeline.state.trust_bundles(own))
 
     def _status(self, now: float) -> SidecarStatus:
         workload = self._pipeline.compiler.workload

@@ -15,7 +15,7 @@ import yaml
 from schemas import checking
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.names import SYSTEM_NAMESPACE
-from schemas.objects import API_VERSION, KINDS, AnyObject
+from schemas.objects import API_VERSION, KINDS, MESH_WIDE, AnyObject
 from schemas.records import AnyRecord, Record
 from schemas.yaml_text import YamlDocument, read_documents
 
@@ -180,7 +180,7 @@ def _convert(document: YamlDocument, source: str) -> AnyObject:
     except msgspec.ValidationError as error:  # a rule that `faults` has no words for
         message, path = checking.explain(str(error), _descriptions())
         raise InvalidInput(Problem(f"{where}: {subject}", message, path)) from error
-    if kind != "Mesh" or value.metadata.namespace == SYSTEM_NAMESPACE:
+    if kind not in MESH_WIDE or value.metadata.namespace == SYSTEM_NAMESPACE:
         return value
     if "namespace" in plain["metadata"]:
         line = document.line_of(("metadata", "namespace"))

@@ -3,38 +3,44 @@
 from collections.abc import Sequence
 
 from controlplane.domain.change import Change
+from controlplane.domain.federation import MESH_REF, rival
 from controlplane.domain.known import Known
 from controlplane.domain.references import references
 from schemas.keys import Keyspace
 from schemas.names import ObjectRef
-from schemas.objects import Service
+from schemas.objects import ExternalService, Service, TrustBundle
 
 
 def objects_needed(changes: Sequence[Change]) -> frozenset[ObjectRef]:
-    """What is written, and what that names."""
+    """What is written, what that names, and what it must not be beside."""
     named = (reference.target for change in changes if change.put for reference in references(change.put))
-    return frozenset((*(change.ref for change in changes), *named))
+    puts = [change.put for change in changes if change.put]
+    rivals = (rival(put) for put in puts if isinstance(put, Service | ExternalService))
+    mesh = [MESH_REF] if any(isinstance(put, TrustBundle) for put in puts) else []
+    return frozenset((*(change.ref for change in changes), *named, *rivals, *mesh))
 
 
 def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known) -> frozenset[bytes]:
     """What must be listed, given the objects that `objects_needed` asked for."""
     if any(narrows(change, known) for change in changes):
         return frozenset({keyspace.config()})  # a dependency may name a service from any namespace
-    # Two policies must not speak for one service, so the others of the namespace are looked at.
+    # Two policies must not speak for one service, so the others of the namespace are looked at; nor two bundles for one
+    # trust domain.
     return frozenset(
         keyspace.config_of_kind(change.ref.kind, change.ref.namespace)
         for change in changes
-        if change.put and change.ref.kind == "BackendTrafficPolicy"
+        if change.put and change.ref.kind in ("BackendTrafficPolicy", "TrustBundle")
     )
 
 
 def narrows(change: Change, known: Known) -> bool:
     """Whether what others say of this service may no longer hold: it goes, a port goes, or one port becomes several."""
     stored = known.objects.get(change.ref)
-    if change.ref.kind != "Service" or stored is None:
+    if change.ref.kind not in ("Service", "ExternalService") or stored is None:
         return False
-    if not isinstance(change.put, Service) or not isinstance(stored.object, Service):
+    put, before_it = change.put, stored.object
+    if not isinstance(put, Service | ExternalService) or not isinstance(before_it, Service | ExternalService):
         return True
-    before = {port.port for port in stored.object.spec.ports}
-    after = {port.port for port in change.put.spec.ports}
+    before = {port.port for port in before_it.spec.ports}
+    after = {port.port for port in put.spec.ports}
     return bool(before - after) or (len(before) == 1 and len(after) > 1)

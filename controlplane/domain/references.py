@@ -31,4 +31,4 @@ def references(value: AnyObject) -> Iterator[Reference]:
 
 
 def dependency_target(service: Service, dependency: Dependency) -> ObjectRef:
-    return ObjectRef("Service", dependency.namespace or service.metadata.namespace, dependency.name)
+    return ObjectRef(dependency.kind, dependency.namespace or service.metadata.namespace, dependency.name)

@@ -3,12 +3,26 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from controlplane.domain.federation import (
+    external_problems,
+    identity_problems,
+    rival_problems,
+    trust_bundle_problems,
+)
 from controlplane.domain.known import After
 from controlplane.domain.references import ANY_SERVICE, Reference, dependency_target, references
-from schemas.errors import InvalidInput, Problem
-from schemas.names import SYSTEM_NAMESPACE, ObjectRef, SpiffeId
-from schemas.objects import AnyObject, AuthorizationPolicy, BackendTrafficPolicy, Mesh, Service
-from schemas.objects.service import Dependency
+from schemas.errors import Problem
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef
+from schemas.objects import (
+    AnyObject,
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    ExternalService,
+    Mesh,
+    Service,
+    TrustBundle,
+)
+from schemas.objects.service import Dependency, ServicePort
 
 MESH_NAME = "mesh"
 
@@ -23,6 +37,11 @@ def problems_of(value: AnyObject, after: After, subject: str) -> Iterator[Proble
             yield from _service(value, after, subject)
         case BackendTrafficPolicy():
             yield from _traffic_policy(value, after, subject)
+        case ExternalService():
+            yield from _unique_ports(value.spec.ports, subject)
+            yield from external_problems(value, after, subject)
+        case TrustBundle():
+            yield from trust_bundle_problems(value, after, subject)
         case AuthorizationPolicy():
             yield from _authorization_policy(value, after, subject)
 
@@ -55,13 +74,8 @@ def _mesh(mesh: Mesh, subject: str) -> Iterator[Problem]:
 
 
 def _service(service: Service, after: After, subject: str) -> Iterator[Problem]:
-    ports = service.spec.ports
-    for index in _repeated([port.name for port in ports]):
-        message = f"a second port of the name {ports[index].name!r}"
-        yield Problem(subject, message, f"$.spec.ports[{index}].name", "give each port a name of its own")
-    for index in _repeated([port.port for port in ports]):
-        message = f"the port {ports[index].port} a second time"
-        yield Problem(subject, message, f"$.spec.ports[{index}].port", "give each port a number of its own")
+    yield from rival_problems(service, after, subject)
+    yield from _unique_ports(service.spec.ports, subject)
     dependencies = service.spec.dependencies or ()
     for index, dependency in enumerate(dependencies):
         yield from _dependency(service, dependency, f"$.spec.dependencies[{index}]", after, subject)
@@ -72,9 +86,19 @@ def _service(service: Service, after: After, subject: str) -> Iterator[Problem]:
         yield Problem(subject, message, path, "give each dependency a port of its own")
 
 
+def _unique_ports(ports: Sequence[ServicePort], subject: str) -> Iterator[Problem]:
+    for index in _repeated([port.name for port in ports]):
+        message = f"a second port of the name {ports[index].name!r}"
+        yield Problem(subject, message, f"$.spec.ports[{index}].name", "give each port a name of its own")
+    for index in _repeated([port.port for port in ports]):
+        message = f"the port {ports[index].port} a second time"
+        yield Problem(subject, message, f"$.spec.ports[{index}].port", "give each port a number of its own")
+
+
 def _dependency(service: Service, dependency: Dependency, path: str, after: After, subject: str) -> Iterator[Problem]:
     if dependency.name == ANY_SERVICE:
         for field, given in (
+            ("kind", dependency.kind if dependency.kind != "Service" else None),
             ("namespace", dependency.namespace),
             ("port", dependency.port),
             ("bindPort", dependency.bind_port),
@@ -84,7 +108,7 @@ def _dependency(service: Service, dependency: Dependency, path: str, after: Afte
                 yield Problem(subject, f"{field} says nothing beside name '*'", f"{path}.{field}", remedy)
         return
     target = after.get(dependency_target(service, dependency))
-    if not isinstance(target, Service):
+    if not isinstance(target, Service | ExternalService):
         return  # reported as a broken reference
     numbers = [port.port for port in target.spec.ports]
     if dependency.port is not None and dependency.port not in numbers:
@@ -131,20 +155,7 @@ def _authorization_policy(policy: AuthorizationPolicy, after: After, subject: st
         for index, source in enumerate(rule.from_ or ()):
             for place, identity in enumerate(source.identities or ()):
                 path = f"$.spec.rules[{number}].from[{index}].identities[{place}]"
-                yield from _identity(identity, path, subject)
-
-
-def _identity(identity: str, path: str, subject: str) -> Iterator[Problem]:
-    try:
-        parsed = SpiffeId.parse(identity)
-    except InvalidInput as error:
-        yield from (Problem(subject, problem.message, path, problem.remedy) for problem in error.problems)
-        return
-    if not parsed.path:
-        yield Problem(subject, f"{identity!r} names a trust domain, not a workload", path, "name one identity")
-    elif str(parsed) != identity:
-        # Certificates carry the canonical form: a policy in another form would match nothing, and deny nothing.
-        yield Problem(subject, f"{identity!r} is not in canonical form", path, f"write {parsed}")
+                yield from identity_problems(identity, path, subject)
 
 
 # -- helpers

@@ -3,7 +3,7 @@
 from schemas import checking
 from schemas.errors import InvalidInput, Problem
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, check_name
-from schemas.objects import KINDS
+from schemas.objects import KINDS, MESH_WIDE
 
 DEFAULT_NAMESPACE = "default"
 
@@ -11,6 +11,7 @@ SHORT_FORMS = {
     "Service": ("svc",),
     "AuthorizationPolicy": ("authz",),
     "BackendTrafficPolicy": ("btp",),
+    "ExternalService": ("extsvc",),
 }
 
 
@@ -39,7 +40,7 @@ def kind_of(text: str) -> str:
 
 
 def is_namespaced(kind: str) -> bool:
-    return kind != "Mesh"
+    return kind not in MESH_WIDE
 
 
 def ref_of(kind: str, namespace: str, name: str) -> ObjectRef:

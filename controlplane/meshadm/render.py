@@ -11,7 +11,7 @@ from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.keys import Keyspace
 from schemas.names import ObjectRef
-from schemas.objects import Service
+from schemas.objects import ExternalService, Service
 from schemas.objects.common import TargetRef
 
 ACTIONS = {
@@ -28,7 +28,7 @@ def _targets(refs: Sequence[TargetRef] | None) -> str:
     return "all of its namespace" if refs is None else joined(ref.name for ref in refs)
 
 
-def _ports(service: Service) -> str:
+def _ports(service: Service | ExternalService) -> str:
     return joined(f"{port.name}:{port.port}/{port.protocol}" for port in service.spec.ports)
 
 
@@ -51,6 +51,15 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
     "BackendTrafficPolicy": (
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),
         ("LOAD BALANCER", lambda one: one.spec.load_balancer.type),
+    ),
+    "ExternalService": (
+        ("PORTS", _ports),
+        ("AT", lambda one: joined(endpoint.address for endpoint in one.spec.endpoints)),
+        ("IDENTITY", lambda one: one.spec.tls.spiffe_id),
+    ),
+    "TrustBundle": (
+        ("TRUST DOMAIN", lambda one: one.spec.trust_domain),
+        ("FROM", lambda one: one.spec.bundle_endpoint.url if one.spec.bundle_endpoint else "written here"),
     ),
     "Mesh": (
         ("TRUST DOMAIN", lambda one: one.spec.trust_domain),

@@ -2,7 +2,7 @@
 
 Two filters in a row: any DENY that matches refuses, then some ALLOW must match. The second one's own configuration
 allows nothing, so where no policy reaches it nothing passes. What can't be judged on a port (an HTTP condition on a TCP
-port) never allows and always denies.
+port) never allows and always denies. An identity of another trust domain is allowed only where a policy names it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,7 +58,9 @@ def _everything() -> rbac_pb2.Policy:
 def _rule(rule: Rule, trust_domain: str, port: ServicePort, *, denies: bool) -> rbac_pb2.Policy | None:
     """One rule; None where it can match nothing on this port."""
     permissions = _any_of([ANY_PERMISSION] if rule.to is None else _operations(rule.to, port, denies=denies))
-    sources = [ANY_PRINCIPAL] if rule.from_ is None else [_source(source, trust_domain) for source in rule.from_]
+    # Federated peers pass TLS too. Who names nobody lets in anybody of the own mesh; a denial means all there are.
+    anybody = ANY_PRINCIPAL if denies else _identity(prefix=f"spiffe://{trust_domain}/ns/")
+    sources = [anybody] if rule.from_ is None else [_source(source, trust_domain, anybody) for source in rule.from_]
     principals = [source for source in sources if source is not None]
     if not permissions or not principals:
         return None
@@ -105,7 +107,7 @@ def _path(pattern: str) -> rbac_pb2.Permission:
     return rbac_pb2.Permission(url_path=path_pb2.PathMatcher(path=matcher))
 
 
-def _source(source: Source, trust_domain: str) -> rbac_pb2.Principal | None:
+def _source(source: Source, trust_domain: str, anybody: rbac_pb2.Principal) -> rbac_pb2.Principal | None:
     parts = []
     if source.identities is not None:
         parts.append([_identity(exact=_spelled(identity)) for identity in source.identities])
@@ -114,7 +116,7 @@ def _source(source: Source, trust_domain: str) -> rbac_pb2.Principal | None:
     if not all(parts):
         return None
     if not parts:
-        return ANY_PRINCIPAL
+        return anybody
     either = [rbac_pb2.Principal(or_ids=rbac_pb2.Principal.Set(ids=ids)) for ids in parts]
     return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=either))
 

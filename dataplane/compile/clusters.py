@@ -1,5 +1,7 @@
 """Upstreams: other sidecars by service port, and the own app; and the endpoints of the former."""
 
+from collections.abc import Iterator
+
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
@@ -11,7 +13,8 @@ from dataplane.compile.http import http2_options
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, Resource
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef, SpiffeId
-from schemas.objects.service import ServicePort
+from schemas.objects.external import ExternalService
+from schemas.objects.service import Service, ServicePort
 
 # Seconds. On one network a connection takes milliseconds; two leaves room for one lost SYN (RFC 6298: 1 s).
 CONNECT_TIMEOUT_S = 2
@@ -39,9 +42,10 @@ def socket_address(address: str, port: int) -> address_pb2.Address:
 
 def outbound_clusters(state: MeshState, service: ServiceRef, trust_domain: str) -> list[Resource]:
     """One cluster a port of the service; none where the service does not exist."""
-    declared = state.service(service)
+    declared = state.destination(service)
     if declared is None:
         return []
+    server = _server(declared, service, trust_domain)
     policy = state.traffic_policy(service)
     lb_policy = _LB_POLICIES[policy.spec.load_balancer.type if policy else "LeastRequest"]
     result = []
@@ -50,7 +54,7 @@ def outbound_clusters(state: MeshState, service: ServiceRef, trust_domain: str) 
         cluster.type = cluster_pb2.Cluster.EDS
         cluster.eds_cluster_config.eds_config.CopyFrom(tls.ads_source())
         cluster.lb_policy = lb_policy
-        cluster.transport_socket.CopyFrom(tls.upstream(SpiffeId.of_service(trust_domain, service)))
+        cluster.transport_socket.CopyFrom(tls.upstream(server))
         # An instance leaves when its sidecar says so or its lease ends: nothing here checks health that could keep it.
         cluster.ignore_health_on_host_removal = True
         threshold = cluster.circuit_breakers.thresholds[0]
@@ -75,23 +79,40 @@ def app_cluster(port: ServicePort, address: str, app_port: int) -> Resource:
 
 def load_assignments(state: MeshState, service: ServiceRef) -> list[Resource]:
     """The live endpoints, one assignment a port of the service. An instance that lacks a port is not in it."""
-    declared = state.service(service)
+    declared = state.destination(service)
     if declared is None:
         return []
-    instances = state.endpoints(service)
     result = []
     for port in declared.spec.ports:
         name = outbound_name(service, port.port)
         assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
         locality = endpoint_components_pb2.LocalityLbEndpoints()
-        for _, instance in instances:
-            number = instance.ports.get(port.name)
-            if number is not None:
-                locality.lb_endpoints.add().endpoint.address.CopyFrom(socket_address(instance.address, number))
+        for address, number in _addresses(state, declared, service, port):
+            locality.lb_endpoints.add().endpoint.address.CopyFrom(socket_address(address, number))
         if locality.lb_endpoints:
             assignment.endpoints.append(locality)
         result.append(Resource.of(ENDPOINTS, name, assignment))
     return result
+
+
+def _server(declared: Service | ExternalService, service: ServiceRef, trust_domain: str) -> SpiffeId:
+    """Whom a caller insists on."""
+    if isinstance(declared, ExternalService):
+        return SpiffeId.parse(declared.spec.tls.spiffe_id)
+    return SpiffeId.of_service(trust_domain, service)
+
+
+def _addresses(
+    state: MeshState, declared: Service | ExternalService, service: ServiceRef, port: ServicePort
+) -> Iterator[tuple[str, int]]:
+    if isinstance(declared, ExternalService):
+        for endpoint in declared.spec.endpoints:
+            yield endpoint.address, (endpoint.ports or {}).get(port.name, port.port)
+        return
+    for _, instance in state.endpoints(service):
+        number = instance.ports.get(port.name)
+        if number is not None:
+            yield instance.address, number
 
 
 def _cluster(name: str) -> cluster_pb2.Cluster:

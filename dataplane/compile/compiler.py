@@ -18,7 +18,7 @@ from dataplane.snapshot.state import Change, MeshState, targets
 from schemas.errors import Problem
 from schemas.keys import EndpointRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Service
+from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, ExternalService, Service, federation
 from schemas.records import TrustBundle
 
 
@@ -102,7 +102,7 @@ class Compiler:
     def _touched(self, change: Change) -> set[Unit]:
         """Every unit whose builder reads what changed."""
         match change.ref:
-            case ObjectRef(kind=Service.__name__, namespace=namespace, name=name):
+            case ObjectRef(kind=Service.__name__ | ExternalService.__name__, namespace=namespace, name=name):
                 service = ServiceRef(namespace, name)
                 if service not in self.scope:
                     return set()
@@ -122,8 +122,10 @@ class Compiler:
                 return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
             case EndpointRef(service=service):
                 return {endpoints_of(service)} if service in self.scope else set()
-            case TrustRef(trust_domain=domain):
-                return {SECRETS} if domain == self.workload.trust_domain else set()
+            case ObjectRef(kind=federation.TrustBundle.__name__):
+                return {SECRETS, INBOUND}
+            case TrustRef():
+                return {SECRETS}
         return set()
 
     def _build(self, state: MeshState, units: Iterable[Unit]) -> Update:
@@ -170,9 +172,12 @@ class Compiler:
                 yield service
 
     def _bundles(self, state: MeshState) -> list[TrustBundle]:
-        found = [state.trust_bundle(self.workload.trust_domain), self.first_bundle]
+        """Of the own trust domain the newest, and each federated one's."""
+        own = self.workload.trust_domain
+        found = [state.trust_bundle(own), self.first_bundle]
         known = [bundle for bundle in found if bundle is not None]
-        return [max(known, key=lambda bundle: bundle.sequence)] if known else []
+        newest = [max(known, key=lambda bundle: bundle.sequence)] if known else []
+        return newest + [bundle for bundle in state.trust_bundles(own) if bundle.trust_domain != own]
 
 
 def _by_key(resources: Iterable[Resource]) -> dict[ResourceKey, Resource]:

@@ -46,7 +46,7 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             traffic_direction="INBOUND",
         )
         chain = listener.filter_chains.add()
-        chain.transport_socket.CopyFrom(tls.downstream(workload.trust_domain))
+        chain.transport_socket.CopyFrom(tls.downstream(workload.trust_domain, state.federated(workload.trust_domain)))
         # A peer that connects and then says nothing holds a connection no longer than this.
         chain.transport_socket_connect_timeout.seconds = 10
         chain.filters.append(

@@ -18,6 +18,7 @@ from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from schemas.errors import Problem
 from schemas.names import ServiceRef
+from schemas.objects.external import ExternalService
 from schemas.objects.service import Service, ServicePort
 
 PROXY = "outbound|proxy"
@@ -49,7 +50,7 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
     configuration = route_pb2.RouteConfiguration(name=PROXY)
     configuration.validate_clusters.value = False  # the order of pushes sees to it
     for ref in scope.services(state):
-        service = state.service(ref)
+        service = state.destination(ref)
         if service is not None:
             configuration.virtual_hosts.extend(_virtual_hosts(service, ref, workload.service))
     unknown = configuration.virtual_hosts.add(name="unknown", domains=["*"])
@@ -102,7 +103,9 @@ def _listener(name: str, workload: Workload, port: int) -> listener_pb2.Listener
     )
 
 
-def _virtual_hosts(service: Service, ref: ServiceRef, caller: ServiceRef) -> Iterator[route_components_pb2.VirtualHost]:
+def _virtual_hosts(
+    service: Service | ExternalService, ref: ServiceRef, caller: ServiceRef
+) -> Iterator[route_components_pb2.VirtualHost]:
     names = host_names(ref, caller)
     default = _default_port(service)
     for port in service.spec.ports:
@@ -126,7 +129,7 @@ def _virtual_hosts(service: Service, ref: ServiceRef, caller: ServiceRef) -> Ite
         yield host
 
 
-def _default_port(service: Service) -> ServicePort | None:
+def _default_port(service: Service | ExternalService) -> ServicePort | None:
     """The port that a URL without a port means: 80 where the service has it, else its first HTTP port."""
     http = [port for port in service.spec.ports if port.protocol != "tcp"]
     return next((port for port in http if port.port == 80), http[0] if http else None)

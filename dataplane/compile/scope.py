@@ -21,7 +21,7 @@ class BoundPort:
 @dataclass(frozen=True, slots=True)
 class Scope:
     everything: bool = False
-    """Every service of the mesh; `named` then adds nothing."""
+    """All that the mesh knows; `named` then adds nothing."""
     named: frozenset[ServiceRef] = frozenset()
     bound: tuple[BoundPort, ...] = field(default=())
 
@@ -30,7 +30,9 @@ class Scope:
 
     def services(self, state: MeshState) -> list[ServiceRef]:
         """Those of the scope that exist, in order."""
-        return state.services() if self.everything else [ref for ref in sorted(self.named) if state.service(ref)]
+        return (
+            state.destinations() if self.everything else [ref for ref in sorted(self.named) if state.destination(ref)]
+        )
 
 
 def scope_of(service: ServiceRef, declared: Service | None) -> Scope:
@@ -56,9 +58,9 @@ def scope_of(service: ServiceRef, declared: Service | None) -> Scope:
 def bound_target(state: MeshState, bound: BoundPort) -> ServicePort | Problem:
     """The service port that a bound port leads to, or why there is none."""
     subject = f"bound port {bound.bind_port}"
-    service = state.service(bound.service)
+    service = state.destination(bound.service)
     if service is None:
-        return Problem(subject, f"leads to {bound.service}, which does not exist", remedy="apply that Service")
+        return Problem(subject, f"leads to {bound.service}, which does not exist", remedy="apply it")
     ports = service.spec.ports
     if bound.port is None:
         if len(ports) == 1:

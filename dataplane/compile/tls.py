@@ -53,9 +53,11 @@ def _uri(**how: str) -> common_pb2.SubjectAltNameMatcher:
     return matcher
 
 
-def downstream(trust_domain: str) -> base_pb2.TransportSocket:
-    """mTLS that takes any workload of the own trust domain; which of them may do what is authorization's to say."""
-    context = tls_pb2.DownstreamTlsContext(common_tls_context=_common([_uri(prefix=f"spiffe://{trust_domain}/ns/")]))
+def downstream(trust_domain: str, federated: Iterable[str]) -> base_pb2.TransportSocket:
+    """mTLS that takes any workload of the own trust domain, and what federated ones identify; which of them may do what
+    is authorization's to say."""
+    names = [_uri(prefix=f"spiffe://{trust_domain}/ns/"), *(_uri(prefix=f"spiffe://{one}/") for one in federated)]
+    context = tls_pb2.DownstreamTlsContext(common_tls_context=_common(names))
     context.require_client_certificate.value = True
     # A resumed session would carry on the trust of the day it began: a removed root must end it.
     context.disable_stateless_session_resumption = True

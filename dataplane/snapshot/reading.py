@@ -5,15 +5,15 @@ in the same resource, is not let through. Replicas refuse the same on a write; t
 """
 
 import ipaddress
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
 import msgspec
 
 from schemas import checking, codec
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.keys import DataRef, EndpointRef, EpochRef, TrustRef
-from schemas.names import ObjectRef, check_name
-from schemas.objects import AnyObject, AuthorizationPolicy, Service
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, SpiffeId, check_name
+from schemas.objects import MESH_WIDE, AnyObject, AuthorizationPolicy, ExternalService, Service
 from schemas.objects.authorization import AuthorizationPolicySpec
 from schemas.records import Endpoint, Epoch, TrustBundle
 from spiffe.bundle import certificates
@@ -29,9 +29,13 @@ def read(ref: DataRef, data: bytes) -> Value:
             value = codec.decode_object(data, ref.kind, subject)
             if value.ref != ref:
                 raise Corrupt(Problem(subject, f"the key holds {value.ref}", "$.metadata", "delete the key"))
+            if ref.kind in MESH_WIDE and ref.namespace != SYSTEM_NAMESPACE:
+                raise Corrupt(Problem(subject, "is not of a namespace", "$.metadata.namespace", "delete the key"))
             match value:
                 case Service():
                     _check_service(value, subject)
+                case ExternalService():
+                    _check_external(value, subject)
                 case AuthorizationPolicy():
                     _check_policy(value, data, subject)
             return value
@@ -52,11 +56,26 @@ def _check_service(service: Service, subject: str) -> None:
     RouteConfiguration whole, with every other service in it, for one domain that stands there twice."""
     ports = service.spec.ports
     bound = [one.bind_port for one in service.spec.dependencies or () if one.bind_port is not None]
-    for what, values in (
-        ("port name", [one.name for one in ports]),
-        ("port", [one.port for one in ports]),
-        ("bindPort", bound),
-    ):
+    _check_unique(
+        subject, {"port name": [one.name for one in ports], "port": [one.port for one in ports], "bindPort": bound}
+    )
+
+
+def _check_external(service: ExternalService, subject: str) -> None:
+    ports = service.spec.ports
+    _check_unique(subject, {"port name": [one.name for one in ports], "port": [one.port for one in ports]})
+    for index, endpoint in enumerate(service.spec.endpoints):
+        _check_address(endpoint.address, subject, f"$.spec.endpoints[{index}].address")
+    try:
+        identity = SpiffeId.parse(service.spec.tls.spiffe_id)
+    except InvalidInput as error:
+        raise Corrupt(Problem(subject, str(error), "$.spec.tls.spiffeId")) from error
+    if not identity.path:
+        raise Corrupt(Problem(subject, f"{identity} names no server", "$.spec.tls.spiffeId", "name one identity"))
+
+
+def _check_unique(subject: str, of: Mapping[str, Iterable[Hashable]]) -> None:
+    for what, values in of.items():
         twice = _first_repeated(values)
         if twice is not None:
             raise Corrupt(Problem(subject, f"{what} {twice!r} stands there twice", "$.spec", "keep one of them"))
@@ -81,19 +100,19 @@ def _endpoint(ref: EndpointRef, data: bytes, subject: str) -> Endpoint:
     except InvalidInput as error:
         raise Corrupt(Problem(subject, f"not a key of the mesh: {error}", remedy="delete the key")) from error
     endpoint = codec.decode(data, Endpoint, subject)
-    try:
-        address = ipaddress.ip_address(endpoint.address)
-    except ValueError as error:
-        raise _bad_address(endpoint, subject) from error
-    # A zone (fe80::1%eth0) means something on one host only, and Envoy refuses the whole assignment for it.
-    if address.is_unspecified or address.is_multicast or getattr(address, "scope_id", None):
-        raise _bad_address(endpoint, subject)
+    _check_address(endpoint.address, subject, "$.address")
     return endpoint
 
 
-def _bad_address(endpoint: Endpoint, subject: str) -> Corrupt:
-    expected = "expected an IP address that other hosts can reach"
-    return Corrupt(Problem(subject, f"{expected}, got {endpoint.address[:64]!r}", "$.address"))
+def _check_address(text: str, subject: str, path: str) -> None:
+    bad = Corrupt(Problem(subject, f"expected an IP address that other hosts can reach, got {text[:64]!r}", path))
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise bad from error
+    # A zone (fe80::1%eth0) means something on one host only, and Envoy refuses the whole assignment for it.
+    if address.is_unspecified or address.is_multicast or getattr(address, "scope_id", None):
+        raise bad
 
 
 def _first_repeated(values: Iterable[Hashable]) -> Hashable | None:

@@ -14,7 +14,7 @@ from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing, Put
 from schemas.errors import Corrupt, Problem
 from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, StatusRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Service
+from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, ExternalService, Service, federation
 from schemas.records import Endpoint, Epoch, TrustBundle
 
 K = TypeVar("K")
@@ -52,6 +52,8 @@ class MeshState:
     _traffic: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _services: dict[ServiceRef, Service] = field(default_factory=dict)
+    _externals: dict[ServiceRef, ExternalService] = field(default_factory=dict)
+    _federated: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _trust: dict[str, TrustBundle] = field(default_factory=dict)
 
     # -- readers
@@ -62,6 +64,14 @@ class MeshState:
     def services(self) -> list[ServiceRef]:
         """All services that are known, in order."""
         return sorted(self._services)
+
+    def destination(self, ref: ServiceRef) -> Service | ExternalService | None:
+        """What callers reach under that name; a service of the mesh goes before an external one."""
+        return self._services.get(ref) or self._externals.get(ref)
+
+    def destinations(self) -> list[ServiceRef]:
+        """All that can be called, in order."""
+        return sorted(self._services.keys() | self._externals.keys())
 
     def endpoints(self, service: ServiceRef) -> list[tuple[str, Endpoint]]:
         """Live instances by name, in order."""
@@ -83,9 +93,16 @@ class MeshState:
     def trust_bundle(self, trust_domain: str) -> TrustBundle | None:
         return self._trust.get(trust_domain)
 
-    def trust_bundles(self) -> list[TrustBundle]:
-        """Of all trust domains that are known, in the order of their names."""
-        return [self._trust[name] for name in sorted(self._trust)]
+    def federated(self, own: str) -> list[str]:
+        """The trust domains beside `own` that a TrustBundle object names, in order."""
+        return sorted(self._federated.keys() - {own})
+
+    def trust_bundles(self, own: str) -> list[TrustBundle]:
+        """Of `own` and of each federated trust domain, as far as known, in the order of their names.
+
+        A bundle of a trust domain that no object names (any more) is nobody's to trust.
+        """
+        return [self._trust[name] for name in sorted((own, *self.federated(own))) if name in self._trust]
 
     @property
     def epoch(self) -> str | None:
@@ -183,6 +200,17 @@ class MeshState:
                     self._services[service] = after
                 else:
                     del self._services[service]
+            case (ExternalService(), _) | (_, ExternalService()) if isinstance(ref, ObjectRef):
+                external = ServiceRef(ref.namespace, ref.name)
+                if isinstance(after, ExternalService):
+                    self._externals[external] = after
+                else:
+                    del self._externals[external]
+            case (federation.TrustBundle(), _) | (_, federation.TrustBundle()) if isinstance(ref, ObjectRef):
+                if isinstance(before, federation.TrustBundle):
+                    _discard(self._federated, before.spec.trust_domain, ref)
+                if isinstance(after, federation.TrustBundle):
+                    self._federated.setdefault(after.spec.trust_domain, set()).add(ref)
             case (BackendTrafficPolicy(), _) | (_, BackendTrafficPolicy()) if isinstance(ref, ObjectRef):
                 for target in targets(before):
                     _discard(self._traffic, target, ref)

@@ -10,6 +10,9 @@ API_VERSION = "mesh/v1"
 
 Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME_PATTERN}\\Z", description=f"a name of {NAME_EXPECTED}")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+TrustDomain = Annotated[
+    str, msgspec.Meta(pattern=r"^[a-z0-9._-]{1,255}\Z", description="1 to 255 of a-z, 0-9, '.', '_' and '-'")
+]
 # 256 bytes: labels and annotations are copied into every sidecar that depends on the object.
 Label = Annotated[str, msgspec.Meta(max_length=256)]
 
@@ -49,4 +52,15 @@ class TargetRef(Part, frozen=True, kw_only=True):
     name: Name
 
 
-__all__ = ["API_VERSION", "SYSTEM_NAMESPACE", "Label", "Metadata", "Name", "Object", "Part", "Port", "TargetRef"]
+__all__ = [
+    "API_VERSION",
+    "SYSTEM_NAMESPACE",
+    "Label",
+    "Metadata",
+    "Name",
+    "Object",
+    "Part",
+    "Port",
+    "TargetRef",
+    "TrustDomain",
+]

@@ -24,8 +24,9 @@ class ServicePort(Part, frozen=True, kw_only=True):
 
 
 class Dependency(Part, frozen=True, kw_only=True):
-    """A service that this one calls. Name ``*``: every service of the mesh."""
+    """A service that this one calls. Name ``*``: every service of the mesh, and every external one."""
 
+    kind: Literal["Service", "ExternalService"] = "Service"
     name: Annotated[
         str,
         msgspec.Meta(pattern=rf"^(\*|{NAME_PATTERN})\Z", description=f"'*', or a name of {NAME_EXPECTED}"),

@@ -7,14 +7,22 @@ from hypothesis import strategies as st
 from schemas import codec
 from schemas.keys import EndpointRef
 from schemas.names import SYSTEM_NAMESPACE, ServiceRef
-from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Mesh, Metadata, Service
+from schemas.objects import (
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    ExternalService,
+    Mesh,
+    Metadata,
+    Service,
+)
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.common import TargetRef
+from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, ExternalTls
 from schemas.objects.mesh import MeshSpec
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
 from schemas.records import Endpoint, TrustBundle
-from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, identity
+from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity
 
 PORTS = (ServicePort(name="http", port=80, protocol="http"), ServicePort(name="raw", port=7, protocol="tcp"))
 
@@ -68,6 +76,7 @@ def policies(action: str | None = None) -> st.SearchStrategy[AuthorizationPolicy
 
 _dependencies = st.builds(
     Dependency,
+    kind=st.sampled_from(["Service", "ExternalService"]),
     name=st.sampled_from(["web", "orders", "cart", "*"]),
     namespace=_maybe(_namespaces),
     port=_maybe(_port_numbers),
@@ -103,6 +112,28 @@ _mesh = st.just(
 )
 
 
+_externals = _object(
+    ExternalService,
+    _services,
+    st.builds(
+        ExternalServiceSpec,
+        ports=_few(_service_ports, 1),
+        endpoints=_few(
+            st.builds(
+                ExternalEndpoint,
+                address=st.sampled_from(["192.0.2.1", "2001:db8::2", "0.0.0.0", "a.example"]),  # noqa: S104  (not bound)
+                ports=_maybe(st.dictionaries(_port_names, _port_numbers, max_size=2)),
+            ),
+            1,
+        ),
+        tls=st.builds(ExternalTls, mode=st.just("MESH"), spiffe_id=_identities),
+    ),
+)
+_federated = st.builds(
+    federates, st.sampled_from(["f1", "f2"]), st.sampled_from([TRUST_DOMAIN, "other.test", "third.test"])
+)
+
+
 def _stored(value: object) -> tuple[bytes, bytes]:
     return KEYS.object(value.ref), codec.encode(value)  # type: ignore[attr-defined, arg-type]
 
@@ -121,10 +152,11 @@ _endpoints = st.tuples(
     ).map(codec.encode),
 )
 _bundles = st.builds(
-    lambda sequence, authorities: (
-        KEYS.trust_bundle(TRUST_DOMAIN),
-        codec.encode(TrustBundle(trust_domain=TRUST_DOMAIN, sequence=sequence, x509_authorities=authorities)),
+    lambda domain, sequence, authorities: (
+        KEYS.trust_bundle(domain),
+        codec.encode(TrustBundle(trust_domain=domain, sequence=sequence, x509_authorities=authorities)),
     ),
+    st.sampled_from([TRUST_DOMAIN, "other.test"]),
     st.integers(0, 3),
     st.sampled_from([(), (ROOT_DER,)]),
 )
@@ -134,6 +166,8 @@ items = st.one_of(
     policies().map(_stored),
     _traffic.map(_stored),
     _mesh.map(_stored),
+    _externals.map(_stored),
+    _federated.map(_stored),
     _endpoints,
     _bundles,
     st.sampled_from(["e1", "e2"]).map(epoch),

@@ -38,7 +38,10 @@ class Request:
 
 def requests(ports: Iterable[ServicePort]) -> list[Request]:
     """One of each kind that the policies of `strategies` can tell apart."""
-    callers = [identity(name) for name in ("web", "orders", "web.back", "mallory.other")]
+    callers = [
+        *(identity(name) for name in ("web", "orders", "web.back", "mallory.other")),
+        *(identity(name, "other.test") for name in ("web", "orders")),
+    ]
     return [
         Request(*parts)
         for parts in itertools.product(callers, ports, ("GET", "POST"), ("/", "/a", "/a/b", "/ab", "/b/c"))
@@ -158,7 +161,9 @@ def means(policies: Iterable[AuthorizationPolicy], service: str, request: Reques
 
 def _rule(rule: Rule, request: Request, action: str) -> bool:
     called = rule.to is None or any(_operation(one, request, action) for one in rule.to)
-    return called and (rule.from_ is None or any(_source(one, request) for one in rule.from_))
+    return called and any(
+        _source(one, request, action) for one in (rule.from_ if rule.from_ is not None else (Source(),))
+    )
 
 
 def _operation(operation: Operation, request: Request, action: str) -> bool:
@@ -173,9 +178,11 @@ def _operation(operation: Operation, request: Request, action: str) -> bool:
     )
 
 
-def _source(source: Source, request: Request) -> bool:
+def _source(source: Source, request: Request, action: str) -> bool:
     caller = SpiffeId.parse(request.caller)
     assert caller.service is not None
+    if source.identities is None and action == "ALLOW" and caller.trust_domain != TRUST_DOMAIN:
+        return False  # a foreigner is let in by name only
     if source.identities is not None and caller not in [_parsed(one) for one in source.identities]:
         return False
     return source.namespaces is None or (

@@ -8,6 +8,9 @@ from schemas.names import ObjectRef, ServiceRef, SpiffeId
 from schemas.objects import AnyObject, Metadata
 from schemas.objects.authorization import AuthorizationPolicy, AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.common import TargetRef
+from schemas.objects.external import ExternalEndpoint, ExternalService, ExternalServiceSpec, ExternalTls
+from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
+from schemas.objects.federation import TrustBundle as FederatedTrustBundle
 from schemas.objects.mesh import Mesh, MeshSpec
 from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpec
 from schemas.objects.traffic import BackendTrafficPolicy, BackendTrafficPolicySpec, LoadBalancer
@@ -74,7 +77,29 @@ POLICY = AuthorizationPolicy(
         ),
     ),
 )
-OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY)
+EXTERNAL = ExternalService(
+    api_version="mesh/v1",
+    metadata=Metadata(name="stock", namespace="partner"),
+    spec=ExternalServiceSpec(
+        ports=(ServicePort(name="web", port=8080, protocol="http"),),
+        endpoints=(ExternalEndpoint(address="192.0.2.7", ports={"web": 18080}),),
+        tls=ExternalTls(mode="MESH", spiffe_id="spiffe://partner.example/ns/back/svc/stock"),
+    ),
+)
+FEDERATED = FederatedTrustBundle(
+    api_version="mesh/v1",
+    metadata=Metadata(name="partner", namespace="mesh-system"),
+    spec=TrustBundleSpec(
+        trust_domain="partner.example",
+        bundle_endpoint=BundleEndpoint(
+            url="https://partner.example/bundle",
+            profile="https_spiffe",
+            endpoint_spiffe_id="spiffe://partner.example/control-plane",
+        ),
+        bundle='{"keys": []}',
+    ),
+)
+OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY, EXTERNAL, FEDERATED)
 
 RECORDS: tuple[AnyRecord, ...] = (
     Endpoint(address="10.0.0.1", ports={"web": 8080}, labels={"zone": "a"}),

@@ -7,15 +7,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec.structs import replace
+
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.workload import Credentials, Workload
 from dataplane.snapshot.state import MeshState
 from dataplane.watch.events import Listing, Put
 from schemas import codec
 from schemas.keys import EndpointRef, EpochRef, Keyspace, TrustRef
-from schemas.names import ServiceRef
-from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Metadata, Service, TargetRef
+from schemas.names import SYSTEM_NAMESPACE, ServiceRef
+from schemas.objects import (
+    AnyObject,
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    ExternalService,
+    Metadata,
+    Service,
+    TargetRef,
+    federation,
+)
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
+from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, ExternalTls
+from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
 from schemas.records import Endpoint, Epoch, TrustBundle
@@ -45,7 +58,7 @@ class State:
     """Whose sidecar's configuration the golden files hold."""
 
 
-Item = Service | BackendTrafficPolicy | AuthorizationPolicy | tuple[bytes, bytes]
+Item = AnyObject | tuple[bytes, bytes]
 
 
 def state(name: str, about: str, *items: Item, of: Workload | None = None) -> State:
@@ -82,6 +95,29 @@ def service(name: str, *ports: ServicePort, needs: Sequence[Dependency] | None =
         metadata=_metadata(name),
         spec=ServiceSpec(ports=ports or (port("http", 80),), dependencies=dependencies),
     )
+
+
+def external(
+    name: str, server: str, *ports: ServicePort, at: Sequence[str], numbers: Mapping[str, int] | None = None
+) -> ExternalService:
+    """`server`: a SPIFFE ID. `numbers`: on each address, by the port's name."""
+    endpoints = tuple(ExternalEndpoint(address=one, ports=dict(numbers) if numbers else None) for one in at)
+    spec = ExternalServiceSpec(
+        ports=ports or (port("http", 80),), endpoints=endpoints, tls=ExternalTls(mode="MESH", spiffe_id=server)
+    )
+    return ExternalService(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
+
+
+def federates(
+    name: str, trust_domain: str, endpoint: BundleEndpoint | None = None, bundle: str | None = None
+) -> federation.TrustBundle:
+    spec = TrustBundleSpec(trust_domain=trust_domain, bundle_endpoint=endpoint, bundle=bundle)
+    metadata = Metadata(name=name, namespace=SYSTEM_NAMESPACE)
+    return federation.TrustBundle(api_version="mesh/v1", metadata=metadata, spec=spec)
+
+
+def need_external(name: str, *, port: int | None = None, bind: int | None = None) -> Dependency:
+    return replace(need(name, port=port, bind=bind), kind="ExternalService")
 
 
 def need(name: str, *, port: int | None = None, bind: int | None = None) -> Dependency:
@@ -135,9 +171,7 @@ def epoch(value: str) -> tuple[bytes, bytes]:
     return KEYS.epoch(), codec.encode(Epoch(id=value))
 
 
-def unreadable(
-    item: Service | BackendTrafficPolicy | AuthorizationPolicy, value: bytes = b"\xc1"
-) -> tuple[bytes, bytes]:
+def unreadable(item: AnyObject, value: bytes = b"\xc1") -> tuple[bytes, bytes]:
     """What stands under that object's key, and that nobody can read (0xc1 is no MessagePack)."""
     return KEYS.object(item.ref), value
 
@@ -182,6 +216,7 @@ def merged(states: Iterable[State]) -> dict[bytes, bytes]:
 
 __all__ = [
     "CREDENTIALS", "KEYS", "ORDERS", "ROOT_DER", "TRUST_DOMAIN", "WEB", "EpochRef", "Item", "Operation", "Rule",
-    "Source", "State", "TrustRef", "balance", "bundle", "compiled", "epoch", "identity", "instance", "listings",
-    "merged", "mesh_of", "need", "policy", "port", "ref", "rule", "service", "state", "unreadable", "who", "workload",
+    "Source", "State", "TrustRef", "balance", "bundle", "compiled", "epoch", "external", "federates", "identity",
+    "instance", "listings", "merged", "mesh_of", "need", "need_external", "policy", "port", "ref", "rule", "service",
+    "state", "unreadable", "who", "workload",
 ]  # fmt: skip

@@ -17,9 +17,12 @@ from tests.states.build import (
     balance,
     bundle,
     epoch,
+    external,
+    federates,
     identity,
     instance,
     need,
+    need_external,
     policy,
     port,
     rule,
@@ -58,6 +61,10 @@ _MIXED = service(
 
 _NEWER = codec.encode(_LET_WEB_IN).replace(b"mesh/v1", b"mesh/v9")
 
+
+# A partner's trust domain, whose `billing` may call orders, and whose `stock` orders calls.
+_PARTNER = "partner.example"
+_BILLING, _STOCK = f"spiffe://{_PARTNER}/ns/back/svc/billing", f"spiffe://{_PARTNER}/ns/back/svc/stock"
 
 STATES: tuple[State, ...] = (
     state("empty", "nothing in etcd: the proxy port answers 503, and nothing comes in"),
@@ -242,6 +249,45 @@ STATES: tuple[State, ...] = (
         balance("b-least", "LeastRequest", "payments"),
         balance("a-round", "RoundRobin", "payments", "inventory"),
         balance("other.back", "RoundRobin", "orders"),
+        TRUST,
+    ),
+    state(
+        "federation",
+        "a partner is trusted by its own bundle; let in are the one identity that is named, and all of the own mesh",
+        service("orders", needs=[need_external("stock", bind=9101), need_external("cache", port=6379, bind=9102)]),
+        external("stock", _STOCK, port("http", 8080), at=["192.0.2.7", "2001:db8::7"]),
+        external("cache", _STOCK, port("tcp", 6379, "tcp"), at=["192.0.2.8"], numbers={"tcp": 16379}),
+        federates("partner", _PARTNER),
+        federates("not-yet-fetched", "late.example"),
+        policy("partner", "ALLOW", rule(Source(identities=(_BILLING,))), on=["orders"]),
+        policy("reads", "ALLOW", rule(to=[Operation(methods=("GET",))]), on=["orders"]),
+        policy("not-deletes", "DENY", rule(to=[Operation(methods=("DELETE",))]), on=["orders"]),
+        TRUST,
+        bundle(7, ROOT_DER, trust_domain=_PARTNER),
+    ),
+    state(
+        "federation-ended",
+        "nothing names the trust domain any more: its bundle, still in etcd, is nobody's to trust",
+        service("orders"),
+        TRUST,
+        bundle(7, ROOT_DER, trust_domain=_PARTNER),
+    ),
+    state(
+        "external-beside-service",
+        "two of one name: the service of the mesh is what callers reach",
+        service("orders", needs=[need("stock")]),
+        service("stock"),
+        instance("stock", "s1", "10.0.0.1", http=80),
+        external("stock", _STOCK, port("http", 8080), at=["192.0.2.7"]),
+        TRUST,
+    ),
+    state(
+        "external-unusable",
+        "an external service without a server's identity, or at no address, is absent",
+        service("orders", needs=None),
+        external("nobody", f"spiffe://{_PARTNER}", at=["192.0.2.7"]),
+        external("nowhere", _STOCK, at=["stock.example"]),
+        external("twice", _STOCK, port("http", 80), port("http", 81), at=["192.0.2.7"]),
         TRUST,
     ),
 )

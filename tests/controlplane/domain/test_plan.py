@@ -11,6 +11,7 @@ from controlplane.domain.reads import objects_needed, prefixes_needed
 from controlplane.store.ops import MAX_REQUEST_BYTES, Delete, KeyGuard, PrefixGuard, Put
 from schemas import codec
 from schemas.errors import Conflict, LimitExceeded, NotFound
+from schemas.names import ObjectRef
 from schemas.objects import Metadata, Service
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec
 from tests.controlplane.domain.objects import KEYSPACE, delete, known, known_for, objects, put, service
@@ -119,7 +120,8 @@ def test_one_object_too_large() -> None:
 
 def test_reading_is_by_key_unless_something_narrows() -> None:
     changes = [put(WEB), put(service("orders", ports=(8080, 8443)))]
-    assert objects_needed(changes) == {WEB.ref, ORDERS.ref}
+    external = {ObjectRef("ExternalService", "shop", "web"), ObjectRef("ExternalService", "shop", "orders")}
+    assert objects_needed(changes) == {WEB.ref, ORDERS.ref} | external  # they must not be named like one
     assert not prefixes_needed(KEYSPACE, [put(WEB)], known(ORDERS, WEB))
     assert not prefixes_needed(KEYSPACE, [put(ORDERS)], known(ORDERS))
     assert prefixes_needed(KEYSPACE, changes, known(ORDERS)) == {KEYSPACE.config()}

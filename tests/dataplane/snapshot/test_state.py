@@ -90,7 +90,7 @@ def test_readers() -> None:
     assert names(mesh) == ["o1", "o2"]
     assert mesh.traffic_policy(ORDERS) == first
     assert mesh.traffic_policy(ref("orders.back")) is None
-    assert mesh.services() == [ORDERS]
+    assert mesh.services() == mesh.destinations() == [ORDERS]
     assert mesh.epoch == "e"
     found = mesh.trust_bundle("mesh.test")
     assert found is not None
