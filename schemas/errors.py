@@ -68,3 +68,11 @@ class Unavailable(MeshError):
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
         super().__init__(message + ("; whether the write happened is unknown" if outcome_unknown else ""))
         self.outcome_unknown = outcome_unknown
+
+
+class Overloaded(Unavailable):
+    """It answers, and has too much to do: nothing was done. ``retry_after``: when to come again, in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -53,6 +53,8 @@ class Audit:
         self._told = False
         self.caller: Caller | None = None
         self.facts: dict[str, object] = {}
+        self.refused_parts: list[str] = []
+        """Of a call that was accepted: what was refused within it, and why."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +65,8 @@ class Audit:
         """Tells what nobody has told yet: a good end, or one that the caller will not hear of."""
         if self._told:
             return
+        for why in self.refused_parts:
+            self._tell(logging.INFO, "refused", status=grpc.StatusCode.INVALID_ARGUMENT.name, why=why)
         if error is None:
             self._tell(self._quiet, "accepted")
         elif isinstance(error, trio.Cancelled):

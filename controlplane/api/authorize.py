@@ -39,6 +39,7 @@ ALLOWED: Mapping[str, frozenset[Role]] = {
     "/mesh.v1.Identity/Login": _ANONYMOUS,
     "/mesh.v1.Identity/RenewLogin": frozenset({Role.ADMIN, Role.EDITOR, Role.VIEWER}),
     "/mesh.v1.Identity/Renew": _SIDECARS,
+    "/mesh.v1.Identity/RenewBatch": _SIDECARS,
     # For the workload behind the sidecar: the caller's own identity, whatever it asks.
     "/mesh.v1.Identity/IssueX509": _SIDECARS,
     "/mesh.v1.Identity/IssueJwt": _SIDECARS,

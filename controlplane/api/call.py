@@ -17,6 +17,12 @@ class Call:
     facts: dict[str, object] = field(default_factory=dict)
     """What the audit says of it, beside who, from where, which RPC and what came of it."""
 
+    refused_parts: list[str] = field(default_factory=list)
+    """What was refused within a call that was accepted, and why: each is an event of the audit."""
+
+    def refuse_part(self, why: str) -> None:
+        self.refused_parts.append(why)
+
     def tell(self, **facts: object) -> None:
         """For the audit, as soon as it is known: a call that is refused later has told it too. Nothing secret."""
         self.facts.update(facts)

@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 from cryptography import x509
@@ -79,19 +80,28 @@ def caller_of(listener: Listener, peer: str, certificate_pem: bytes | None, trus
         return Caller(CallerKind.ANONYMOUS, where)
     if certificate_pem is None:
         raise Unauthenticated("no client certificate: call with the SVID of a sidecar or an operator")
+    identity, not_before, not_after = _read(certificate_pem)
+    if not not_before <= now < not_after:
+        raise Unauthenticated(f"the certificate of {identity} is not valid at this time: renew it and connect again")
+    if identity.trust_domain != trust_domain:
+        raise Unauthenticated(f"{identity} is not of this mesh, whose trust domain is {trust_domain}")
+    return Caller(_kind_of(identity), where, identity, issued_at(not_before, not_after))
+
+
+# A connection shows the same certificate with each call, and reading one costs a tenth of signing one. What the bytes
+# say never changes; whether it is valid now is asked each time.
+@lru_cache(maxsize=1024)
+def _read(certificate_pem: bytes) -> tuple[SpiffeId, int, int]:
+    """Identity, not before, not after (seconds since 1970). Raises Unauthenticated."""
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
     except ValueError as error:
         raise Unauthenticated(f"the client certificate can't be read: {error}") from error
-    identity = leaf_identity(certificate)
-    if not certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp():
-        raise Unauthenticated(f"the certificate of {identity} is not valid at this time: renew it and connect again")
-    if identity.trust_domain != trust_domain:
-        raise Unauthenticated(f"{identity} is not of this mesh, whose trust domain is {trust_domain}")
-    issued = issued_at(
-        int(certificate.not_valid_before_utc.timestamp()), int(certificate.not_valid_after_utc.timestamp())
+    return (
+        leaf_identity(certificate),
+        int(certificate.not_valid_before_utc.timestamp()),
+        int(certificate.not_valid_after_utc.timestamp()),
     )
-    return Caller(_kind_of(identity), where, identity, issued)
 
 
 def _kind_of(identity: SpiffeId) -> CallerKind:

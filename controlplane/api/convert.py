@@ -1,5 +1,6 @@
 """Protobuf <-> our types, and our errors -> gRPC statuses. Pure."""
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ from trio_grpc.errors import RpcAbort
 RecordType = TypeVar("RecordType", bound=Record)
 
 PROBLEMS_METADATA = "mesh-problems-bin"
+# Milliseconds until a retry may do better: gRPC's own name for it (gRFC A6), heeded by its clients' retry policies.
+RETRY_AFTER_METADATA = "grpc-retry-pushback-ms"
 # gRPC peers take 8 KiB of metadata by default; what does not fit stands in the text all the same.
 _MAX_METADATA_BYTES = 6 * 1024
 _MAX_MESSAGE_CHARACTERS = 2 * 1024
@@ -136,8 +139,15 @@ def abort_of(error: errors.MeshError) -> RpcAbort:
     text = str(error)
     if len(text) > _MAX_MESSAGE_CHARACTERS:
         text = text[:_MAX_MESSAGE_CHARACTERS] + " …"
-    trailing = [(PROBLEMS_METADATA, _problem_list(error.problems))] if isinstance(error, InvalidInput) else []
-    return RpcAbort(_status_of(error), text, trailing)
+    return RpcAbort(_status_of(error), text, _trailing_of(error))
+
+
+def _trailing_of(error: errors.MeshError) -> list[tuple[str, str | bytes]]:
+    if isinstance(error, InvalidInput):
+        return [(PROBLEMS_METADATA, _problem_list(error.problems))]
+    if isinstance(error, errors.Overloaded):
+        return [(RETRY_AFTER_METADATA, str(math.ceil(error.retry_after * 1000)))]
+    return []
 
 
 def _status_of(error: errors.MeshError) -> grpc.StatusCode:
@@ -152,6 +162,8 @@ def _status_of(error: errors.MeshError) -> grpc.StatusCode:
             return grpc.StatusCode.PERMISSION_DENIED
         case errors.Unauthenticated():
             return grpc.StatusCode.UNAUTHENTICATED
+        case errors.Overloaded():
+            return grpc.StatusCode.RESOURCE_EXHAUSTED
         case errors.Unavailable():
             # UNAVAILABLE invites a blind retry: wrong where the write may have happened.
             return grpc.StatusCode.UNKNOWN if error.outcome_unknown else grpc.StatusCode.UNAVAILABLE
@@ -163,11 +175,12 @@ def _status_of(error: errors.MeshError) -> grpc.StatusCode:
 
 def _problem_list(problems: Sequence[Problem]) -> bytes:
     message = pb.ProblemList()
-    for problem in problems:
-        item = pb.ProblemItem(
-            subject=problem.subject, path=problem.path, message=problem.message, remedy=problem.remedy
-        )
+    for item in map(problem_item, problems):
         if message.ByteSize() + item.ByteSize() + 8 > _MAX_METADATA_BYTES:
             break
         message.problems.append(item)
     return message.SerializeToString()
+
+
+def problem_item(problem: Problem) -> pb.ProblemItem:
+    return pb.ProblemItem(subject=problem.subject, path=problem.path, message=problem.message, remedy=problem.remedy)

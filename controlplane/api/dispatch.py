@@ -57,7 +57,7 @@ def _method(path: str, rpc: Rpc, door: Door) -> Method:
         authorize(path, caller)
         left = context.seconds_left()
         seconds = DEFAULT_SECONDS if left is None else max(ANSWER_SECONDS, left - ANSWER_SECONDS)
-        return Call(caller, seconds, audit.facts)
+        return Call(caller, seconds, audit.facts, audit.refused_parts)
 
     async def answer(request: Any, context: Context) -> Message:
         assert rpc.unary is not None  # noqa: S101  (chosen below)

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
+from controlplane.api.call import Call
+from controlplane.api.turns import Turns
 from controlplane.ca.authority import Authority, expires
 from controlplane.ca.jwt_key import JwtSigner
 from controlplane.ca.rotation import FENCE_SECONDS
@@ -16,6 +19,8 @@ from schemas.names import ServiceRef, SpiffeId
 from schemas.objects import Mesh
 from schemas.records import TrustBundle
 from spiffe.x509 import csr_public_key
+
+T = TypeVar("T")
 
 ETCD_USER = "mesh-sidecar"
 SERIAL_BYTES = 20  # what `serial_number` makes a serial of
@@ -30,6 +35,18 @@ class InForce:
     bundle: TrustBundle
     jwt: JwtSigner | None = None
     """None: the mesh has no JWT key yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An SVID and a client certificate for etcd: DER, leaf first."""
+
+    chain: tuple[bytes, ...]
+    etcd_chain: tuple[bytes, ...]
+    expires: int
+    """Seconds since 1970: the end of whichever ends first."""
+    serial: str
+    """Of the SVID, in hex: for the audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,7 @@ class Issuing:
         self.told = told
         self.now = now
         self.random = random
+        self.turns = Turns()
         self.serving_until = 0
         """Seconds since 1970: the end of the replica's own certificate."""
         self.confirmed: float | None = None
@@ -87,22 +105,37 @@ class Issuing:
     def serial(self) -> int:
         return serial_number(self.random(SERIAL_BYTES))
 
-    def identity(self, service: ServiceRef, csr: bytes, etcd_csr: bytes) -> pb.IdentityReply:
-        """Of each CSR the public key is taken and nothing else. Raises InvalidInput, AuthorityExpired."""
+    async def in_turn(self, call: Call, work: Callable[[], T]) -> T:
+        """`work`, which signs, when its turn has come. Raises Overloaded where that would be too late."""
+        with self.turns.admitted(call.caller.where, call.seconds) as admitted:
+            return await admitted.turn(work)
+
+    def pair(self, service: ServiceRef, csr: bytes, etcd_csr: bytes) -> Pair:
+        """Of each CSR the public key is taken and nothing else. Raises InvalidInput, AuthorityExpired, Unavailable."""
         key, etcd_key = csr_public_key(csr), csr_public_key(etcd_csr)
-        in_force, now = self.current(), self.now()
+        in_force, now, serial = self.current(), self.now(), self.serial()
         ttl = in_force.mesh.spec.svid_ttl_seconds
-        chain = in_force.authority.issue_workload(service, key, now, ttl, self.serial())
+        chain = in_force.authority.issue_workload(service, key, now, ttl, serial)
         # The same lifetime: the two are renewed together.
         etcd_chain = in_force.authority.issue_etcd_client(ETCD_USER, etcd_key, now, ttl, self.serial())
+        return Pair(chain, etcd_chain, min(expires(chain), expires(etcd_chain)), f"{serial:x}")
+
+    def beside(self, service: ServiceRef) -> pb.IdentityReply:
+        """What a service is told beside its certificates."""
+        in_force = self.current()
         return pb.IdentityReply(
             spiffe_id=str(SpiffeId.of_service(in_force.authority.trust_domain, service)),
-            chain=chain,
             trust_bundle=codec.encode(in_force.bundle),
-            etcd_chain=etcd_chain,
             etcd_ca=self.told.etcd_ca,
             etcd_endpoints=self.told.etcd_endpoints,
-            expires=min(expires(chain), expires(etcd_chain)),
             key_prefix=self.told.key_prefix,
             api_endpoints=self.told.api_endpoints,
         )
+
+    def identity(self, service: ServiceRef, csr: bytes, etcd_csr: bytes) -> tuple[pb.IdentityReply, Pair]:
+        """The certificates, and the answer that holds them. Raises as `pair` does."""
+        pair, reply = self.pair(service, csr, etcd_csr), self.beside(service)
+        reply.chain.extend(pair.chain)
+        reply.etcd_chain.extend(pair.etcd_chain)
+        reply.expires = pair.expires
+        return reply, pair

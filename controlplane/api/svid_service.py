@@ -1,13 +1,11 @@
 """[edge] mesh.v1.Identity: SVIDs for the workload behind a sidecar, which serves them to it by the Workload API."""
 
-import logging
 from collections.abc import Sequence
 
 from controlplane.api.call import Call
 from controlplane.api.dispatch import Rpc
 from controlplane.api.issuing import Issuing
 from controlplane.ca.authority import expires
-from controlplane.log import event
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import InvalidInput, Problem, Unavailable
@@ -17,8 +15,6 @@ from spiffe.x509 import csr_public_key
 # JWT-SVID 3.2 asks for one; whoever gets the token can show it to all others that it names.
 MAX_AUDIENCES = 16
 MAX_AUDIENCE_BYTES = 256  # room for a SPIFFE ID or a URL; sixteen of them fit into the headers of a request
-
-logger = logging.getLogger(__name__)
 
 
 class SvidService:
@@ -35,30 +31,37 @@ class SvidService:
 
     async def issue_x509(self, message: pb.IssueX509Request, call: Call) -> pb.IssueX509Reply:
         """Of the CSR the public key is taken and nothing else. Raises InvalidInput, AuthorityExpired."""
-        service, key = call.caller.service, csr_public_key(message.csr)
+        return await self._issuing.in_turn(call, lambda: self._x509(message.csr, call))
+
+    def _x509(self, csr: bytes, call: Call) -> pb.IssueX509Reply:
+        service, key, serial = call.caller.service, csr_public_key(csr), self._issuing.serial()
         in_force = self._issuing.current()
         ttl = in_force.mesh.spec.svid_ttl_seconds
-        chain = in_force.authority.issue_workload(service, key, self._issuing.now(), ttl, self._issuing.serial())
+        chain = in_force.authority.issue_workload(service, key, self._issuing.now(), ttl, serial)
         reply = pb.IssueX509Reply(
             spiffe_id=str(SpiffeId.of_service(in_force.authority.trust_domain, service)),
             chain=chain,
             trust_bundle=codec.encode(in_force.bundle),
             expires=expires(chain),
         )
-        _log("issued an X.509-SVID for the workload", call, reply)
+        call.tell(identity=reply.spiffe_id, serial=f"{serial:x}", expires=reply.expires)
         return reply
 
     async def issue_jwt(self, message: pb.IssueJwtRequest, call: Call) -> pb.IssueJwtReply:
         """Raises InvalidInput, AuthorityExpired; Unavailable where there is no published JWT key yet."""
-        service, audience = call.caller.service, check_audience(message.audience)
+        audience = check_audience(message.audience)
+        call.tell(audience=", ".join(audience))
+        return await self._issuing.in_turn(call, lambda: self._jwt(audience, call))
+
+    def _jwt(self, audience: list[str], call: Call) -> pb.IssueJwtReply:
         in_force = self._issuing.current()
         signer = in_force.jwt
         if signer is None or signer.authority not in in_force.bundle.jwt_authorities:
             raise Unavailable("the mesh has no JWT key in its trust bundle yet; a replica is about to make one")
-        spiffe_id = SpiffeId.of_service(in_force.authority.trust_domain, service)
+        spiffe_id = SpiffeId.of_service(in_force.authority.trust_domain, call.caller.service)
         token, end = signer.issue(spiffe_id, audience, self._issuing.now())
         reply = pb.IssueJwtReply(spiffe_id=str(spiffe_id), token=token, expires=end)
-        _log("issued a JWT-SVID", call, reply, audience=", ".join(audience))
+        call.tell(identity=reply.spiffe_id, expires=reply.expires)
         return reply
 
 
@@ -76,7 +79,3 @@ def check_audience(audience: Sequence[str]) -> list[str]:
         if not 0 < len(one.encode()) <= MAX_AUDIENCE_BYTES:
             raise refuse(f"an audience of {len(one.encode())} bytes, expected 1 to {MAX_AUDIENCE_BYTES}")
     return list(audience)
-
-
-def _log(what: str, call: Call, reply: pb.IssueX509Reply | pb.IssueJwtReply, **more: object) -> None:
-    event(logger, logging.INFO, what, identity=reply.spiffe_id, peer=call.caller.where, expires=reply.expires, **more)

@@ -138,6 +138,7 @@ class IdentityKeeper:
             if kept is not None and self._acceptable(kept):
                 log.info("took up the kept identity %s", kept.spiffe_id)
                 return kept
+            refusal: MeshError | None = None
             try:
                 return await self._join_anew()
             except (InvalidInput, Unauthenticated, PermissionDenied) as error:
@@ -147,9 +148,10 @@ class IdentityKeeper:
                 self.problem = f"{_state_of(kept, self._clock())}, and this host can't join anew: {error}"
             except MeshError as error:
                 self.problem = str(error)
-            self._attempts = self._attempts.failed(self._clock())
+                refusal = error
+            self._attempts = self._attempts.failed(self._clock(), refusal)
             log.error("no identity: %s; trying again", self.problem)
-            await self._sleep(renewal.retry_delay(self._attempts.failures, self._fraction()))
+            await self._sleep(self._attempts.delay(self._fraction()))
 
     async def _kept(self) -> Identity | None:
         try:
@@ -261,7 +263,7 @@ class IdentityKeeper:
             fresh = await self._renewed(current)
         except MeshError as error:
             self.problem = str(error)
-            self._attempts = self._attempts.failed(self._clock())
+            self._attempts = self._attempts.failed(self._clock(), error)
             log.warning("could not renew %s: %s", current.spiffe_id, error)
         else:
             log.info("renewed %s, valid for %d s", fresh.spiffe_id, fresh.expires - self._clock())

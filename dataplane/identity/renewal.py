@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+from schemas.errors import MeshError, Overloaded
+
 # Renewal lies within ±5 % of the half-life: sidecars that joined together don't renew together, and half the lifetime
 # is left for replicas to come back.
 JITTER = 0.05
@@ -44,13 +46,24 @@ class Validity:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Renewals that failed since the last one that did not; `last` is when the latest of them ended."""
+    """Renewals that failed since the last one that did not; `last` is when the latest of them ended.
+
+    retry_after: seconds, what a replica with too much to do asked for then; 0: nothing.
+    """
 
     failures: int = 0
     last: float = 0.0
+    retry_after: float = 0.0
 
-    def failed(self, now: float) -> "Attempts":
-        return Attempts(self.failures + 1, now)
+    def failed(self, now: float, error: MeshError | None = None) -> "Attempts":
+        return Attempts(self.failures + 1, now, error.retry_after if isinstance(error, Overloaded) else 0.0)
+
+    def delay(self, fraction: float) -> float:
+        """Seconds from `last` to the next attempt, after one failure or more.
+
+        Who was asked to come again later does so within as long again: all who were asked must not come at once.
+        """
+        return max(retry_delay(self.failures, fraction), self.retry_after * (1 + fraction))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +116,7 @@ def decide(validity: Validity, attempts: Attempts, now: float, fraction: float, 
     due = min(due, hurry)
     # A clock that was set back must not make the retry wait for the hour it went back: then it comes at once.
     if attempts.failures and attempts.last <= now:
-        due = max(due, attempts.last + retry_delay(attempts.failures, fraction))
+        due = max(due, attempts.last + attempts.delay(fraction))
     return Decision(min(max(0.0, due - now), MAX_WAIT_SECONDS), state)
 
 

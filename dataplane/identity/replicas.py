@@ -12,6 +12,7 @@ from schemas.errors import (
     InvalidInput,
     MeshError,
     NotFound,
+    Overloaded,
     PermissionDenied,
     Problem,
     Unauthenticated,
@@ -20,6 +21,9 @@ from schemas.errors import (
 from trio_grpc import TLS, Channel, RpcError, StatusCode
 
 PROBLEMS_KEY = "mesh-problems-bin"  # trailing metadata: a ProblemList
+RETRY_AFTER_KEY = "grpc-retry-pushback-ms"  # the same: milliseconds (gRFC A6)
+
+MAX_RETRY_AFTER_MS = 30_000  # whatever a replica says: with its jitter a minute, as any other retry
 
 ATTEMPT_SECONDS = 4.0  # for one replica: of the ten of a call, two black-holed ones leave time for a third
 
@@ -80,7 +84,9 @@ class Replicas:
                 reply = await self._channel(endpoint).unary(path, payload, timeout=attempt)
             except RpcError as error:
                 if error.code not in _TRY_NEXT:
-                    self._first = index
+                    # One with too much to do says when to come again; not to the next one at once, or a replica that
+                    # is overrun would take all others with it.
+                    self._first = (index + (error.code is StatusCode.RESOURCE_EXHAUSTED)) % count
                     raise as_mesh_error(error, f"replica {endpoint}") from error
                 failures.append(f"{endpoint}: {error.details}")
                 outcome_unknown |= _NEVER_SENT not in error.details
@@ -132,8 +138,16 @@ def as_mesh_error(error: RpcError, who: str) -> MeshError:
         case StatusCode.UNAUTHENTICATED:
             return Unauthenticated(text)
         case StatusCode.RESOURCE_EXHAUSTED:  # refused before anything was done
-            return Unavailable(text)
+            return Overloaded(text, retry_after=_retry_after(error))
     return Unavailable(f"{who}: {error}", outcome_unknown=True)
+
+
+def _retry_after(error: RpcError) -> float:
+    """Seconds; 0 where the replica does not say."""
+    for key, value in error.trailing:
+        if key == RETRY_AFTER_KEY and isinstance(value, str) and value.isascii() and value.isdecimal():
+            return min(int(value[:9]), MAX_RETRY_AFTER_MS) / 1000
+    return 0.0
 
 
 def _problems(error: RpcError) -> tuple[Problem, ...]:

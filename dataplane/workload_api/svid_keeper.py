@@ -88,7 +88,7 @@ class SvidKeeper:
         if svid is None:
             if not self._attempts.failures:
                 return 0.0
-            due = self._attempts.last + renewal.retry_delay(self._attempts.failures, self._spread)
+            due = self._attempts.last + self._attempts.delay(self._spread)
             return min(max(0.0, due - now), renewal.MAX_RETRY_SECONDS)
         decision = renewal.decide(svid.validity, self._attempts, now, self._spread, self._hurry)
         if renewal.worse(self._health, decision.health):
@@ -104,7 +104,7 @@ class SvidKeeper:
                 key_to_der(key), tuple(reply.chain), self._spiffe_id, self._bundle, self._clock()
             )
         except MeshError as error:
-            self._attempts = self._attempts.failed(self._clock())
+            self._attempts = self._attempts.failed(self._clock(), error)
             log.warning("could not renew the app's SVID: %s", error)
             return
         self._publish(fresh)

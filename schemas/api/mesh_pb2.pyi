@@ -193,6 +193,32 @@ class RenewRequest(_message.Message):
     etcd_csr: bytes
     def __init__(self, csr: _Optional[bytes] = ..., etcd_csr: _Optional[bytes] = ...) -> None: ...
 
+class RenewBatchRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[RenewRequest]
+    def __init__(self, items: _Optional[_Iterable[_Union[RenewRequest, _Mapping[str, object]]]] = ...) -> None: ...
+
+class RenewBatchReply(_message.Message):
+    __slots__ = ("common", "items")
+    COMMON_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    common: IdentityReply
+    items: _containers.RepeatedCompositeFieldContainer[RenewedItem]
+    def __init__(self, common: _Optional[_Union[IdentityReply, _Mapping[str, object]]] = ..., items: _Optional[_Iterable[_Union[RenewedItem, _Mapping[str, object]]]] = ...) -> None: ...
+
+class RenewedItem(_message.Message):
+    __slots__ = ("chain", "etcd_chain", "expires", "refused")
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    ETCD_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    chain: _containers.RepeatedScalarFieldContainer[bytes]
+    etcd_chain: _containers.RepeatedScalarFieldContainer[bytes]
+    expires: int
+    refused: ProblemItem
+    def __init__(self, chain: _Optional[_Iterable[bytes]] = ..., etcd_chain: _Optional[_Iterable[bytes]] = ..., expires: _Optional[int] = ..., refused: _Optional[_Union[ProblemItem, _Mapping[str, object]]] = ...) -> None: ...
+
 class IdentityReply(_message.Message):
     __slots__ = ("spiffe_id", "chain", "trust_bundle", "etcd_chain", "etcd_ca", "etcd_endpoints", "expires", "key_prefix", "api_endpoints")
     SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]

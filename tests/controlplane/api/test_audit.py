@@ -167,6 +167,11 @@ ACCEPTED: dict[str, Drive] = {
     "Identity/Renew": simply(
         "sidecar", "Identity/Renew", lambda _: pb.RenewRequest(csr=new_csr()[1], etcd_csr=new_csr()[1])
     ),
+    "Identity/RenewBatch": simply(
+        "sidecar",
+        "Identity/RenewBatch",
+        lambda _: pb.RenewBatchRequest(items=[pb.RenewRequest(csr=new_csr()[1], etcd_csr=new_csr()[1])]),
+    ),
     "Identity/RenewLogin": simply("operator", "Identity/RenewLogin", lambda _: pb.RenewLoginRequest(csr=new_csr()[1])),
     "Identity/IssueX509": simply("sidecar", "Identity/IssueX509", lambda _: pb.IssueX509Request(csr=new_csr()[1])),
     "Identity/IssueJwt": simply("sidecar", "Identity/IssueJwt", lambda _: pb.IssueJwtRequest(audience=["a"])),
@@ -194,7 +199,8 @@ REVISION = {
     "Config/Apply", "Identity/Join", "Identity/Login", "Tokens/Create", "Tokens/Revoke", "Operators/Grant",
     "Operators/Revoke", "Attestors/Put", "Attestors/Delete", "Sidecars/Register", "Sidecars/Deregister",
 }  # fmt: skip
-ISSUED = {"Identity/Join", "Identity/Login", "Identity/Renew", "Identity/RenewLogin"}
+ISSUED = {"Identity/Join", "Identity/Login", "Identity/Renew", "Identity/RenewLogin", "Identity/IssueX509"}
+ISSUED_MORE = {"Identity/RenewBatch"}
 
 
 @pytest.fixture
@@ -233,6 +239,8 @@ async def test_every_accepted_call_leaves_its_event(world: World, events: Events
             assert str(said["identity"]).startswith(f"spiffe://{TRUST_DOMAIN}/"), rpc
             assert said["serial"], rpc
             assert said["expires"], rpc
+        if rpc in ISSUED_MORE:
+            assert (said["issued"], len(str(said["serials"]).split(", "))) == (1, 1), rpc
         level = next(one.levelno for one in events.records if getattr(one, "fields", None) is said)
         assert level == (logging.DEBUG if f"/mesh.v1.{rpc}" in QUIET else logging.INFO), rpc
         for secret in world.secrets:

@@ -42,8 +42,8 @@ MAY_CALL: dict[Role, set[str]] = {
     Role.VIEWER: READ | {"Identity/RenewLogin"},
     Role.NONE: set(),
     Role.SIDECAR: {
-        "Identity/Renew", "Identity/IssueX509", "Identity/IssueJwt", "Sidecars/Register", "Sidecars/Deregister",
-        "Sidecars/Report",
+        "Identity/Renew", "Identity/RenewBatch", "Identity/IssueX509", "Identity/IssueJwt", "Sidecars/Register",
+        "Sidecars/Deregister", "Sidecars/Report",
     },
     Role.CONTROL_PLANE: set(),
     Role.ANONYMOUS: {"Identity/Challenge", "Identity/Join", "Identity/Login"},

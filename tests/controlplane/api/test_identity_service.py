@@ -184,3 +184,51 @@ async def test_a_token_is_made_once_for_a_request(replica: Replica, mesh: Mesh, 
             assert caught.value.code is StatusCode.INVALID_ARGUMENT
         secret = token.token.split(".")[2].encode()
         assert all(secret not in kv.value for kv in (await etcd.list(b"/mesh/v1/")).kvs)
+
+
+async def test_a_batch_gives_each_key_the_callers_own_identity(replica: Replica, namespace: str) -> None:
+    joined = await replica.join("orders", namespace)
+    keys = [new_csr() for _ in range(3)]
+    items = [pb.RenewRequest(csr=csr, etcd_csr=new_csr()[1]) for _, csr in keys]
+    items.insert(1, pb.RenewRequest(csr=b"no request", etcd_csr=new_csr()[1]))
+    items.append(pb.RenewRequest(csr=greedy_csr(), etcd_csr=greedy_csr()))
+    async with joined.calls() as sidecar:
+        reply = await sidecar.call("Identity/RenewBatch", pb.RenewBatchRequest(items=items), pb.RenewBatchReply)
+    assert reply.common.spiffe_id == joined.reply.spiffe_id
+    assert (reply.common.trust_bundle, reply.common.etcd_ca) == (joined.reply.trust_bundle, joined.reply.etcd_ca)
+    refused = reply.items.pop(1)
+    assert not refused.chain
+    assert "not a readable request" in refused.refused.message
+    issued = [parse_chain(item.chain)[0] for item in reply.items]
+    assert len(issued) == 4
+    assert {str(leaf_identity(leaf)) for leaf in issued} == {joined.reply.spiffe_id}
+    assert [leaf.public_key() for leaf in issued[:3]] == [key.public_key() for key, _ in keys]
+    assert len({leaf.serial_number for leaf in issued}) == 4
+    for item in reply.items:
+        etcd_leaf = x509.load_der_x509_certificate(item.etcd_chain[0])
+        assert etcd_leaf.subject.rfc4514_string() == "CN=mesh-sidecar"
+        assert item.expires >= reply.common.expires > 0
+
+
+@pytest.mark.parametrize("count", [0, 101])
+async def test_a_batch_is_bounded(replica: Replica, namespace: str, count: int) -> None:
+    joined = await replica.join("orders", namespace)
+    async with joined.calls() as sidecar:
+        request = pb.RenewBatchRequest(items=[pb.RenewRequest()] * count)
+        with pytest.raises(RpcError, match="expected 1 to 100") as caught:
+            await sidecar.call("Identity/RenewBatch", request, pb.RenewBatchReply)
+    assert caught.value.code is StatusCode.INVALID_ARGUMENT
+
+
+async def test_who_can_not_be_served_in_time_is_told_so_at_once(replica: Replica, namespace: str) -> None:
+    """And when to come again, by gRPC's own name for it."""
+    joined = await replica.join("orders", namespace)
+    item = pb.RenewRequest(csr=new_csr()[1], etcd_csr=new_csr()[1])
+    async with joined.calls() as sidecar:
+        await sidecar.call("Identity/Renew", item, pb.IdentityReply)
+        request = pb.RenewBatchRequest(items=[item] * 100)
+        with pytest.raises(RpcError, match=r"nothing was issued: ask again in 0\.5 s") as caught:
+            # A quarter of a second is left of it, and a replica that has hardly signed yet reckons with 5 ms a pair.
+            await sidecar.call("Identity/RenewBatch", request, pb.RenewBatchReply, seconds=0.5)
+    assert caught.value.code is StatusCode.RESOURCE_EXHAUSTED
+    assert dict(caught.value.trailing)["grpc-retry-pushback-ms"] == "500"

@@ -20,6 +20,7 @@ from schemas.errors import (
     InvalidInput,
     MeshError,
     NotFound,
+    Overloaded,
     PermissionDenied,
     Problem,
     Unauthenticated,
@@ -189,7 +190,7 @@ async def test_an_answer_that_does_not_come_leaves_the_outcome_unknown(mesh: Mes
         (StatusCode.PERMISSION_DENIED, PermissionDenied),
         (StatusCode.UNAUTHENTICATED, Unauthenticated),
         (StatusCode.INVALID_ARGUMENT, InvalidInput),
-        (StatusCode.RESOURCE_EXHAUSTED, Unavailable),
+        (StatusCode.RESOURCE_EXHAUSTED, Overloaded),
         (StatusCode.INTERNAL, Unavailable),
     ],
 )
@@ -213,6 +214,23 @@ async def test_problems_come_through_whole(mesh: Mesh, client: ReplicaClient) ->
         with pytest.raises(InvalidInput) as info:
             await client.register("a", ENDPOINT, STATUS, 15)
     assert info.value.problems == (Problem("endpoint", "not an address", "$.address", "write one"),)
+
+
+@pytest.mark.parametrize(("said", "meant"), [("1500", 1.5), ("999999", 30.0), ("-1", 0.0), ("soon", 0.0), ("", 0.0)])
+async def test_one_with_too_much_to_do_says_when_to_come_again(
+    mesh: Mesh, client: ReplicaClient, said: str, meant: float
+) -> None:
+    """And the next attempt, not this one, goes to another replica."""
+    trailing = [("grpc-retry-pushback-ms", said)]
+    busy, idle = Sidecars(failure=RpcAbort(StatusCode.RESOURCE_EXHAUSTED, "busy", trailing)), Sidecars()
+    async with busy.replica(mesh).serving() as first, idle.replica(mesh).serving() as second:
+        client.use(identity(mesh, f"127.0.0.1:{first.api_port}", f"127.0.0.1:{second.api_port}"))
+        with pytest.raises(Overloaded, match="busy") as caught:
+            await client.report("a", 7, STATUS)
+        assert caught.value.retry_after == meant
+        assert (len(busy.asked), len(idle.asked)) == (1, 0)
+        await client.report("a", 7, STATUS)
+        assert (len(busy.asked), len(idle.asked)) == (1, 1)
 
 
 async def test_only_a_replica_is_taken_for_a_replica(mesh: Mesh, client: ReplicaClient) -> None:

@@ -18,6 +18,7 @@ from dataplane.identity.renewal import (
     retry_delay,
     worse,
 )
+from schemas.errors import Overloaded, Unavailable
 
 HOUR = Validity(0, 3600)
 fractions = st.floats(0, 1)
@@ -61,6 +62,18 @@ def test_a_clock_that_was_set_back_does_not_hold_the_retry(
 def test_retries_back_off_to_a_bound(failures: int, fraction: float) -> None:
     assert 0.5 <= retry_delay(failures, fraction) <= MAX_RETRY_SECONDS
     assert retry_delay(failures, fraction) <= retry_delay(failures + 1, fraction)
+
+
+@given(validities, st.integers(1, 100), fractions, st.floats(0, 30))
+def test_who_was_asked_to_come_later_does(validity: Validity, failures: int, fraction: float, asked: float) -> None:
+    """Not before, not all at once, and within the bound of every retry."""
+    now = validity.not_before
+    tried = Attempts(failures - 1).failed(now, Overloaded("busy", retry_after=asked))
+    delay = tried.delay(fraction)
+    assert max(asked * (1 + fraction), retry_delay(failures, fraction)) == delay <= MAX_RETRY_SECONDS
+    if delay > 0.001:  # below the resolution of such moments as floats
+        assert not decide(validity, tried, now + delay * 0.99, fraction, hurry=now).renew
+    assert Attempts(failures).failed(now, Unavailable("gone")).delay(fraction) == retry_delay(failures + 1, fraction)
 
 
 def test_the_life_of_a_certificate_of_one_hour() -> None:
