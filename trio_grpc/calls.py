@@ -7,7 +7,7 @@ import grpc
 import trio
 
 from .bridge import Inbox, Outbox, post
-from .errors import RpcAbort
+from .errors import RpcAbort, find_abort
 from .methods import Context, Kind, Method
 
 SEND_MESSAGES = 16  # responses queued before `send` waits: small, because what is queued can't be coalesced any more
@@ -165,13 +165,3 @@ class Call:
             auth={key: tuple(values) for key, values in servicer.auth_context().items()},  # type: ignore[arg-type] # the stubs say bytes, grpcio gives lists of bytes
             deadline=None if left is None else trio.current_time() + left,
         )
-
-
-def find_abort(failure: BaseException) -> RpcAbort | None:
-    """The RpcAbort that a handler raised, also out of its nurseries; None when anything else was raised with it."""
-    if isinstance(failure, RpcAbort):
-        return failure
-    if isinstance(failure, BaseExceptionGroup):
-        found = [find_abort(part) for part in failure.exceptions]
-        return found[0] if None not in found else None
-    return None

@@ -43,5 +43,15 @@ class RpcAbort(Exception):
         self.trailing = tuple(trailing)
 
 
+def find_abort(failure: BaseException) -> RpcAbort | None:
+    """The RpcAbort that a handler raised, also out of its nurseries; None when anything else was raised with it."""
+    if isinstance(failure, RpcAbort):
+        return failure
+    if isinstance(failure, BaseExceptionGroup):
+        found = [find_abort(part) for part in failure.exceptions]
+        return found[0] if None not in found else None
+    return None
+
+
 class BindError(OSError):
     """The server could not listen on an address; the message names it."""

@@ -6,9 +6,8 @@
 One Unix socket in a directory that only its owner may enter: what is served holds private keys.
 """
 
-import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,16 @@ from typing import Any
 
 import trio
 from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf.message import DecodeError
 
 from dataplane.ads.delta import DeltaSession
-from dataplane.ads.order import TYPES
 from dataplane.ads.session import Session
 from dataplane.ads.sotw import SotwSession
 from dataplane.ads.table import ResourceTable
 from dataplane.compile.resources import Update
 from schemas.records import Nack
-from trio_grpc import BindError, Context, Listener, RpcAbort, StatusCode, bidi_stream, serve
+from trio_grpc import RpcAbort, StatusCode
+from trio_grpc.http2 import Call, Connection, Limits, Usage, open_unix_server
 
 SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 DELTA, SOTW = SERVICE + "DeltaAggregatedResources", SERVICE + "StreamAggregatedResources"
@@ -33,11 +33,12 @@ PATIENCE_S = 5.0
 """How long updates are held back without any progress, for a cluster that does not get warm or a subscription that
 does not come. Either takes milliseconds; Envoy's own wait for a resource (initial_fetch_timeout) is 15 s."""
 
-MAX_REQUEST_BYTES = 64 << 20
-"""A reconnecting Envoy lists every resource that it holds, some 100 bytes each: gRPC's 4 MiB would end at 40,000."""
-
-MAX_SOCKET_PATH = 107
-"""Bytes of a Unix socket's path, sun_path of unix(7) without the final NUL."""
+LIMITS = Limits(
+    # A reconnecting Envoy lists every resource that it holds, some 100 bytes each: gRPC's 4 MiB would end at 40,000.
+    message_bytes=64 << 20,
+    # An Envoy that takes in a large configuration reads nothing meanwhile.
+    send=120.0,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class AckState:
 @dataclass(eq=False, slots=True)
 class _Stream:
     session: Session[Any, Any]
+    call: Call
     nursery: trio.Nursery
-    outgoing: trio.MemorySendChannel[Any]
     node: str = ""
     held_back: int | None = None
     """The session's `held_back_since`, and the time since when it is the same."""
@@ -106,42 +107,28 @@ class AdsServer:
         await self._changed.wait()
         return self._state
 
-    # The two methods.
+    async def serve(self, call: Call) -> None:
+        """One stream, for as long as the client likes. Raises RpcAbort."""
+        if call.request.path == DELTA:
+            await self._serve(call, DeltaSession(self._table), discovery_pb2.DeltaDiscoveryRequest)
+        elif call.request.path == SOTW:
+            await self._serve(call, SotwSession(self._table), discovery_pb2.DiscoveryRequest)
+        else:
+            raise RpcAbort(StatusCode.UNIMPLEMENTED, "only aggregated discovery is served here")
 
-    async def serve_delta(
-        self,
-        requests: trio.MemoryReceiveChannel[discovery_pb2.DeltaDiscoveryRequest],
-        send: Callable[[discovery_pb2.DeltaDiscoveryResponse], Awaitable[None]],
-        _: Context,
-    ) -> None:
-        await self._serve(DeltaSession(self._table), requests, send)
-
-    async def serve_sotw(
-        self,
-        requests: trio.MemoryReceiveChannel[discovery_pb2.DiscoveryRequest],
-        send: Callable[[discovery_pb2.DiscoveryResponse], Awaitable[None]],
-        _: Context,
-    ) -> None:
-        await self._serve(SotwSession(self._table), requests, send)
-
-    async def _serve(
-        self,
-        session: Session[Any, Any],
-        requests: trio.MemoryReceiveChannel[Any],
-        send: Callable[[Any], Awaitable[None]],
-    ) -> None:
-        # A session has at most one response a type in flight: this can't overflow for a client that keeps the protocol.
-        outgoing, to_send = trio.open_memory_channel[Any](2 * len(TYPES))
+    async def _serve(self, call: Call, session: Session[Any, Any], kind: type[Any]) -> None:
         async with trio.open_nursery() as nursery:
-            stream = _Stream(session, nursery, outgoing)
-            nursery.start_soon(_forward, to_send, send)
+            stream = _Stream(session, call, nursery)
             self._streams.add(stream)
             try:
-                async for request in requests:
+                while True:
+                    request = _decoded(kind, await call.receive())
                     if not stream.node:
                         self._introduce(stream, request.node.id)
                     self._send(stream, session.on_request(request))
                     self._publish()
+            except trio.EndOfChannel:
+                pass
             finally:
                 self._streams.discard(stream)
                 if self._envoy is stream:
@@ -161,11 +148,10 @@ class AdsServer:
 
     def _send(self, stream: _Stream, responses: list[Any]) -> None:
         try:
-            for response in responses:
-                stream.outgoing.send_nowait(response)
-        except trio.WouldBlock:  # it acks what was not sent yet
-            stream.nursery.cancel_scope.cancel()
-            return
+            for response in responses:  # of each type one is in flight at most: that bounds what waits to be sent
+                stream.call.send_nowait(response.SerializeToString())
+        except trio.BrokenResourceError:
+            return  # the call has ended; its task is about to learn it
         if stream.held_back != stream.session.held_back_since:
             stream.held_back = stream.session.held_back_since
             stream.held_back_at = trio.current_time()
@@ -194,12 +180,11 @@ class AdsServer:
             self._changed = trio.Event()
 
 
-async def _forward(to_send: trio.MemoryReceiveChannel[Any], send: Callable[[Any], Awaitable[None]]) -> None:
-    async for response in to_send:
-        try:
-            await send(response)
-        except trio.BrokenResourceError:
-            return  # the call has ended; its handler is about to learn it
+def _decoded(kind: type[Any], payload: bytes) -> Any:
+    try:
+        return kind.FromString(payload)
+    except DecodeError:
+        raise RpcAbort(StatusCode.INVALID_ARGUMENT, "a request can't be decoded") from None
 
 
 @asynccontextmanager
@@ -212,27 +197,17 @@ async def open_ads_server(
     The directory is made with mode 0700 if it is missing; the socket has 0600. A socket file left by a dead agent is
     replaced. Raises PermissionError if others may enter the directory, trio_grpc.BindError if the socket can't be had.
     """
-    _check_path(socket)
+    _check_directory(socket)
     server = AdsServer(envoy_node)
-    request, response = discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse
-    delta_request, delta_response = discovery_pb2.DeltaDiscoveryRequest, discovery_pb2.DeltaDiscoveryResponse
-    methods = {
-        DELTA: bidi_stream(server.serve_delta, delta_request.FromString, delta_response.SerializeToString),
-        SOTW: bidi_stream(server.serve_sotw, request.FromString, response.SerializeToString),
-    }
-    async with serve(
-        methods,
-        [Listener(f"unix:{socket}", mode=0o600)],
-        on_error=on_error,
-        max_unary=1,  # none is served
-        options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES)],
-    ):
+
+    async def serve(connection: trio.socket.SocketType, uid: int, usage: Usage) -> None:
+        await Connection(connection, uid, server.serve, LIMITS, usage, on_error).run()
+
+    async with open_unix_server(socket, mode=0o600, serve=serve, limits=LIMITS, on_error=on_error):
         yield server
 
 
-def _check_path(socket: Path) -> None:
-    if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
-        raise BindError(f"can't listen on {socket}: a Unix socket's path has at most {MAX_SOCKET_PATH} bytes")
+def _check_directory(socket: Path) -> None:
     directory = socket.parent
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = stat.S_IMODE(directory.stat().st_mode)

@@ -9,10 +9,11 @@ import pytest
 import trio
 from envoy.service.discovery.v3 import discovery_pb2
 
-from dataplane.ads.server import DELTA, MAX_SOCKET_PATH, PATIENCE_S, AckState, open_ads_server
+from dataplane.ads.server import DELTA, PATIENCE_S, AckState, open_ads_server
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Update
 from tests.dataplane.ads import xds
 from trio_grpc import BindError, Channel, RpcError, Stream
+from trio_grpc.http2 import MAX_SOCKET_PATH
 
 NODE = "shop/orders/1"
 STATE = (xds.cluster("a"), xds.endpoints("a", 1))
