@@ -15,7 +15,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -398,15 +398,27 @@ class Agent:
     async def _end_on_signal(self, scope: trio.CancelScope) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             await signals.__anext__()
-            log.info("stopping: leaving discovery, then draining for at most %g s", self._settings.drain_seconds)
-            notify.stopping(self._environ)
-            if self._configured.is_set():
-                with trio.move_on_after(WITHDRAW_S):
-                    await self._registration.withdraw()
-                if self._unsaved.is_set():
-                    await self._save_now()
-            await self._envoy.stop(DrainPlan(bound=self._settings.drain_seconds))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_take, signals)
+                await self._end()
+                nursery.cancel_scope.cancel()
             scope.cancel()
+
+    async def _end(self) -> None:
+        log.info("stopping: leaving discovery, then draining for at most %g s", self._settings.drain_seconds)
+        notify.stopping(self._environ)
+        if self._configured.is_set():
+            with trio.move_on_after(WITHDRAW_S):
+                await self._registration.withdraw()
+            if self._unsaved.is_set():
+                await self._save_now()
+        await self._envoy.stop(DrainPlan(bound=self._settings.drain_seconds))
+
+
+async def _take(signals: AsyncIterator[int]) -> None:
+    """Further ones change nothing: the end is bounded. Left alone they would end us before it."""
+    async for _ in signals:
+        pass
 
 
 def _credentials(identity: Identity) -> Credentials:

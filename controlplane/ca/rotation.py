@@ -22,7 +22,8 @@ from schemas.errors import Conflict, NotFound
 from schemas.records import Rotation, SealedKey
 
 # Clocks of replicas and sidecars may differ: what has expired by ours may live on by another's. Hosts without NTP drift
-# by seconds a day; who is further off reports it.
+# by seconds a day; who is further off reports it. Of very short lives at most half: hosts further apart than that could
+# not renew from each other in time.
 SKEW_SECONDS = 30
 # A replica that could not tell etcd of itself for so long issues nothing more: it may not know that its key is retired.
 # Long enough that renewals outlast an outage of etcd which somebody is mending.
@@ -231,7 +232,7 @@ def _removal_holds(facts: Facts, key: SealedKey) -> Iterable[Hold]:
         for replica in facts.replicas:
             if _chains_to(facts, replica.issuer, key):
                 # Its last word: either it will say otherwise, or it issues nothing once the fence has closed.
-                until = replica.seen + FENCE_SECONDS + key.leaf_seconds + SKEW_SECONDS
+                until = replica.seen + FENCE_SECONDS + key.leaf_seconds + _skew(key)
                 if facts.now < until:
                     yield Hold(f"replica {replica.name}", f"issues with {key.id}, as it last said", until)
             elif replica.issuer_since > key.since:
@@ -239,9 +240,13 @@ def _removal_holds(facts: Facts, key: SealedKey) -> Iterable[Hold]:
         for sidecar in facts.sidecars:
             if _chains_to(facts, sidecar.issuer, key):
                 yield Hold(sidecar.name, f"presents a certificate that chains to {key.id}")
-    if facts.now < ends + SKEW_SECONDS:
+    if facts.now < ends + _skew(key):
         what = "tokens" if key.role == "mesh-jwt" else "certificates of hosts that are not connected"
-        yield Hold("", f"{what} signed with {key.id} may still be valid", ends + SKEW_SECONDS)
+        yield Hold("", f"{what} signed with {key.id} may still be valid", ends + _skew(key))
+
+
+def _skew(key: SealedKey) -> int:
+    return min(SKEW_SECONDS, key.leaf_seconds // 2)
 
 
 def _chains_to(facts: Facts, issuer: str, key: SealedKey) -> bool:

@@ -31,7 +31,7 @@ ETCD_CA_SECONDS = 10 * YEAR
 # forgotten day is the greater risk than a long life, since whoever can read them can read the replica's memory too.
 ETCD_FILE_SECONDS = 5 * YEAR
 # A leaf shorter than this would be at its end before it is in use.
-MIN_LEAF_SECONDS = 30
+MIN_LEAF_SECONDS = 15
 
 
 class Purpose(Enum):

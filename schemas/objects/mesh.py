@@ -6,8 +6,9 @@ import msgspec
 
 from schemas.objects.common import Object, Part, TrustDomain
 
-# Below 1 minute a clock a few seconds off would matter; above 1 week a stolen key would.
-SvidTtl = Annotated[int, msgspec.Meta(ge=60, le=7 * 24 * 3600)]
+# Below some seconds a renewal takes longer than it buys, and clocks that are a little off matter; what is shorter than
+# 10 minutes is for trying out how identities end. Above 1 week a stolen key would matter.
+SvidTtl = Annotated[int, msgspec.Meta(ge=15, le=7 * 24 * 3600)]
 
 
 class MeshSpec(Part, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import httpx
@@ -81,7 +81,7 @@ class E2eMesh:
     """By name."""
 
     @classmethod
-    def in_directory(cls, directory: Path) -> E2eMesh:
+    def in_directory(cls, directory: Path) -> Self:
         return cls(LocalMesh(directory, Processes(directory / "log")))
 
     # -- life
@@ -91,10 +91,14 @@ class E2eMesh:
         await self.local.init("--files-only")
         await self.local.start_etcd()
         await self.local.init()
+        await self.before_replicas()
         async with trio.open_nursery() as nursery:
             for replica in self.local.replicas:
                 nursery.start_soon(self.local.start_replica, replica)
         await self.apply(*AT_REST, wait=False)
+
+    async def before_replicas(self) -> None:
+        """What is to be in etcd before the first replica reads it."""
 
     async def start(self, *names: str) -> None:
         """Control plane, and an instance with sidecar and app for each name, such as ``web-1``."""
