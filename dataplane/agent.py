@@ -227,7 +227,12 @@ class Agent:
         if service is None:
             return None
         ports = {port.name: workload.inbound_ports.get(port.name, port.port) for port in service.spec.ports}
-        return Endpoint(address=workload.inbound_address, ports=ports, labels=self._settings.labels)
+        return Endpoint(
+            address=workload.inbound_address,
+            ports=ports,
+            labels=self._settings.labels,
+            locality=self._settings.locality,
+        )
 
     def _new_workload_api(self, settings: WorkloadApiSettings, identity: Identity) -> WorkloadApi:
         return WorkloadApi(

@@ -11,6 +11,7 @@ from dataplane.compile.workload import Workload
 from schemas.errors import InvalidInput, Problem
 from schemas.names import ServiceRef
 from schemas.objects.common import Label, Name, Port
+from schemas.records import Locality
 from schemas.settings import Settings, load_settings
 
 LeaseTtl = Annotated[int, msgspec.Meta(ge=5, le=3600)]
@@ -100,6 +101,8 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     app_ports: dict[Name, Port] = msgspec.field(default_factory=dict)
     """Ports that the app listens on, by the service port's name, where they are not the Service's target ports."""
     labels: dict[Label, Label] = msgspec.field(default_factory=dict)
+    locality: Locality = Locality()
+    """Region and zone of this host: for zone-aware load balancing and failover, of its calls and of calls to it."""
     lease_ttl_seconds: LeaseTtl = 15
     """How long the instance stays in discovery after it has died without a word."""
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
@@ -119,6 +122,7 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
             proxy_port=self.proxy_port,
             inbound_ports=self.ports,
             app_ports=self.app_ports,
+            locality=self.locality,
         )
 
 

@@ -13,6 +13,7 @@ from dataplane.compile.workload import Credentials
 from dataplane.snapshot.state import Change, MeshState
 from dataplane.watch.events import Event
 from schemas.errors import Problem
+from schemas.names import ServiceRef
 from schemas.objects import Service
 from schemas.records import TrustBundle
 
@@ -29,6 +30,8 @@ class Pipeline:
     _pending: list[Change] = field(default_factory=list)
     _built: bool = False
     _wanted_by: Service | None = None
+    _scope: Scope = field(default_factory=Scope)
+    _wants_callers: bool = False
     _wanted: frozenset[bytes] = frozenset()
 
     def take(self, event: Event) -> bool:
@@ -41,15 +44,21 @@ class Pipeline:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
         service = self.compiler.workload.service
         declared = self.state.service(service)
-        if declared is not self._wanted_by or not self._wanted:
-            self._wanted_by, self._wanted = declared, self._wanted_for(scope_of(service, declared))
+        changed = declared is not self._wanted_by or not self._wanted
+        if changed:
+            self._wanted_by, self._scope = declared, scope_of(service, declared)
+        callers = any(one in self._scope for one in self.state.zone_bound)
+        if changed or callers != self._wants_callers:
+            self._wants_callers = callers
+            self._wanted = self._wanted_for(self._scope, {service} if callers else set())
         return self._wanted
 
-    def _wanted_for(self, scope: Scope) -> frozenset[bytes]:
+    def _wanted_for(self, scope: Scope, callers: set[ServiceRef]) -> frozenset[bytes]:
+        """callers: the own service, where what a zone gets depends on the instances of it."""
         keyspace = self.state.keyspace
         if scope.everything:
             return base_prefixes(self.state) | {keyspace.endpoints()}
-        return base_prefixes(self.state) | {keyspace.endpoints_of(one) for one in scope.named}
+        return base_prefixes(self.state) | {keyspace.endpoints_of(one) for one in scope.named | callers}
 
     @property
     def complete(self) -> bool:

@@ -17,6 +17,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_fiel
     api_version: Literal["mesh/v1"] = "mesh/v1"
 
 
+class Locality(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Where a host stands. Empty: not said."""
+
+    region: Label = ""
+    zone: Label = ""
+    """Unique within its region."""
+
+
 class Endpoint(Record, frozen=True, kw_only=True, tag="Endpoint"):
     """A live instance of a service, under its sidecar's lease."""
 
@@ -25,6 +33,7 @@ class Endpoint(Record, frozen=True, kw_only=True, tag="Endpoint"):
     ports: dict[Name, Port]
     """Service port name to the port on `address`."""
     labels: dict[Label, Label] = {}
+    locality: Locality = Locality()
 
 
 class Nack(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

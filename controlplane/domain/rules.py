@@ -11,6 +11,7 @@ from controlplane.domain.federation import (
 )
 from controlplane.domain.known import After
 from controlplane.domain.references import ANY_SERVICE, Reference, dependency_target, references
+from schemas.checking import json_path
 from schemas.errors import Problem
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef
 from schemas.objects import (
@@ -23,6 +24,7 @@ from schemas.objects import (
     TrustBundle,
 )
 from schemas.objects.service import Dependency, ServicePort
+from schemas.traffic_faults import traffic_faults
 
 MESH_NAME = "mesh"
 
@@ -123,6 +125,8 @@ def _dependency(service: Service, dependency: Dependency, path: str, after: Afte
 
 
 def _traffic_policy(policy: BackendTrafficPolicy, after: After, subject: str) -> Iterator[Problem]:
+    for fault in traffic_faults(policy.spec):
+        yield Problem(subject, fault.message, json_path(("spec", *fault.path)), fault.remedy)
     targets = [reference.target for reference in references(policy)]
     for index in _repeated(targets):
         yield Problem(subject, f"names {targets[index]} twice", f"$.spec.targetRefs[{index}]", "name it once")

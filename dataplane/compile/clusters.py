@@ -1,31 +1,27 @@
 """Upstreams: other sidecars by service port, and the own app; and the endpoints of the former."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import address_pb2
+from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
-from dataplane.compile import tls
+from dataplane.compile import backends, localities, tls
 from dataplane.compile.http import http2_options
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, Resource
+from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef, SpiffeId
 from schemas.objects.external import ExternalService
 from schemas.objects.service import Service, ServicePort
+from schemas.records import Locality
 
 # Seconds. On one network a connection takes milliseconds; two leaves room for one lost SYN (RFC 6298: 1 s).
 CONNECT_TIMEOUT_S = 2
 # Envoy's default of 1,024 connections and requests a cluster would be a limit that nobody asked for.
 NO_LIMIT = 2**32 - 1
-# Retries at most a fifth of what is in flight: retrying never becomes the load that it answers to.
-RETRY_BUDGET_PERCENT = 20.0
-RETRY_MIN_CONCURRENCY = 10
-
-_LB_POLICIES = {"LeastRequest": cluster_pb2.Cluster.LEAST_REQUEST, "RoundRobin": cluster_pb2.Cluster.ROUND_ROBIN}
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def outbound_name(service: ServiceRef, port: int) -> str:
@@ -47,20 +43,15 @@ def outbound_clusters(state: MeshState, service: ServiceRef, trust_domain: str) 
         return []
     server = _server(declared, service, trust_domain)
     policy = state.traffic_policy(service)
-    lb_policy = _LB_POLICIES[policy.spec.load_balancer.type if policy else "LeastRequest"]
     result = []
     for port in declared.spec.ports:
         cluster = _cluster(outbound_name(service, port.port))
         cluster.type = cluster_pb2.Cluster.EDS
         cluster.eds_cluster_config.eds_config.CopyFrom(tls.ads_source())
-        cluster.lb_policy = lb_policy
         cluster.transport_socket.CopyFrom(tls.upstream(server))
         # An instance leaves when its sidecar says so or its lease ends: nothing here checks health that could keep it.
         cluster.ignore_health_on_host_removal = True
-        threshold = cluster.circuit_breakers.thresholds[0]
-        threshold.retry_budget.budget_percent.value = RETRY_BUDGET_PERCENT
-        threshold.retry_budget.min_retry_concurrency.value = RETRY_MIN_CONCURRENCY
-        _speak_http2(cluster)  # between sidecars always; TCP goes in CONNECT tunnels
+        backends.apply_policy(cluster, port, policy)
         result.append(Resource.of(CLUSTER, cluster.name, cluster))
     return result
 
@@ -73,24 +64,31 @@ def app_cluster(port: ServicePort, address: str, app_port: int) -> Resource:
     host = cluster.load_assignment.endpoints.add().lb_endpoints.add()
     host.endpoint.address.CopyFrom(socket_address(address, app_port))
     if port.protocol in ("http2", "grpc"):
-        _speak_http2(cluster)
+        options = http_protocol_options_pb2.HttpProtocolOptions()
+        options.explicit_http_config.http2_protocol_options.CopyFrom(http2_options())
+        cluster.typed_extension_protocol_options[backends.HTTP_OPTIONS].CopyFrom(tls.packed(options))
     return Resource.of(CLUSTER, cluster.name, cluster)
 
 
-def load_assignments(state: MeshState, service: ServiceRef) -> list[Resource]:
-    """The live endpoints, one assignment a port of the service. An instance that lacks a port is not in it."""
+def load_assignments(state: MeshState, service: ServiceRef, caller: Workload) -> list[Resource]:
+    """The live endpoints by zone, one assignment a port of the service. An instance that lacks a port is not in it."""
     declared = state.destination(service)
     if declared is None:
         return []
+    policy = state.traffic_policy(service)
+    callers = state.endpoints(caller.service) if localities.prefers_local(policy) else []
+    callers_by_zone = localities.zones_of(one for _, one in callers)
     result = []
     for port in declared.spec.ports:
         name = outbound_name(service, port.port)
         assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
-        locality = endpoint_components_pb2.LocalityLbEndpoints()
-        for address, number in _addresses(state, declared, service, port):
-            locality.lb_endpoints.add().endpoint.address.CopyFrom(socket_address(address, number))
-        if locality.lb_endpoints:
-            assignment.endpoints.append(locality)
+        by_zone: dict[Locality, list[tuple[str, int]]] = {}
+        for zone, address, number in _addresses(state, declared, service, port):
+            by_zone.setdefault(zone, []).append((address, number))
+        counts = {zone: len(addresses) for zone, addresses in by_zone.items()}
+        placed = localities.places(localities.zone_aware(policy), caller.locality, counts, callers_by_zone)
+        for zone in sorted(by_zone, key=lambda zone: (placed[zone].priority, zone.region, zone.zone)):
+            assignment.endpoints.append(_zone(zone, placed[zone], by_zone[zone]))
         result.append(Resource.of(ENDPOINTS, name, assignment))
     return result
 
@@ -104,15 +102,28 @@ def _server(declared: Service | ExternalService, service: ServiceRef, trust_doma
 
 def _addresses(
     state: MeshState, declared: Service | ExternalService, service: ServiceRef, port: ServicePort
-) -> Iterator[tuple[str, int]]:
+) -> Iterator[tuple[Locality, str, int]]:
     if isinstance(declared, ExternalService):
         for endpoint in declared.spec.endpoints:
-            yield endpoint.address, (endpoint.ports or {}).get(port.name, port.port)
+            yield Locality(), endpoint.address, (endpoint.ports or {}).get(port.name, port.port)
         return
     for _, instance in state.endpoints(service):
         number = instance.ports.get(port.name)
         if number is not None:
-            yield instance.address, number
+            yield instance.locality, instance.address, number
+
+
+def _zone(
+    zone: Locality, placed: localities.Placed, addresses: Iterable[tuple[str, int]]
+) -> endpoint_components_pb2.LocalityLbEndpoints:
+    found = endpoint_components_pb2.LocalityLbEndpoints(priority=placed.priority)
+    if zone != Locality():
+        found.locality.CopyFrom(base_pb2.Locality(region=zone.region, zone=zone.zone))
+    if placed.weight is not None:
+        found.load_balancing_weight.value = placed.weight
+    for address, number in addresses:
+        found.lb_endpoints.add().endpoint.address.CopyFrom(socket_address(address, number))
+    return found
 
 
 def _cluster(name: str) -> cluster_pb2.Cluster:
@@ -122,9 +133,3 @@ def _cluster(name: str) -> cluster_pb2.Cluster:
         max_connections=unlimited, max_pending_requests=unlimited, max_requests=unlimited
     )
     return cluster
-
-
-def _speak_http2(cluster: cluster_pb2.Cluster) -> None:
-    options = http_protocol_options_pb2.HttpProtocolOptions()
-    options.explicit_http_config.http2_protocol_options.CopyFrom(http2_options())
-    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(tls.packed(options))

@@ -11,6 +11,7 @@ from typing import Literal
 
 from dataplane.compile import clusters, inbound, outbound, tls
 from dataplane.compile.authorization import applies
+from dataplane.compile.hashing import hash_of
 from dataplane.compile.resources import Resource, ResourceKey, Update
 from dataplane.compile.scope import Scope, scope_of
 from dataplane.compile.workload import Credentials, Workload
@@ -19,7 +20,8 @@ from schemas.errors import Problem
 from schemas.keys import EndpointRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, ExternalService, Service, federation
-from schemas.records import TrustBundle
+from schemas.objects.traffic import ConsistentHash
+from schemas.records import Endpoint, Locality, TrustBundle
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -79,7 +81,7 @@ class Compiler:
         for change in changes:
             if isinstance(change.ref, ObjectRef) and change.ref == self._own_object:
                 return self.rebuild(state)  # it says on whom we depend: all may be new
-            dirty |= self._touched(change)
+            dirty |= self._touched(state, change)
         return self._build(state, dirty)
 
     def set_identity(self, state: MeshState, credentials: Credentials, bundle: TrustBundle) -> Update:
@@ -99,7 +101,7 @@ class Compiler:
             *(bound(one.bind_port) for one in self.scope.bound),
         }  # fmt: skip
 
-    def _touched(self, change: Change) -> set[Unit]:
+    def _touched(self, state: MeshState, change: Change) -> set[Unit]:
         """Every unit whose builder reads what changed."""
         match change.ref:
             case ObjectRef(kind=Service.__name__ | ExternalService.__name__, namespace=namespace, name=name):
@@ -109,8 +111,7 @@ class Compiler:
                 ports = {bound(one.bind_port) for one in self.scope.bound if one.service == service}
                 return {clusters_of(service), endpoints_of(service), PROXY_ROUTES} | ports
             case ObjectRef(kind=BackendTrafficPolicy.__name__):
-                affected = {*targets(change.before), *targets(change.after)}
-                return {clusters_of(service) for service in affected if service in self.scope}
+                return self._touched_by_policy(change)
             case ObjectRef(kind=AuthorizationPolicy.__name__, namespace=namespace):
                 if namespace != self.workload.service.namespace:
                     return set()
@@ -121,12 +122,22 @@ class Compiler:
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
                 return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
             case EndpointRef(service=service):
-                return {endpoints_of(service)} if service in self.scope else set()
+                touched = {endpoints_of(service)} if service in self.scope else set()
+                if service == self.workload.service and _zone_of(change.before) != _zone_of(change.after):
+                    touched |= {endpoints_of(one) for one in state.zone_bound if one in self.scope}
+                return touched
             case ObjectRef(kind=federation.TrustBundle.__name__):
                 return {SECRETS, INBOUND}
             case TrustRef():
                 return {SECRETS}
         return set()
+
+    def _touched_by_policy(self, change: Change) -> set[Unit]:
+        affected = {one for one in (*targets(change.before), *targets(change.after)) if one in self.scope}
+        touched = {unit for service in affected for unit in (clusters_of(service), endpoints_of(service))}
+        if affected and _hash_of(change.before) != _hash_of(change.after):
+            touched |= {PROXY_ROUTES} | {bound(one.bind_port) for one in self.scope.bound if one.service in affected}
+        return touched
 
     def _build(self, state: MeshState, units: Iterable[Unit]) -> Update:
         changed: list[Resource] = []
@@ -151,7 +162,7 @@ class Compiler:
                 case Unit("clusters", of) if of in services:
                     after = _by_key(clusters.outbound_clusters(state, services[of], self.workload.trust_domain))
                 case Unit("endpoints", of) if of in services:
-                    after = _by_key(clusters.load_assignments(state, services[of]))
+                    after = _by_key(clusters.load_assignments(state, services[of], self.workload))
                 case Unit("bound", of) if of in ports:
                     result = outbound.bound_resources(state, self.workload, ports[of])
                     if isinstance(result, Problem):
@@ -178,6 +189,14 @@ class Compiler:
         known = [bundle for bundle in found if bundle is not None]
         newest = [max(known, key=lambda bundle: bundle.sequence)] if known else []
         return newest + [bundle for bundle in state.trust_bundles(own) if bundle.trust_domain != own]
+
+
+def _zone_of(value: object) -> Locality | None:
+    return value.locality if isinstance(value, Endpoint) else None
+
+
+def _hash_of(value: object) -> ConsistentHash | None:
+    return hash_of(value) if isinstance(value, BackendTrafficPolicy) else None
 
 
 def _by_key(resources: Iterable[Resource]) -> dict[ResourceKey, Resource]:

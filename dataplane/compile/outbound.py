@@ -11,6 +11,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
 from dataplane.compile import clusters, tls
+from dataplane.compile.hashing import hash_route, hash_tcp, source_filter
 from dataplane.compile.http import connection_manager
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
 from dataplane.compile.scope import BoundPort, Scope, bound_target
@@ -20,6 +21,7 @@ from schemas.errors import Problem
 from schemas.names import ServiceRef
 from schemas.objects.external import ExternalService
 from schemas.objects.service import Service, ServicePort
+from schemas.objects.traffic import BackendTrafficPolicy
 
 PROXY = "outbound|proxy"
 HOST_SUFFIX = "mesh"
@@ -42,7 +44,8 @@ def host_names(service: ServiceRef, caller: ServiceRef) -> list[str]:
 
 def proxy_listener(workload: Workload) -> Resource:
     listener = _listener(PROXY, workload, workload.proxy_port)
-    listener.filter_chains.add().filters.append(connection_manager(name=PROXY, inbound=False, takes_connect=True))
+    manager = connection_manager(name=PROXY, inbound=False, takes_connect=True)
+    listener.filter_chains.add().filters.extend([source_filter(workload), manager])
     return Resource.of(LISTENER, PROXY, listener)
 
 
@@ -52,7 +55,9 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
     for ref in scope.services(state):
         service = state.destination(ref)
         if service is not None:
-            configuration.virtual_hosts.extend(_virtual_hosts(service, ref, workload.service))
+            configuration.virtual_hosts.extend(
+                _virtual_hosts(service, ref, workload.service, state.traffic_policy(ref))
+            )
     unknown = configuration.virtual_hosts.add(name="unknown", domains=["*"])
     text = f"no such service in the mesh, or {workload.service} does not depend on it\n"
     # Two, because a prefix does not match a CONNECT, and without a route the answer would say nothing.
@@ -69,10 +74,13 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     name, cluster = bound_name(bound), clusters.outbound_name(bound.service, port.port)
     listener = _listener(name, workload, bound.bind_port)
     chain = listener.filter_chains.add()
+    chain.filters.append(source_filter(workload))
+    policy = state.traffic_policy(bound.service)
     if port.protocol == "tcp":
         proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name, cluster=cluster)
         proxy.tunneling_config.hostname = f"{bound.service}.{HOST_SUFFIX}:{port.port}"
         proxy.max_connect_attempts.value = 1 + RETRIES
+        hash_tcp(proxy, policy)
         chain.filters.append(
             listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=tls.packed(proxy))
         )
@@ -81,7 +89,7 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     configuration = route_pb2.RouteConfiguration(name=name)
     configuration.validate_clusters.value = False
     host = configuration.virtual_hosts.add(name=name, domains=["*"])
-    host.routes.append(_http_route(cluster))
+    host.routes.append(_http_route(cluster, policy))
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
 
 
@@ -104,7 +112,10 @@ def _listener(name: str, workload: Workload, port: int) -> listener_pb2.Listener
 
 
 def _virtual_hosts(
-    service: Service | ExternalService, ref: ServiceRef, caller: ServiceRef
+    service: Service | ExternalService,
+    ref: ServiceRef,
+    caller: ServiceRef,
+    policy: BackendTrafficPolicy | None,
 ) -> Iterator[route_components_pb2.VirtualHost]:
     names = host_names(ref, caller)
     default = _default_port(service)
@@ -121,11 +132,12 @@ def _virtual_hosts(
         if port.protocol == "tcp":
             # The tunnel goes on to the other sidecar, which ends it.
             tunnel.route.retry_policy.CopyFrom(_retry_policy())
+            hash_route(tunnel.route, policy, is_tcp=True)
             text = f"port {port.port} of {ref} is a TCP port: use CONNECT, or a bound port\n"
             host.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 400, text))
         else:
             connect.connect_config.SetInParent()  # it ends here: what is in it is HTTP
-            host.routes.append(_http_route(cluster))
+            host.routes.append(_http_route(cluster, policy))
         yield host
 
 
@@ -139,11 +151,12 @@ def _connect_match() -> route_components_pb2.RouteMatch:
     return route_components_pb2.RouteMatch(connect_matcher=route_components_pb2.RouteMatch.ConnectMatcher())
 
 
-def _http_route(cluster: str) -> route_components_pb2.Route:
+def _http_route(cluster: str, policy: BackendTrafficPolicy | None) -> route_components_pb2.Route:
     route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(prefix="/"))
     route.route.cluster = cluster
     route.route.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
     route.route.retry_policy.CopyFrom(_retry_policy())
+    hash_route(route.route, policy)
     return route
 
 

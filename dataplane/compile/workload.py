@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from schemas.names import ServiceRef, SpiffeId
+from schemas.records import Locality
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Workload:
     """By the service port's name; a port that is not here is the Service's own."""
     app_ports: Mapping[str, int] = field(default_factory=dict)
     """By the service port's name; a port that is not here is the Service's target port."""
+    locality: Locality = field(default_factory=Locality)
+    """Where it stands, as a caller."""
 
     @property
     def identity(self) -> SpiffeId:

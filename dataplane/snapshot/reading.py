@@ -13,9 +13,17 @@ from schemas import checking, codec
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.keys import DataRef, EndpointRef, EpochRef, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, SpiffeId, check_name
-from schemas.objects import MESH_WIDE, AnyObject, AuthorizationPolicy, ExternalService, Service
+from schemas.objects import (
+    MESH_WIDE,
+    AnyObject,
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    ExternalService,
+    Service,
+)
 from schemas.objects.authorization import AuthorizationPolicySpec
 from schemas.records import Endpoint, Epoch, TrustBundle
+from schemas.traffic_faults import traffic_faults
 from spiffe.bundle import certificates
 
 Value = AnyObject | Endpoint | TrustBundle | Epoch
@@ -38,6 +46,8 @@ def read(ref: DataRef, data: bytes) -> Value:
                     _check_external(value, subject)
                 case AuthorizationPolicy():
                     _check_policy(value, data, subject)
+                case BackendTrafficPolicy():
+                    _check_traffic(value, subject)
             return value
         case EndpointRef():
             return _endpoint(ref, data, subject)
@@ -91,6 +101,12 @@ def _check_policy(policy: AuthorizationPolicy, data: bytes, subject: str) -> Non
     if fault is not None:
         remedy = "upgrade this sidecar, or write the policy again"
         raise Corrupt(Problem(subject, fault.message, checking.json_path(fault.path), remedy))
+
+
+def _check_traffic(policy: BackendTrafficPolicy, subject: str) -> None:
+    fault = next(traffic_faults(policy.spec), None)
+    if fault is not None:
+        raise Corrupt(Problem(subject, fault.message, checking.json_path(("spec", *fault.path)), fault.remedy))
 
 
 def _endpoint(ref: EndpointRef, data: bytes, subject: str) -> Endpoint:

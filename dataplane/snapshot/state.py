@@ -50,6 +50,8 @@ class MeshState:
     unreadable_policies: set[ObjectRef] = field(default_factory=set)
     _endpoints: dict[ServiceRef, dict[str, Endpoint]] = field(default_factory=dict)
     _traffic: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
+    zone_bound: set[ServiceRef] = field(default_factory=set)
+    """Services whose requests are to stay in the caller's zone: what each zone gets depends on the callers' zones."""
     _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _services: dict[ServiceRef, Service] = field(default_factory=dict)
     _externals: dict[ServiceRef, ExternalService] = field(default_factory=dict)
@@ -216,6 +218,11 @@ class MeshState:
                     _discard(self._traffic, target, ref)
                 for target in targets(after):
                     self._traffic.setdefault(target, set()).add(ref)
+                for target in (*targets(before), *targets(after)):
+                    if _prefers_local(self.traffic_policy(target)):
+                        self.zone_bound.add(target)
+                    else:
+                        self.zone_bound.discard(target)
             case (AuthorizationPolicy(), _) | (_, AuthorizationPolicy()) if isinstance(ref, ObjectRef):
                 if after is None:
                     _discard(self._policies, ref.namespace, ref)
@@ -233,6 +240,11 @@ def targets(value: Value | None) -> list[ServiceRef]:
     if not isinstance(value, BackendTrafficPolicy):
         return []
     return [ServiceRef(value.metadata.namespace, target.name) for target in value.spec.target_refs]
+
+
+def _prefers_local(policy: BackendTrafficPolicy | None) -> bool:
+    zones = policy.spec.load_balancer.zone_aware if policy is not None else None
+    return zones is not None and zones.prefer_local is not None
 
 
 def _discard(index: dict[K, set[ObjectRef]], key: K, ref: ObjectRef) -> None:

@@ -20,8 +20,22 @@ from schemas.objects.common import TargetRef
 from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, ExternalTls
 from schemas.objects.mesh import MeshSpec
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec
-from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
-from schemas.records import Endpoint, TrustBundle
+from schemas.objects.traffic import (
+    BackendTrafficPolicySpec,
+    CircuitBreaker,
+    ConsistentHash,
+    Failover,
+    Force,
+    HashHeader,
+    HealthCheck,
+    LoadBalancer,
+    PassiveHealthCheck,
+    PreferLocal,
+    RingHash,
+    ZoneAware,
+    ZoneFailover,
+)
+from schemas.records import Endpoint, Locality, TrustBundle
 from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity
 
 PORTS = (ServicePort(name="http", port=80, protocol="http"), ServicePort(name="raw", port=7, protocol="tcp"))
@@ -94,13 +108,35 @@ services = _object(
     _services,
     st.builds(ServiceSpec, ports=_few(_service_ports, 1), dependencies=_maybe(_few(_dependencies))),
 )
+_hashes = st.builds(
+    ConsistentHash,
+    type=st.just("Header"),
+    header=st.just(HashHeader(name="x-user")),
+    ring_hash=_maybe(st.just(RingHash())),
+) | st.just(ConsistentHash(type="SourceIP"))
+_zones = st.builds(
+    ZoneAware,
+    prefer_local=st.builds(
+        PreferLocal,
+        min_endpoints_threshold=st.sampled_from([1, 3]),
+        percentage_enabled=st.sampled_from([0, 50, 100]),
+        force=_maybe(st.just(Force())),
+    ),
+) | st.just(ZoneAware(failover=Failover(zones=(ZoneFailover(from_="a", to=("b",)),))))
+_balancers = st.builds(
+    LoadBalancer, type=st.sampled_from(["LeastRequest", "RoundRobin", "Random"]), zone_aware=_maybe(_zones)
+) | st.builds(LoadBalancer, type=st.just("ConsistentHash"), consistent_hash=_hashes, zone_aware=_maybe(_zones))
+_breakers = st.builds(CircuitBreaker, max_connections=_maybe(st.sampled_from([0, 5])))
+_health_checks = st.builds(HealthCheck, passive=_maybe(st.just(PassiveHealthCheck())))
 _traffic = _object(
     BackendTrafficPolicy,
     st.sampled_from(["b1", "b2"]),
     st.builds(
         BackendTrafficPolicySpec,
         target_refs=_few(st.builds(TargetRef, name=_services), 1),
-        load_balancer=st.builds(LoadBalancer, type=st.sampled_from(["LeastRequest", "RoundRobin"])),
+        load_balancer=_balancers,
+        circuit_breaker=_maybe(_breakers),
+        health_check=_maybe(_health_checks),
     ),
 )
 _mesh = st.just(
@@ -149,6 +185,7 @@ _endpoints = st.tuples(
         Endpoint,
         address=st.sampled_from(["10.0.0.1", "10.0.0.2", "2001:db8::1"]),
         ports=st.dictionaries(_port_names, _port_numbers, max_size=3),
+        locality=st.sampled_from([Locality(), Locality(region="eu", zone="a"), Locality(region="eu", zone="b")]),
     ).map(codec.encode),
 )
 _bundles = st.builds(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from dataplane.snapshot.reading import read
 from dataplane.watch.events import Changes, Delete, Listing, Put
 from schemas.errors import Corrupt
+from schemas.records import Locality
 from tests.properties.sidecar import Sidecar, difference, listings_of_prefixes, whole
 from tests.properties.strategies import foreign_keys, items, spoiled
 from tests.states.build import KEYS, ORDERS, workload
@@ -23,6 +25,10 @@ _SLOW = settings(
 
 changes_of_good = st.lists(st.tuples(items, st.booleans()), min_size=1, max_size=4)
 changes_of_any = st.lists(st.tuples(items | spoiled, st.booleans()), min_size=1, max_size=4)
+
+
+# In a zone, so that the zones of instances matter.
+HERE = replace(workload(ORDERS), locality=Locality(region="eu", zone="a"))
 
 
 def apply(values: dict[bytes, bytes], step: Sequence[tuple[tuple[bytes, bytes], bool]]) -> dict[bytes, bytes]:
@@ -49,7 +55,7 @@ def believable(values: dict[bytes, bytes]) -> bool:
 @given(st.lists(changes_of_good, max_size=12))
 def test_good_histories(steps: list[list[tuple[tuple[bytes, bytes], bool]]]) -> None:
     values: dict[bytes, bytes] = {}
-    sidecar, always = Sidecar(workload(ORDERS)), True
+    sidecar, always = Sidecar(HERE), True
     for revision, step in enumerate(steps, 2):
         after = apply(values, step)
         for changes in whole(difference(values, after, revision), revision):
@@ -66,7 +72,7 @@ def test_good_histories(steps: list[list[tuple[tuple[bytes, bytes], bool]]]) -> 
 def test_any_histories(steps: list[tuple[list[tuple[tuple[bytes, bytes], bool]], bool]]) -> None:
     """With damaged values, and now and then a listing in place of changes."""
     values: dict[bytes, bytes] = {}
-    sidecar = Sidecar(workload(ORDERS))
+    sidecar = Sidecar(HERE)
     for revision, (step, listed) in enumerate(steps, 2):
         after = apply(values, step)
         events: list[Changes] | list[Listing] = whole(difference(values, after, revision), revision)

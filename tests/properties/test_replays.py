@@ -70,6 +70,8 @@ def walk(states: list[State], way: Way, who: State) -> Sidecar:
     return sidecar
 
 
+# All pairs would be a few thousand; neighbours are walked through by `test_one_state_after_the_other`.
+PAIRS = random.Random(29).sample(list(itertools.permutations(ALL, 2)), 300)
 READABLE = {state.name: readable(state) for state in ALL}
 VIEWERS = [State("of orders", "", {}, workload(ORDERS)), State("of web", "", {}, workload(WEB))]
 
@@ -84,14 +86,14 @@ def test_one_state_after_the_other(order: str, way: str, who: State) -> None:
     walk(states, WAYS[way], who)
 
 
-def test_every_pair() -> None:
-    for before, after in itertools.permutations(ALL, 2):
+def test_pairs() -> None:
+    for before, after in PAIRS:
         walk([before, after], shuffled, VIEWERS[0])
 
 
 def test_squashed() -> None:
     """A sidecar that was away sees only the end: a new listing, over whatever it knew."""
-    for before, after in itertools.permutations(ALL, 2):
+    for before, after in PAIRS:
         sidecar = from_listings(VIEWERS[0].workload, before.values)
         for listing in listings(after.values, 2000):
             sidecar.take(listing)

@@ -118,7 +118,7 @@ def test_unknown_field_never_turns_an_absent_list_into_an_empty_one() -> None:
 def test_unknown_field_in_a_part_that_is_at_its_default_survives() -> None:
     balancing = OBJECTS[2]
     plain = msgpack.unpackb(codec.encode(balancing))
-    plain["spec"]["loadBalancer"] = {"slowStart": "30s"}
+    plain["spec"]["loadBalancer"] = {"newerPart": "30s"}
     stored = packed(plain)
     value = codec.decode_object(stored, "BackendTrafficPolicy", "k")
     assert msgpack.unpackb(codec.encode_over(stored, value)) == plain

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 from msgspec.structs import replace
 
 from dataplane.compile.compiler import Compiler
@@ -31,7 +32,7 @@ from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, Exte
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
-from schemas.records import Endpoint, Epoch, TrustBundle
+from schemas.records import Endpoint, Epoch, Locality, TrustBundle
 
 KEYS = Keyspace()
 TRUST_DOMAIN = "mesh.test"
@@ -154,12 +155,25 @@ def balance(name: str, kind: Literal["LeastRequest", "RoundRobin"], *targets: st
     return BackendTrafficPolicy(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
 
 
+def traffic(name: str, *targets: str, **spec: object) -> BackendTrafficPolicy:
+    """`spec`: its other fields as people write them: ``circuitBreaker={"maxConnections": 1}``."""
+    refs = [{"name": target} for target in targets]
+    whole = msgspec.convert({"targetRefs": refs, **spec}, BackendTrafficPolicySpec)
+    return BackendTrafficPolicy(api_version="mesh/v1", metadata=_metadata(name), spec=whole)
+
+
 # -- records
 
 
-def instance(name: str, which: str, address: str, **ports: int) -> tuple[bytes, bytes]:
+def instance(name: str, which: str, address: str, zone: str = "", **ports: int) -> tuple[bytes, bytes]:
+    """`zone`: ``region/zone``."""
     key = KEYS.endpoint(EndpointRef(ref(name), which))
-    return key, codec.encode(Endpoint(address=address, ports=ports))
+    return key, codec.encode(Endpoint(address=address, ports=ports, locality=locality(zone)))
+
+
+def locality(zone: str) -> Locality:
+    region, _, name = zone.partition("/")
+    return Locality(region=region, zone=name)
 
 
 def bundle(sequence: int, *authorities: bytes, trust_domain: str = TRUST_DOMAIN) -> tuple[bytes, bytes]:
@@ -217,6 +231,6 @@ def merged(states: Iterable[State]) -> dict[bytes, bytes]:
 __all__ = [
     "CREDENTIALS", "KEYS", "ORDERS", "ROOT_DER", "TRUST_DOMAIN", "WEB", "EpochRef", "Item", "Operation", "Rule",
     "Source", "State", "TrustRef", "balance", "bundle", "compiled", "epoch", "external", "federates", "identity",
-    "instance", "listings", "merged", "mesh_of", "need", "need_external", "policy", "port", "ref", "rule", "service",
-    "state", "unreadable", "who", "workload",
+    "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port", "ref", "rule",
+    "service", "state", "traffic", "unreadable", "who", "workload",
 ]  # fmt: skip

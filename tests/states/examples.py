@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from schemas import codec
+from tests.states.backends import BACKENDS
 from tests.states.build import (
     KEYS,
     ORDERS,
@@ -290,6 +291,7 @@ STATES: tuple[State, ...] = (
         external("twice", _STOCK, port("http", 80), port("http", 81), at=["192.0.2.7"]),
         TRUST,
     ),
+    *BACKENDS,
 )
 
 BY_NAME = {one.name: one for one in STATES}
