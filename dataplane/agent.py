@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import signal
+import stat
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from dataplane.watch.events import Event
 from dataplane.watch.follow import Follower
 from dataplane.workload_api.api import WorkloadApi
 from schemas import joinfile
+from schemas.errors import PermissionDenied
 from schemas.keys import Keyspace
 from schemas.records import Endpoint, SidecarStatus
 from trio_etcd import TLS, Client, EtcdError, open_etcd
@@ -113,6 +115,7 @@ class Agent:
         """Raises MeshError or OSError with what is wrong, before it has said READY."""
         for directory in (self._state_dir, self._runtime_dir):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(self._runtime_dir)
         async with trio.open_nursery() as nursery:
             adopted = await nursery.start(self._envoy.run)
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
@@ -165,7 +168,8 @@ class Agent:
         send, events = trio.open_memory_channel[Event](EVENT_QUEUE)
         follower = Follower(nursery, self._etcd, send, fraction=self._random.random)
         follower.want(self._pipeline.wanted())
-        patience = trio.current_time() + LAST_GOOD_AFTER_S if self._pipeline.state.stored else float("inf")
+        patience = trio.current_time() + LAST_GOOD_AFTER_S
+        has_last_good = bool(self._pipeline.state.stored)  # looked at before etcd can have said a part of what there is
         while True:
             with trio.move_on_at(patience) as waited:
                 self._take(await events.receive(), follower)
@@ -175,7 +179,10 @@ class Agent:
                 except trio.WouldBlock:
                     break
             follower.want(self._pipeline.wanted())
-            if waited.cancelled_caught:
+            if waited.cancelled_caught and not has_last_good:
+                log.warning("etcd does not answer, and there is no last known good: nothing is served before it does")
+                patience, update = float("inf"), None
+            elif waited.cancelled_caught:
                 log.warning(
                     "etcd does not answer: serving the last known good, revision %d", self._pipeline.state.revision
                 )
@@ -296,7 +303,14 @@ class Agent:
     # -- what it says of itself
 
     async def _follow_acks(self) -> None:
+        told: dict[str, str] = {}
         while self._ads is not None:
+            refused = {nack.resource: nack.message for nack in self._ads.nacks}
+            for name, message in sorted(refused.items() - told.items()):
+                log.error("Envoy refused %s: %s; what it had before stays in force", name, message)
+            for name in sorted(told.keys() - refused.keys()):
+                log.info("Envoy refuses %s no more", name)
+            told = refused
             await self._ads.changed()
             self._touched.set()
 
@@ -424,6 +438,13 @@ async def _take(signals: AsyncIterator[int]) -> None:
     """Further ones change nothing: the end is bounded. Left alone they would end us before it."""
     async for _ in signals:
         pass
+
+
+def _check_private(directory: Path) -> None:
+    """Before Envoy is started: whoever may enter reaches the ADS socket, which serves private keys."""
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if mode & 0o077:
+        raise PermissionDenied(f"{directory} may be entered by others (mode {mode:04o}): run `chmod 700 {directory}`")
 
 
 def _credentials(identity: Identity) -> Credentials:

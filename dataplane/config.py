@@ -1,6 +1,7 @@
 """A sidecar's own settings, from its file."""
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,7 @@ class Attest(Settings, frozen=True, kw_only=True):
 
 
 MAX_SOCKET_PATH = 107  # bytes: sun_path of unix(7) without the final NUL
+MAX_RUNTIME_DIR = MAX_SOCKET_PATH - len("/admin.sock")  # the longest name of a socket in it
 # What stands for itself in unix:///path, which is how clients are told of it (SPIFFE_Workload_Endpoint 4).
 _SOCKET_PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
 
@@ -144,6 +146,9 @@ def load(path: Path) -> SidecarSettings:
         remedy = "`meshadm attestor join-file` makes one for all hosts"
         problems.append(Problem(str(path), "attest.x509 needs a join file too", "$.join", remedy))
     problems += _workload_api_problems(settings, str(path))
+    if len(os.fsencode(settings.runtime_dir)) > MAX_RUNTIME_DIR:
+        text = f"at most {MAX_RUNTIME_DIR} bytes, or the sockets in it would have paths that are too long"
+        problems.append(Problem(str(path), text, "$.runtimeDir"))
     for name in ("advertise", "app_address", "local_address"):
         value = getattr(settings, name)
         try:

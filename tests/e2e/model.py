@@ -82,12 +82,20 @@ def _comparable(resource: Resource) -> Any:
 
 async def _running(mesh: E2eMesh, name: str) -> dict[ResourceKey, Any]:
     dump = await mesh.admin(name).config_dump()
+    draining = {
+        listener["name"]
+        for part in dump["configs"]
+        for listener in part.get("dynamic_listeners", ())
+        if "active_state" not in listener
+    }
     found = {}
     for type_url, content in _dynamic(dump):
         message = json_format.ParseDict(content, _MESSAGES[type_url]())
         key = getattr(message, "name", None) or message.cluster_name
         if type_url == ENDPOINTS and key.startswith("app|"):
             continue  # of a static cluster, in which it is compared
+        if type_url == ROUTES and key in draining:
+            continue  # connections that are open may use it until the drain time is over
         found[ResourceKey(type_url, key)] = _plain(type_url, message)
     return found
 

@@ -204,13 +204,15 @@ async def test_an_agent_that_starts_anew_with_a_refused_resource(mesh: E2eMesh) 
         assert load.failures == {}
     finally:
         await mesh.restore([extra.ref])
-    assert "Address already in use" in mesh.log("sidecar-api-1")
+    said = mesh.log("sidecar-api-1")
+    assert said.count("Envoy refused inbound|extra") == 2  # once by each agent
+    assert "Address already in use" in said
     await assert_runs_the_model(mesh, *EVERYBODY)
 
 
 async def test_sidecars_restart_whole_with_etcd_and_replicas_dead(mesh: E2eMesh) -> None:
     """From the last known good on disk; `status` says which revision that is, and how stale."""
-    names = list(mesh.instances)
+    names = ("web-1", "api-1", "reports-1")
     async with mesh.applied(NO_DELETES) as revision:
         for name in names:
             await _saved(mesh, name, revision)
