@@ -24,6 +24,12 @@ from dataplane.workload_api.limits import Limits
 from dataplane.workload_api.peer import Doubt, Peer
 from trio_grpc import RpcAbort, StatusCode
 
+_CONFIGURATION = h2.config.H2Configuration(
+    client_side=False,
+    header_encoding=None,
+    validate_outbound_headers=False,  # `wire` makes them, and says what it makes
+    normalize_outbound_headers=False,
+)
 _RECEIVE_BYTES = 64 * 1024
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -94,7 +100,7 @@ class Connection:
         self._settings = settings
         self._limits = settings.limits
         self._usage = usage
-        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
+        self._h2 = h2.connection.H2Connection(_CONFIGURATION)
         self._h2.decoder.max_header_list_size = self._limits.header_bytes
         self._streams: dict[int, _Stream] = {}
         self._patience = trio.CancelScope(deadline=trio.current_time() + self._limits.handshake)
@@ -233,7 +239,7 @@ class Connection:
                 abort = await self._call(stream_id, stream)
             if stream.scope.cancelled_caught:
                 abort = stream.cut_short
-            await self._end(stream_id, stream, abort)
+            self._end(stream_id, stream, abort)
             self._answered += 1
         except h2.exceptions.ProtocolError:
             pass  # the call was taken back: there is nobody to tell
@@ -287,13 +293,14 @@ class Connection:
             if waits.cancelled_caught:
                 raise RpcAbort(StatusCode.CANCELLED, "the client takes nothing")
 
-    async def _end(self, stream_id: int, stream: _Stream, abort: RpcAbort | None) -> None:
+    def _end(self, stream_id: int, stream: _Stream, abort: RpcAbort | None) -> None:
+        """Does not wait: a client that has seen the end may begin another call, and this one must not count by then."""
         last = wire.trailers(abort)
         headers = last if stream.answered else [*wire.RESPONSE_HEADERS, *last]
         self._h2.send_headers(stream_id, headers, end_stream=True)
         if not stream.complete.is_set():
             self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # RFC 9113, 8.1: the rest of the request is unwanted
-        await self._flush()
+        self._unsent.set()
 
     async def _flush(self) -> None:
         """Returns when all that there is to send has been taken."""

@@ -88,13 +88,13 @@ class WorkloadService:
         try:
             if isinstance(call.peer, Doubt):
                 raise call.peer
+            if not self.knows(call.peer.facts):
+                self._refusals.say(call.request.path, f"no selector admits {call.peer.facts}")
+                raise RpcAbort(StatusCode.PERMISSION_DENIED, f"there is no identity for {call.peer.facts}")
             call.peer.check()
         except Doubt as doubt:
             self._refusals.say(call.request.path, str(doubt))
             raise RpcAbort(StatusCode.PERMISSION_DENIED, str(doubt)) from None
-        if not self.knows(call.peer.facts):
-            self._refusals.say(call.request.path, f"no selector admits {call.peer.facts}")
-            raise RpcAbort(StatusCode.PERMISSION_DENIED, f"there is no identity for {call.peer.facts}")
 
     # -- streams
 
