@@ -120,6 +120,7 @@ def _zone(
     if zone != Locality():
         found.locality.CopyFrom(base_pb2.Locality(region=zone.region, zone=zone.zone))
     if placed.weight is not None:
+        found.locality.SetInParent()  # Envoy passes over the weight of one that is not there
         found.load_balancing_weight.value = placed.weight
     for address, number in addresses:
         found.lb_endpoints.add().endpoint.address.CopyFrom(socket_address(address, number))

@@ -111,6 +111,11 @@ FAULTS = {
         "$.spec.targetRefs[0]",
         "BackendTrafficPolicy shop/first already speaks for Service shop/orders",
     ),
+    "traffic policy that contradicts itself": (
+        policy("{targetRefs: [{name: orders}], loadBalancer: {type: ConsistentHash}}", "BackendTrafficPolicy", "first"),
+        "$.spec.loadBalancer.consistentHash",
+        "missing",
+    ),
     "a mesh of another name": (
         "kind: Mesh\nmetadata: {name: other}\nspec: {trustDomain: shop.example}",
         "$.metadata.name",

@@ -16,7 +16,7 @@ from schemas.errors import Corrupt
 from schemas.keys import DataRef, EndpointRef, EpochRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
 from schemas.records import Endpoint
-from tests.states.build import ROOT_DER, bundle, need, policy, port, rule, service, who
+from tests.states.build import ROOT_DER, bundle, need, policy, port, rule, service, traffic, who
 
 POLICY = policy("p", "ALLOW", rule(who("web")))
 ENDPOINT = EndpointRef(ServiceRef("shop", "orders"), "o1")
@@ -69,6 +69,12 @@ def test_a_service_with_an_unknown_field_is_believed() -> None:
 )
 def test_a_service_that_contradicts_itself(orders: Any, said: str) -> None:
     assert said in why(orders.ref, codec.encode(orders))
+
+
+def test_a_traffic_policy_that_contradicts_itself() -> None:
+    """Envoy would refuse the cluster."""
+    spread = traffic("p", "orders", loadBalancer={"type": "ConsistentHash"})
+    assert "$.spec.loadBalancer.consistentHash: missing" in why(spread.ref, codec.encode(spread))
 
 
 @pytest.mark.parametrize(
