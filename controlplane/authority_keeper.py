@@ -41,6 +41,8 @@ class AuthorityKeeper:
         """Asks for client certificates of the mesh."""
         self.join_tls: ReloadableTLS | None = None
         """Asks for none."""
+        self.serving: ServerTLS | None = None
+        """The replica's newest certificate and its key."""
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
@@ -92,7 +94,8 @@ class AuthorityKeeper:
         chain_pem = b"".join(map(_pem, chain))
         key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         roots = b"".join(map(_pem, in_force.bundle.x509_authorities))
-        api, join = ServerTLS(chain_pem, key_pem, roots), ServerTLS(chain_pem, key_pem)
+        self.serving = ServerTLS(chain_pem, key_pem)
+        api, join = ServerTLS(chain_pem, key_pem, roots), self.serving
         if self.api_tls is None or self.join_tls is None:
             self.api_tls, self.join_tls = ReloadableTLS(api), ReloadableTLS(join)
         else:

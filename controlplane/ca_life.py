@@ -44,13 +44,14 @@ class CaLife:
         address: str,
         door: str,
         files: Sequence[Path],
+        serves_bundle: bool,
     ) -> None:
         self._store = store
         name = f"{socket.gethostname()} {address}"
         steps = CaSteps(store, CaWriter(store, requests), kek, issuing.now, issuing.random, name)
         watch = Watch(tuple(files), issuing.now)
         kek_ids = tuple(key.id for key in kek.keys)
-        self._presence = Presence(store, issuing, replica_id(name, door), name, kek_ids)
+        self._presence = Presence(store, issuing, replica_id(name, door), name, kek_ids, serves_bundle=serves_bundle)
         self._rotator = Rotator(steps, view, board, watch, SystemRandom().random)
         self.service = AuthorityService(steps)
 

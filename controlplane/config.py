@@ -13,6 +13,12 @@ kek: /etc/mesh/kek                   # key-encryption key; default: $CREDENTIALS
 nextKek: /etc/mesh/kek.new           # another one that opens CA keys too, while `meshadm ca reseal` replaces the first
 listen: {api: 0.0.0.0:7443, join: 0.0.0.0:7444, socket: /run/mesh/controlplane/api.sock}
 advertise: {api: [10.0.0.1:7443], join: [10.0.0.1:7444]}  # what others are told; default: where it listens
+bundleEndpoint:                      # publishes the trust bundle for other trust domains; without it, none does
+  listen: 0.0.0.0:8443
+  profile: https_spiffe              # with the replica's SVID; or https_web, with two files, read again when changed
+  # cert: /etc/mesh/web.crt
+  # key: /etc/mesh/web.key
+  path: /
 log: {format: text}                  # or json: one object a line, for programs
 ```
 """
@@ -62,6 +68,20 @@ class AdvertiseConfig(_Part, frozen=True, kw_only=True):
     join: Addresses | None = None
 
 
+class BundleEndpointConfig(_Part, frozen=True, kw_only=True):
+    listen: Address
+    profile: Literal["https_web", "https_spiffe"]
+    cert: AbsolutePath | None = None
+    key: AbsolutePath | None = None
+    path: Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*\Z", description="the path of a URL")] = "/"
+
+    def __post_init__(self) -> None:
+        """msgspec tells a ValueError with the place of this part."""
+        given = self.cert is not None, self.key is not None
+        if given != ((True, True) if self.profile == "https_web" else (False, False)):
+            raise ValueError("profile https_web needs cert and key, and https_spiffe takes neither")
+
+
 class LogConfig(_Part, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
@@ -72,6 +92,7 @@ class ReplicaConfig(_Part, frozen=True, kw_only=True):
     kek: AbsolutePath | None = None
     next_kek: AbsolutePath | None = None
     advertise: AdvertiseConfig = AdvertiseConfig()
+    bundle_endpoint: BundleEndpointConfig | None = None
     log: LogConfig = LogConfig()
 
     @property

@@ -34,13 +34,23 @@ def replica_id(name: str, socket: str) -> str:
 class Presence:
     """`run` it when there is a CA in force; `goodbye` when nothing is served any more."""
 
-    def __init__(self, store: Store, issuing: Issuing, own_id: str, name: str, kek_ids: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        issuing: Issuing,
+        own_id: str,
+        name: str,
+        kek_ids: tuple[str, ...],
+        *,
+        serves_bundle: bool = False,
+    ) -> None:
         self._store = store
         self._issuing = issuing
         self._key = store.keyspace.replica(own_id)
         self._id = own_id
         self._name = name
         self._kek_ids = kek_ids
+        self._serves_bundle = serves_bundle
         self._said: ReplicaStatus | None = None
 
     async def run(self) -> None:
@@ -91,6 +101,7 @@ class Presence:
             issuing_since=0 if before is None else now,
             svid_expires=self._issuing.serving_until,
             kek_ids=self._kek_ids,
+            serves_bundle=self._serves_bundle,
         )
         if before is not None and before.issuing_key_id == fresh.issuing_key_id:
             return msgspec.structs.replace(fresh, issuing_since=before.issuing_since)

@@ -7,6 +7,7 @@
                           │                       │  Tokens, Operators, Attestors  ▸ write        │   control/ data/
                           │                       │  Sidecars  lease ▸ write; reports in batches  │
                           │  follow: Mesh, data/trust, control/ca ▸ AuthorityKeeper ▸ CA, TLS     │◀── etcd
+     bundle TLS  ────────▶│  BundleEndpoint;  Follower ▸ data/trust of other trust domains        │
                           │  follow: control/status ▸ StatusBoard;  data/config ▸ ConfigClock     │
                           │  watchdog, signals                                                    │
                           └──────────────────────────────────────────────────────────────────────┘
@@ -44,6 +45,7 @@ from controlplane.authority_keeper import AuthorityKeeper
 from controlplane.ca.keystore import read_keks
 from controlplane.ca_life import CaLife
 from controlplane.config import ReplicaConfig
+from controlplane.federation_life import FederationLife
 from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
 from controlplane.notify import Notifier
@@ -81,6 +83,7 @@ class Serving:
 
     api_port: int
     join_port: int
+    bundle_port: int | None = None
 
 
 async def run(
@@ -133,8 +136,11 @@ async def run(
         life = CaLife(
             store, writer, kek, issuing, view, board,
             address=config.advertised_api[0], door=config.listen.socket,
-            files=[Path(config.etcd.ca), Path(config.etcd.cert)],
+            files=[Path(config.etcd.ca), Path(config.etcd.cert)], serves_bundle=config.bundle_endpoint is not None,
         )  # fmt: skip
+        federation = FederationLife(
+            store, issuing, keeper, view, config.bundle_endpoint, address=config.advertised_api[0]
+        )
         life.drive(nursery)
 
         operators = Operators(store)
@@ -147,6 +153,7 @@ async def run(
 
         services = (
             life.service,
+            federation.service,
             ConfigService(store, writer),
             IdentityService(issuing, attestors, possession),
             SvidService(issuing),
@@ -159,11 +166,12 @@ async def run(
         trust_domain = issuing.current().authority.trust_domain
         async with AsyncExitStack() as doors:
             ports = await _open_doors(doors, config, keeper, rpcs, lambda one: Door(one, trust_domain, now, operators))
+            bundle_port = await federation.start(nursery)
             starting.cancel()
             notifier.send("READY=1", f"STATUS=serving {trust_domain}")
             event(logger, logging.INFO, "ready", trust_domain=trust_domain, api=ports[0], join=ports[1])
             ready.set()
-            task_status.started(Serving(*ports))
+            task_status.started(Serving(ports[0], ports[1], bundle_port))
             await stop.wait()
             notifier.send("STOPPING=1")
         nursery.cancel_scope.cancel()

@@ -98,6 +98,12 @@ class Keyspace:
     def rotation(self) -> bytes:
         return f"{self.prefix}/control/rotation".encode()
 
+    def federation(self) -> bytes:
+        return f"{self.prefix}/control/federation/".encode()
+
+    def federation_status(self, trust_domain: str) -> bytes:
+        return f"{self.prefix}/control/federation/{trust_domain}".encode()
+
     def lock(self, name: str) -> bytes:
         return f"{self.prefix}/control/locks/{name}".encode()
 

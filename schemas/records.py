@@ -161,6 +161,30 @@ class ReplicaStatus(Record, frozen=True, kw_only=True, tag="ReplicaStatus"):
     """Of the certificate that it serves with."""
     kek_ids: tuple[str, ...] = ()
     """The key-encryption keys that it can open CA keys with."""
+    serves_bundle: bool = False
+    """It has a bundle endpoint: other trust domains may follow ours."""
+
+
+class FederationStatus(Record, frozen=True, kw_only=True, tag="FederationStatus"):
+    """How it goes with following another trust domain's bundle: written by a replica at each attempt."""
+
+    trust_domain: str
+    object_revision: int = 0
+    """Mod revision of the TrustBundle object that it goes by; 0: not fetched since the last start."""
+    seed: bytes = b""
+    """SHA-256 of the bundle in the object that it started from; empty: of none."""
+    served_sequence: int | None = None
+    """spiffe_sequence of the newest document; None: it had none."""
+    tried: int = 0
+    """Last attempt; 0: none yet."""
+    fetched: int = 0
+    """Last success; 0: none yet."""
+    problem: str = ""
+    """Why the last attempt failed; empty: it did not."""
+    next: int = 0
+    """When the next attempt is due."""
+    by: str = ""
+    """The replica that wrote it."""
 
 
 # A service by name, or "*" for any of its namespace (schemas/selectors.py).
@@ -279,6 +303,7 @@ AnyRecord = (
     | SealedKey
     | Rotation
     | ReplicaStatus
+    | FederationStatus
     | JoinToken
     | LoginToken
     | Operator

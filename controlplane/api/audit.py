@@ -38,6 +38,8 @@ QUIET = frozenset(
         "/mesh.v1.Sidecars/Wait",
         "/mesh.v1.Authority/Status",
         "/mesh.v1.Authority/Follow",
+        "/mesh.v1.Federation/Status",
+        "/mesh.v1.Federation/Bundle",
     }
 )
 

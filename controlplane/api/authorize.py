@@ -73,6 +73,10 @@ ALLOWED: Mapping[str, frozenset[Role]] = {
     "/mesh.v1.Authority/Request": _ADMINS,
     "/mesh.v1.Authority/Install": _ADMINS,
     "/mesh.v1.Authority/Reseal": _ADMINS,
+    # Bundles are public. Who has one fetched says no more than "now".
+    "/mesh.v1.Federation/Status": _VIEWERS,
+    "/mesh.v1.Federation/Bundle": _VIEWERS,
+    "/mesh.v1.Federation/Fetch": _ADMINS,
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from controlplane.exit_codes import ExitCode, exit_code_of
 from controlplane.meshadm.table import count
-from schemas.errors import MeshError
+from schemas.errors import MeshError, Unavailable
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,6 +48,10 @@ class SidecarsNotCurrent(MeshError):
 
 class Expiring(MeshError):
     """`meshadm check` found what ends too soon, or what is not renewed as it should be."""
+
+
+class NotFederated(Unavailable):
+    """Another trust domain's bundle could not be had, or was refused."""
 
 
 class RotationWaits(MeshError):

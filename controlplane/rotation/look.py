@@ -60,12 +60,13 @@ async def look(store: Store, now: float) -> Look:
         raise Unavailable(f"there is no trust bundle of {mesh.spec.trust_domain} in etcd")
     bundle = codec.decode(bundle_kv.value, TrustBundle, bundle_key.decode())
     statuses, replicas = await store.list(keyspace.statuses()), await store.list(keyspace.replicas())
-    federated = bool(await store.list_keys(keyspace.config_of_kind("TrustBundle")))
+    follows = bool(await store.list_keys(keyspace.config_of_kind("TrustBundle")))
     keys = {key.id: key for key in (codec.decode(kv.value, SealedKey, kv.key.decode()) for kv in ca.kvs)}
     rotation = (
         codec.decode(found[rotation_key].value, Rotation, rotation_key.decode()) if rotation_key in found else None
     )
     said = _replicas(replicas)
+    federated = follows or any(one.serves_bundle for one in said)
     facts = Facts(
         keys=keys,
         issuers=issuers(keys),

@@ -784,3 +784,71 @@ class ResealRequest(_message.Message):
     kek_id: str
     force: bool
     def __init__(self, request_id: _Optional[str] = ..., kek_id: _Optional[str] = ..., force: bool = ...) -> None: ...
+
+class FederationStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FederationStatusReply(_message.Message):
+    __slots__ = ("trust_domain", "bundle_sequence", "domains")
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    trust_domain: str
+    bundle_sequence: int
+    domains: _containers.RepeatedCompositeFieldContainer[FederatedDomain]
+    def __init__(self, trust_domain: _Optional[str] = ..., bundle_sequence: _Optional[int] = ..., domains: _Optional[_Iterable[_Union[FederatedDomain, _Mapping[str, object]]]] = ...) -> None: ...
+
+class FederatedDomain(_message.Message):
+    __slots__ = ("trust_domain", "objects", "url", "profile", "has_bundle", "sequence", "x509_authorities", "jwt_authorities", "refresh_hint_seconds", "tried", "fetched", "next", "problem", "by")
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    HAS_BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    X509_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    JWT_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_HINT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRIED_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    trust_domain: str
+    objects: _containers.RepeatedScalarFieldContainer[str]
+    url: str
+    profile: str
+    has_bundle: bool
+    sequence: int
+    x509_authorities: int
+    jwt_authorities: int
+    refresh_hint_seconds: int
+    tried: int
+    fetched: int
+    next: int
+    problem: str
+    by: str
+    def __init__(self, trust_domain: _Optional[str] = ..., objects: _Optional[_Iterable[str]] = ..., url: _Optional[str] = ..., profile: _Optional[str] = ..., has_bundle: bool = ..., sequence: _Optional[int] = ..., x509_authorities: _Optional[int] = ..., jwt_authorities: _Optional[int] = ..., refresh_hint_seconds: _Optional[int] = ..., tried: _Optional[int] = ..., fetched: _Optional[int] = ..., next: _Optional[int] = ..., problem: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
+
+class FetchBundleRequest(_message.Message):
+    __slots__ = ("trust_domain",)
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    trust_domain: str
+    def __init__(self, trust_domain: _Optional[str] = ...) -> None: ...
+
+class BundleRequest(_message.Message):
+    __slots__ = ("trust_domain",)
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    trust_domain: str
+    def __init__(self, trust_domain: _Optional[str] = ...) -> None: ...
+
+class BundleReply(_message.Message):
+    __slots__ = ("trust_domain", "sequence", "jwks")
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    JWKS_FIELD_NUMBER: _ClassVar[int]
+    trust_domain: str
+    sequence: int
+    jwks: bytes
+    def __init__(self, trust_domain: _Optional[str] = ..., sequence: _Optional[int] = ..., jwks: _Optional[bytes] = ...) -> None: ...

@@ -44,6 +44,9 @@ def test_all_fields() -> None:
         (MINIMAL.replace("ca: /a", "ca: a"), "$.etcd.ca"),
         (MINIMAL.replace("key: /c", "key: /c, prefix: /mesh/"), "$.etcd.prefix"),
         (MINIMAL + "kekk: /x", "kekk"),
+        (MINIMAL + "bundleEndpoint: {listen: '0.0.0.0:8443', profile: https_web}", "needs cert and key"),
+        (MINIMAL + "bundleEndpoint: {listen: '0.0.0.0:1', profile: https_spiffe, cert: /a, key: /b}", "takes neither"),
+        (MINIMAL + "bundleEndpoint: {listen: '0.0.0.0:1', profile: https_spiffe, path: x}", "$.bundleEndpoint.path"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, told: str) -> None:

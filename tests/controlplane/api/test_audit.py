@@ -17,8 +17,12 @@ from google.protobuf.message import Message
 from controlplane.api.audit import QUIET, Audit
 from controlplane.api.authorize import ALLOWED
 from controlplane.api.caller import Listener
+from controlplane.api.convert import key_of
 from controlplane.log import JsonFormatter, KeyValueFormatter, event, redacted
+from schemas import codec
 from schemas.api import mesh_pb2 as pb
+from schemas.objects import Metadata, TrustBundle
+from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from tests.controlplane.access import (
     Person,
     forget_hosts,
@@ -136,6 +140,20 @@ async def _sidecar(world: World) -> None:
     await world.call(world.sidecar, "Sidecars/Deregister", request)
 
 
+async def _fetch(world: World) -> None:
+    """From where nobody answers: asking is what is to be seen."""
+    trust_domain = f"{world.namespace}.example"
+    endpoint = BundleEndpoint(url="https://127.0.0.1:1/", profile="https_web")
+    value = TrustBundle(
+        api_version="mesh/v1",
+        metadata=Metadata(name=world.namespace, namespace="mesh-system"),
+        spec=TrustBundleSpec(trust_domain=trust_domain, bundle_endpoint=endpoint),
+    )
+    await world.root.apply(pb.Change(put=codec.encode(value)))
+    await world.call(world.root, "Federation/Fetch", pb.FetchBundleRequest(trust_domain=trust_domain))
+    await world.root.apply(pb.Change(delete=key_of(value.ref)))
+
+
 def simply(who: str, rpc: str, request: Callable[[World], Message]) -> Drive:
     async def drive(world: World) -> None:
         await world.call(getattr(world, who), rpc, request(world))
@@ -192,6 +210,9 @@ ACCEPTED: dict[str, Drive] = {
     "Sidecars/Wait": streaming("Sidecars/Wait", pb.WaitRequest(revision=1)),
     "Authority/Status": simply("operator", "Authority/Status", lambda _: pb.AuthorityStatusRequest()),
     "Authority/Follow": streaming("Authority/Follow", pb.FollowRotationRequest()),
+    "Federation/Status": simply("operator", "Federation/Status", lambda _: pb.FederationStatusRequest()),
+    "Federation/Bundle": simply("operator", "Federation/Bundle", lambda _: pb.BundleRequest()),
+    "Federation/Fetch": _fetch,
 }
 
 # What says where the effect is: of a write the revision, of an issue who it was for.

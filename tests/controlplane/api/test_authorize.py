@@ -25,13 +25,13 @@ CA = Authority.create()
 
 READ = {
     "Config/Get", "Config/List", "Config/Watch", "Sidecars/List", "Sidecars/Wait", "Tokens/List", "Attestors/List",
-    "Attestors/Where", "Authority/Status", "Authority/Follow",
+    "Attestors/Where", "Authority/Status", "Authority/Follow", "Federation/Status", "Federation/Bundle",
 }  # fmt: skip
 WRITE = {"Config/Apply", "Tokens/Create", "Tokens/Revoke"}
 ADMINISTER = {
     "Operators/List", "Operators/Grant", "Operators/Revoke", "Attestors/Put", "Attestors/Delete", "Authority/Rotate",
     "Authority/StopRotation", "Authority/Prepare", "Authority/Activate", "Authority/Retire", "Authority/Remove",
-    "Authority/Request", "Authority/Install", "Authority/Reseal",
+    "Authority/Request", "Authority/Install", "Authority/Reseal", "Federation/Fetch",
 }  # fmt: skip
 
 # Written a second time, by role: the table must not change unnoticed.
