@@ -11,7 +11,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check check-lint check-format check-types check-imports check-systemd proto bench golden clean
+.PHONY: help venv etcd demo test check check-lint check-format check-types check-imports check-systemd proto bench matrix golden clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ proto: ## generate the gRPC stubs anew from the .proto files
 
 bench: etcd ## measure the figures in bench-results/ (ARGS="…" goes to the harness)
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+matrix: venv ## which SPIFFE line and which fault is held by which tests; fails if one has none (ARGS="-o json")
+	@$(BIN)/python -m tests.matrix $(ARGS)
 
 golden: venv ## write the golden files anew; read the diff before you commit it
 	@$(BIN)/python -m pytest tests/golden --update-golden $(ARGS)
