@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-import yaml
 
 from schemas.errors import InvalidInput, Problem
 from schemas.keys import DEFAULT_PREFIX
+from schemas.settings import Settings, load_settings
 
 Address = Annotated[
     str,
@@ -43,11 +43,7 @@ AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*\Z", description=
 Prefix = Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9._-]+)+\Z", description="an etcd key prefix, /a/b")]
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    pass
-
-
-class EtcdConfig(_Part, frozen=True, kw_only=True):
+class EtcdConfig(Settings, frozen=True, kw_only=True):
     endpoints: Addresses
     ca: AbsolutePath
     cert: AbsolutePath
@@ -57,18 +53,18 @@ class EtcdConfig(_Part, frozen=True, kw_only=True):
     sidecar_endpoints: Addresses | None = None
 
 
-class ListenConfig(_Part, frozen=True, kw_only=True):
+class ListenConfig(Settings, frozen=True, kw_only=True):
     api: Address
     join: Address
     socket: AbsolutePath
 
 
-class AdvertiseConfig(_Part, frozen=True, kw_only=True):
+class AdvertiseConfig(Settings, frozen=True, kw_only=True):
     api: Addresses | None = None
     join: Addresses | None = None
 
 
-class BundleEndpointConfig(_Part, frozen=True, kw_only=True):
+class BundleEndpointConfig(Settings, frozen=True, kw_only=True):
     listen: Address
     profile: Literal["https_web", "https_spiffe"]
     cert: AbsolutePath | None = None
@@ -82,11 +78,11 @@ class BundleEndpointConfig(_Part, frozen=True, kw_only=True):
             raise ValueError("profile https_web needs cert and key, and https_spiffe takes neither")
 
 
-class LogConfig(_Part, frozen=True, kw_only=True):
+class LogConfig(Settings, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
 
-class ReplicaConfig(_Part, frozen=True, kw_only=True):
+class ReplicaConfig(Settings, frozen=True, kw_only=True):
     etcd: EtcdConfig
     listen: ListenConfig
     kek: AbsolutePath | None = None
@@ -124,19 +120,8 @@ class ReplicaConfig(_Part, frozen=True, kw_only=True):
 
 
 def parse(text: str, source: str) -> ReplicaConfig:
-    """Raises InvalidInput that names `source` and the field."""
-    try:
-        plain = yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise InvalidInput(Problem(where, f"not YAML: {getattr(error, 'problem', error)}")) from error
-    try:
-        return msgspec.convert(plain, ReplicaConfig)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `")
-        remedy = "see the example in the documentation of mesh-controlplane"
-        raise InvalidInput(Problem(source, message, path.rstrip("`"), remedy)) from error
+    """Raises InvalidInput that names `source`, line and field of everything that is wrong."""
+    return load_settings(text, ReplicaConfig, source)
 
 
 def load(path: Path) -> ReplicaConfig:

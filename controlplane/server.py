@@ -48,7 +48,6 @@ from controlplane.config import ReplicaConfig
 from controlplane.federation_life import FederationLife
 from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
-from controlplane.notify import Notifier
 from controlplane.socket_path import prepare_socket
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.etcd import Store
@@ -62,6 +61,7 @@ from schemas.errors import InvalidInput, MeshError, Problem
 from schemas.keys import Keyspace
 from trio_grpc import TLS, serve
 from trio_grpc import Listener as GrpcListener
+from trio_systemd import Notifier
 
 # Between two looks at an etcd that does not answer yet.
 RETRY_SECONDS = 1.0
@@ -118,7 +118,7 @@ async def run(
         starting = await nursery.start(_in_scope, notifier.extend_start)
         nursery.start_soon(notifier.ping_watchdog)
         store = Store(client, keyspace)
-        notifier.send("STATUS=waiting for etcd")
+        notifier.status("waiting for etcd")
         await _wait_for_etcd(store, config)
 
         view, board, clock = MeshView(keyspace), StatusBoard(keyspace), ConfigClock()
@@ -146,7 +146,7 @@ async def run(
         operators = Operators(store)
         possession = X509Possession(store, lambda: issuing.current().authority.trust_domain, now, random)
         attestors: dict[str, Attestor] = {"token": JoinTokenAttestor(store, now, random), "x509": possession}
-        notifier.send("STATUS=waiting for the mesh to be initialised")
+        notifier.status("waiting for the mesh to be initialised")
         await keeper.wait_ready()
         life.show(nursery)
         nursery.start_soon(make_jwt_key, store, kek, issuing)
@@ -168,12 +168,12 @@ async def run(
             ports = await _open_doors(doors, config, keeper, rpcs, lambda one: Door(one, trust_domain, now, operators))
             bundle_port = await federation.start(nursery)
             starting.cancel()
-            notifier.send("READY=1", f"STATUS=serving {trust_domain}")
+            notifier.ready(f"serving {trust_domain}")
             event(logger, logging.INFO, "ready", trust_domain=trust_domain, api=ports[0], join=ports[1])
             ready.set()
             task_status.started(Serving(ports[0], ports[1], bundle_port))
             await stop.wait()
-            notifier.send("STOPPING=1")
+            notifier.stopping()
         nursery.cancel_scope.cancel()
         await life.goodbye()
 

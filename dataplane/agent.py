@@ -24,7 +24,7 @@ from pathlib import Path
 
 import trio
 
-from dataplane import lastgood, notify, status
+from dataplane import lastgood, status
 from dataplane.ads.server import AdsServer, open_ads_server
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import Update
@@ -50,6 +50,7 @@ from schemas.errors import PermissionDenied
 from schemas.keys import Keyspace
 from schemas.records import Endpoint, SidecarStatus
 from trio_etcd import TLS, Client, EtcdError, open_etcd
+from trio_systemd import Notifier
 
 log = logging.getLogger("mesh.agent")
 
@@ -81,7 +82,7 @@ class Agent:
 
     def __init__(self, settings: SidecarSettings, envoy_path: str, environ: Mapping[str, str]) -> None:
         self._settings = settings
-        self._environ = environ
+        self._notifier = Notifier(environ)
         self._state_dir = Path(settings.state_dir)
         self._runtime_dir = Path(settings.runtime_dir)
         self._node = f"sidecar/{settings.instance}"
@@ -119,7 +120,7 @@ class Agent:
         async with trio.open_nursery() as nursery:
             adopted = await nursery.start(self._envoy.run)
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
-            nursery.start_soon(notify.watchdog, self._environ)
+            nursery.start_soon(self._notifier.ping_watchdog)
             try:
                 identity = await nursery.start(self._keeper.run)
             except BaseException:
@@ -149,7 +150,7 @@ class Agent:
             nursery.start_soon(self._follow_link)
             nursery.start_soon(self._tell)
             await self._envoy.ready()
-            notify.ready(self._environ)
+            self._notifier.ready()
             nursery.start_soon(self._registration.run)
 
     def _new_pipeline(self, identity: Identity) -> Pipeline:
@@ -425,7 +426,7 @@ class Agent:
 
     async def _end(self) -> None:
         log.info("stopping: leaving discovery, then draining for at most %g s", self._settings.drain_seconds)
-        notify.stopping(self._environ)
+        self._notifier.stopping()
         if self._configured.is_set():
             with trio.move_on_after(WITHDRAW_S):
                 await self._registration.withdraw()

@@ -29,4 +29,8 @@ def load_settings(text: str, type_: type[T], source: str) -> T:
     ]
     if found:
         raise InvalidInput(*found)
-    return msgspec.convert(document.value, type_)
+    try:
+        return msgspec.convert(document.value, type_)
+    except msgspec.ValidationError as error:  # what a `__post_init__` refuses
+        message, _, path = str(error).partition(" - at `")
+        raise InvalidInput(Problem(source, message, path.rstrip("`"))) from error

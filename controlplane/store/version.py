@@ -6,9 +6,13 @@ Every sidecar holds a read-only etcd user, so a hole in etcd's authorization is 
 from dataclasses import dataclass
 
 Version = tuple[int, int, int]
+"""(major, minor, patch)"""
+
+NO_AUTH_BYPASS: Version = (3, 5, 30)
+"""Oldest 3.5 release in which a read-only user can neither write nor read past its grant inside a transaction."""
 
 # First fixed release of each line. A line below the first named one was never fixed; one above the last began fixed.
-_AUTH_BYPASS_FIXED: dict[tuple[int, int], Version] = {(3, 5): (3, 5, 30), (3, 6): (3, 6, 11)}
+_AUTH_BYPASS_FIXED: dict[tuple[int, int], Version] = {(3, 5): NO_AUTH_BYPASS, (3, 6): (3, 6, 11)}
 _WATCH_LEAK_FIXED: dict[tuple[int, int], Version] = {(3, 5): (3, 5, 33), (3, 6): (3, 6, 14), (3, 7): (3, 7, 1)}
 
 _AUTH_BYPASS = (
@@ -39,9 +43,9 @@ def _unless_fixed(version: Version, fixed: dict[tuple[int, int], Version], hole:
     line = version[:2]
     if line > max(fixed) or (line in fixed and version >= fixed[line]):
         return ""
-    releases = ", ".join(_text(release) for release in fixed.values())
-    return f"etcd {_text(version)}: {hole}; fixed in {releases}"
+    releases = ", ".join(format_version(release) for release in fixed.values())
+    return f"etcd {format_version(version)}: {hole}; fixed in {releases}"
 
 
-def _text(version: Version) -> str:
+def format_version(version: Version) -> str:
     return ".".join(map(str, version))
