@@ -39,7 +39,7 @@ from dataplane.identity.client import ReplicaClient
 from dataplane.identity.keeper import IdentityKeeper
 from dataplane.identity.material import Identity, issuer_of
 from dataplane.identity.store import IdentityStore
-from dataplane.pipeline import Pipeline
+from dataplane.pipeline import Demand, Pipeline
 from dataplane.registration import Registration
 from dataplane.snapshot.state import MeshState
 from dataplane.watch.events import Event
@@ -107,6 +107,8 @@ class Agent:
         self._workload_api: WorkloadApi | None = None
         self._applied = 0
         self._offered, self._in_use = _Secrets(), _Secrets()
+        self._detours: list[tuple[int, list[str]]] = []
+        """Authorities that wait for Envoy's ack of an update, by its sequence."""
         self._from_last_good = False
         self._touched = trio.Event()
         self._unsaved = trio.Event()
@@ -158,16 +160,17 @@ class Agent:
         if service is None:  # the keeper has checked it against the join file
             raise ValueError(f"{identity.spiffe_id} is no service")
         workload = self._settings.workload(service, identity.spiffe_id.trust_domain)
-        state = MeshState(Keyspace(identity.key_prefix))
+        state, learnt = MeshState(Keyspace(identity.key_prefix)), dict[str, bool]()
         saved = lastgood.read_file(self._last_good_path)
         if saved is not None and saved.prefix == identity.key_prefix:
-            state = lastgood.restore(saved)
+            state, learnt = lastgood.restore(saved), dict.fromkeys(saved.learnt, True)
             log.info("last known good: revision %d of %d s ago", saved.revision, time.time() - saved.saved)
-        return Pipeline(state, Compiler(workload, _credentials(identity), identity.bundle))
+        return Pipeline(state, Compiler(workload, _credentials(identity), identity.bundle, learnt))
 
     async def _follow_configuration(self, nursery: trio.Nursery) -> None:
-        send, events = trio.open_memory_channel[Event](EVENT_QUEUE)
+        send, events = trio.open_memory_channel[Event | Demand](EVENT_QUEUE)
         follower = Follower(nursery, self._etcd, send, fraction=self._random.random)
+        nursery.start_soon(self._follow_demands, send.clone())
         follower.want(self._pipeline.wanted())
         patience = trio.current_time() + LAST_GOOD_AFTER_S
         has_last_good = bool(self._pipeline.state.stored)  # looked at before etcd can have said a part of what there is
@@ -197,7 +200,7 @@ class Agent:
             if update is not None:
                 await self._push(update, nursery)
 
-    def _take(self, event: Event, follower: Follower) -> None:
+    def _take(self, event: Event | Demand, follower: Follower) -> None:
         if self._pipeline.take(event):
             log.warning("etcd holds another epoch: it was restored; listing everything again")
             follower.list_again()
@@ -206,13 +209,40 @@ class Agent:
         if self._ads is None:
             # Not before there is something to serve: an Envoy that was taken up would be told that all is gone.
             self._ads = await nursery.start(self._serve_ads, update)
+            sequence = 1
         else:
-            self._ads.update(update)
+            sequence = self._ads.update(update)
+        if learnt := self._pipeline.learnt():
+            self._detours.append((sequence, learnt))
+            self._open_detours()
         self._applied = update.revision
         self._offer()
         self._registration.set_endpoint(self._endpoint())
         self._configured.set()
         self._touched.set()
+
+    async def _follow_demands(self, events: trio.MemorySendChannel[Event | Demand]) -> None:
+        """What Envoy holds requests for comes into scope; then what it holds is let go."""
+        await self._configured.wait()
+        demanded: frozenset[str] = frozenset()
+        while self._ads is not None:
+            held = self._ads.state.held_requests
+            new, demanded = held - demanded, held
+            for authority in sorted(new):
+                await events.send(Demand(authority))
+            self._open_detours()
+            if self._ads.state.held_requests == held:
+                await self._ads.changed()
+
+    def _open_detours(self) -> None:
+        if self._ads is None:
+            return
+        acked = self._ads.state.acked_sequence
+        ready = [one for sequence, learnt in self._detours if sequence <= acked for one in learnt]
+        if ready:
+            self._detours = [(sequence, learnt) for sequence, learnt in self._detours if sequence > acked]
+            self._ads.update(self._pipeline.open_detours(ready))
+            self._unsaved.set()
 
     def _offer(self) -> None:
         """Note which secrets Envoy has or is about to have: what it acks by name only, as a version."""
@@ -387,7 +417,7 @@ class Agent:
             await self._save_now()
 
     async def _save_now(self) -> None:
-        data = lastgood.dump(self._pipeline.state, now=int(time.time()))
+        data = lastgood.dump(self._pipeline.state, self._pipeline.compiler.learnt, now=int(time.time()))
         try:
             await trio.to_thread.run_sync(lastgood.write_file, self._last_good_path, data)
         except OSError as error:

@@ -6,6 +6,7 @@ they belong to. It holds nothing secret: it is what any sidecar may read from et
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -30,13 +31,15 @@ class LastGood(msgspec.Struct, frozen=True, kw_only=True):
     """Key to value and mod revision."""
     unreadable_policies: tuple[tuple[str, str], ...] = ()
     """Namespace and name; they close their namespaces, after a restart too."""
+    learnt: tuple[str, ...] = ()
+    """Authorities that the app turned out to call."""
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(LastGood)
 
 
-def dump(state: MeshState, *, now: int) -> bytes:
+def dump(state: MeshState, learnt: Iterable[str] = (), *, now: int) -> bytes:
     return _encoder.encode(
         LastGood(
             format=FORMAT,
@@ -46,6 +49,7 @@ def dump(state: MeshState, *, now: int) -> bytes:
             prefix=state.keyspace.prefix,
             values={key: (one.value, one.revision) for key, one in state.stored.items()},
             unreadable_policies=tuple(sorted((ref.namespace, ref.name) for ref in state.unreadable_policies)),
+            learnt=tuple(learnt),
         )
     )
 

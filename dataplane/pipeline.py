@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import Update
-from dataplane.compile.scope import Scope, scope_of
+from dataplane.compile.scope import Scope
 from dataplane.compile.workload import Credentials
 from dataplane.snapshot.state import Change, MeshState
 from dataplane.watch.events import Event
@@ -16,6 +16,13 @@ from schemas.errors import Problem
 from schemas.names import ServiceRef
 from schemas.objects import Service
 from schemas.records import TrustBundle
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Envoy holds a request to `authority`, of which it knows nothing yet."""
+
+    authority: str
 
 
 def base_prefixes(state: MeshState) -> frozenset[bytes]:
@@ -29,13 +36,20 @@ class Pipeline:
     compiler: Compiler
     _pending: list[Change] = field(default_factory=list)
     _built: bool = False
-    _wanted_by: Service | None = None
+    _learning: list[str] = field(default_factory=list)
+    _wanted_by: tuple[Service | None, int] = (None, -1)
+    """The declaration and the number of authorities learnt."""
     _scope: Scope = field(default_factory=Scope)
     _wants_callers: bool = False
     _wanted: frozenset[bytes] = frozenset()
 
-    def take(self, event: Event) -> bool:
-        """One event of the watch stage. True where it shows that etcd was restored: everything must be listed again."""
+    def take(self, event: Event | Demand) -> bool:
+        """One event of the watch stage, or from Envoy. True where it shows that etcd was restored: everything must be
+        listed again."""
+        if isinstance(event, Demand):
+            if self.compiler.learn(event.authority):
+                self._learning.append(event.authority)
+            return False
         before = self.state.epoch
         self._pending += self.state.apply(event)
         return before is not None and self.state.epoch not in (None, before)
@@ -43,10 +57,10 @@ class Pipeline:
     def wanted(self) -> frozenset[bytes]:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
         service = self.compiler.workload.service
-        declared = self.state.service(service)
-        changed = declared is not self._wanted_by or not self._wanted
+        declared, learnt = self.state.service(service), len(self.compiler.learnt)
+        changed = declared is not self._wanted_by[0] or learnt != self._wanted_by[1]
         if changed:
-            self._wanted_by, self._scope = declared, scope_of(service, declared)
+            self._wanted_by, self._scope = (declared, learnt), self.compiler.wanted_scope(self.state)
         callers = any(one in self._scope for one in self.state.zone_bound)
         if changed or callers != self._wants_callers:
             self._wants_callers = callers
@@ -73,10 +87,19 @@ class Pipeline:
         if not (from_last_good or self.complete):
             return None
         changes, self._pending = self._pending, []
-        if self._built:
-            return self.compiler.update(self.state, changes)
-        self._built = True
-        return self.compiler.rebuild(self.state)
+        if not self._built:
+            self._built = True
+            return self.compiler.rebuild(self.state)
+        return self.compiler.update(self.state, changes)
+
+    def learnt(self) -> list[str]:
+        """What the last update of `build` has taken in of what was demanded, each once: as soon as Envoy has acked that
+        update, the detours to them may be opened."""
+        learning, self._learning = self._learning, []
+        return learning
+
+    def open_detours(self, authorities: list[str]) -> Update:
+        return self.compiler.open_detours(self.state, authorities)
 
     def set_identity(self, credentials: Credentials, bundle: TrustBundle) -> Update | None:
         """A new SVID goes out at once; None before the first configuration, which will hold it."""

@@ -31,6 +31,9 @@ class Push:
     def __init__(self, table: ResourceTable) -> None:
         self._table = table
         self._interests = {type_url: Interest() for type_url in TYPES}
+        self.held_requests: set[str] = set()
+        """Clusters that don't exist and that the client asks for by name although it takes all: Envoy does so on demand
+        (envoy.filters.http.on_demand), and holds requests until they exist."""
         self._base = Since(table.sequence, 0)  # all that was there before us is owed, and nothing known to be acked
         self._nonces = 0
         self._awaited: dict[ResourceKey, dict[ResourceKey, Since]] = {}
@@ -65,6 +68,10 @@ class Push:
         interest.asked = True
         interest.names.update(names)
         for name in names:
+            on_demand = type_url == CLUSTER and (wildcard or interest.wildcard)
+            if on_demand and self._table.get(CLUSTER, name) is None and not interest.may_hold(name):
+                self.held_requests.add(name)
+                continue
             key = ResourceKey(type_url, name)
             again = name not in interest.held or holds is None or type_url in RESENT_WITH_PARENT
             interest.owe(name, min([since, *self._awaited.pop(key, {}).values()]), now, again=again)
@@ -84,6 +91,8 @@ class Push:
         interest = self._interests[type_url]
         names = set(names)
         interest.names -= names
+        if type_url == CLUSTER:
+            self.held_requests -= names
         if wildcard:
             interest.wildcard = False
             names |= interest.held.keys() | interest.owed.keys() | interest.offered | interest.refused.keys()
@@ -111,6 +120,8 @@ class Push:
     def changed(self, change: Change) -> None:
         """The table has changed."""
         for key in change.keys:
+            if key.type_url == CLUSTER:
+                self.held_requests.discard(key.name)
             interest = self._interests.get(key.type_url)
             if interest is not None and interest.covers(key.name):
                 interest.owe(key.name, change.since, self._table.sequence)
@@ -317,6 +328,11 @@ class Push:
         began = self._table.began_anew
         until = (0 if since.sequence <= began else since.acked_until for since in self._outstanding())
         return min(until, default=self._table.revision)
+
+    @property
+    def acked_sequence(self) -> int:
+        """The newest update, as the table counts them, up to which the client has acked every consequence."""
+        return min((since.sequence - 1 for since in self._outstanding()), default=self._table.sequence)
 
     def is_current(self, type_url: str) -> bool:
         """Whether the client has everything of a type that it uses as it is desired now."""

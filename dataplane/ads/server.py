@@ -9,7 +9,7 @@ One Unix socket in a directory that only its owner may enter: what is served hol
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ class AckState:
     nacks: tuple[Nack, ...] = ()
     secrets_current: bool = False
     """Envoy presents the newest SVID and trusts by the newest bundle, wherever it uses them."""
+    held_requests: frozenset[str] = frozenset()
+    """Names of clusters that don't exist and that requests wait for."""
+    acked_sequence: int = 0
+    """While there are such: the newest update, as `AdsServer.update` counts, whose every consequence is acked."""
 
 
 @dataclass(eq=False, slots=True)
@@ -76,12 +80,14 @@ class AdsServer:
         self._state = AckState()
         self._changed = trio.Event()
 
-    def update(self, update: Update) -> None:
-        """Take a new desired state and send what follows from it, at once; never blocks."""
+    def update(self, update: Update) -> int:
+        """Take a new desired state and send what follows from it, at once; never blocks. Which update it was: the first
+        is 1."""
         change = self._table.apply(update)
         for stream in list(self._streams):
             self._send(stream, stream.session.on_update(change))
         self._publish()
+        return self._table.sequence
 
     @property
     def state(self) -> AckState:
@@ -174,6 +180,8 @@ class AdsServer:
         else:
             session = self._envoy.session
             state = AckState(True, session.acked_revision, session.nacks, session.secrets_current)
+            if held := session.held_requests:
+                state = replace(state, held_requests=held, acked_sequence=session.acked_sequence)
         if state != self._state:
             self._state = state
             self._changed.set()

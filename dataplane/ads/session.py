@@ -54,6 +54,16 @@ class Session(ABC, Generic[Request, Response]):
         return self._push.acked_revision
 
     @property
+    def acked_sequence(self) -> int:
+        """See `Push.acked_sequence`."""
+        return self._push.acked_sequence
+
+    @property
+    def held_requests(self) -> frozenset[str]:
+        """See `Push.held_requests`."""
+        return frozenset(self._push.held_requests)
+
+    @property
     def nacks(self) -> tuple[Nack, ...]:
         """See `Push.nacks`."""
         return self._push.nacks

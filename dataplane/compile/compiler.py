@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dataplane.compile import clusters, inbound, outbound, tls
+from dataplane.compile import clusters, inbound, on_demand, outbound, tls
 from dataplane.compile.authorization import applies
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.resources import Resource, ResourceKey, Update
@@ -26,11 +26,12 @@ from schemas.records import Endpoint, Locality, TrustBundle
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unit:
-    """`of`: the service or bound port that the unit is for, empty for the kinds that there is one of."""
+    """`of`: the service, bound port or authority that the unit is for, empty for the kinds that there is one of."""
 
     kind: Literal[
-        "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints"
-    ]
+        "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints",
+        "detour",
+    ]  # fmt: skip
     of: str = ""
 
 
@@ -50,6 +51,10 @@ def bound(port: int) -> Unit:
     return Unit("bound", str(port))
 
 
+def detour_to(authority: str) -> Unit:
+    return Unit("detour", authority)
+
+
 @dataclass(slots=True)
 class Compiler:
     """Holds what was built last, so that it can say what differs."""
@@ -58,7 +63,11 @@ class Compiler:
     credentials: Credentials | None = None
     first_bundle: TrustBundle | None = None
     """The bundle that came with the SVID; in force until etcd's is known, and while that one is older."""
+    learnt: dict[str, bool] = field(default_factory=dict)
+    """Authorities that the app turned out to call, in that order; True: Envoy knows enough for the detour to them."""
     scope: Scope = field(default_factory=Scope)
+    _taken_in: int = 0
+    """How many of `learnt` are in `scope`."""
     _built: dict[Unit, Mapping[ResourceKey, Resource]] = field(default_factory=dict)
     _problems: dict[Unit, Problem] = field(default_factory=dict)
 
@@ -72,17 +81,44 @@ class Compiler:
 
     def rebuild(self, state: MeshState) -> Update:
         """Everything from scratch; the difference to what was built before."""
-        self.scope = scope_of(self.workload.service, state.service(self.workload.service))
+        self.scope, self._taken_in = self.wanted_scope(state), len(self.learnt)
         return self._build(state, {*self._units(state), *self._built, *self._problems})
 
     def update(self, state: MeshState, changes: Iterable[Change]) -> Update:
         """The difference that `changes` make. `state` already holds them."""
-        dirty: set[Unit] = set()
+        dirty = self._widen(state)
         for change in changes:
             if isinstance(change.ref, ObjectRef) and change.ref == self._own_object:
                 return self.rebuild(state)  # it says on whom we depend: all may be new
             dirty |= self._touched(state, change)
         return self._build(state, dirty)
+
+    def wanted_scope(self, state: MeshState) -> Scope:
+        """What should be in scope by now; `scope` is what was built."""
+        caller = self.workload.service
+        services = (on_demand.service_of(authority, caller) for authority in self.learnt)
+        return scope_of(caller, state.service(caller), (one for one in services if one is not None))
+
+    def learn(self, authority: str) -> bool:
+        """The app calls `authority`: from the next update on it is in scope. False where that would be too many."""
+        if authority not in self.learnt and len(self.learnt) < on_demand.MAX_LEARNT:
+            self.learnt[authority] = False
+        return authority in self.learnt
+
+    def _widen(self, state: MeshState) -> set[Unit]:
+        """Takes what was learnt meanwhile into scope; the units that are new by it."""
+        if self._taken_in == len(self.learnt):
+            return set()
+        self._taken_in = len(self.learnt)
+        before, self.scope = self.scope, self.wanted_scope(state)
+        added = [service for service in self.scope.named - before.named if state.destination(service)]
+        return {*map(clusters_of, added), *map(endpoints_of, added), *([PROXY_ROUTES] if added else [])}
+
+    def open_detours(self, state: MeshState, authorities: Iterable[str]) -> Update:
+        """Envoy has all that an earlier update said of them: lets go what it holds for them."""
+        known = [one for one in authorities if one in self.learnt]
+        self.learnt.update(dict.fromkeys(known, True))
+        return self._build(state, set(map(detour_to, known)))
 
     def set_identity(self, state: MeshState, credentials: Credentials, bundle: TrustBundle) -> Update:
         """A new SVID, and the bundle that came with it."""
@@ -99,6 +135,7 @@ class Compiler:
             SECRETS, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
             *map(clusters_of, services), *map(endpoints_of, services),
             *(bound(one.bind_port) for one in self.scope.bound),
+            *(detour_to(authority) for authority, is_open in self.learnt.items() if is_open),
         }  # fmt: skip
 
     def _touched(self, state: MeshState, change: Change) -> set[Unit]:
@@ -156,13 +193,15 @@ class Compiler:
                 case Unit("inbound routes"):
                     after = _by_key(inbound.inbound_routes(state, self.workload))
                 case Unit("proxy listener"):
-                    after = _by_key([outbound.proxy_listener(self.workload)])
+                    after = _by_key([outbound.proxy_listener(self.workload, self.scope)])
                 case Unit("proxy routes"):
                     after = _by_key([outbound.proxy_routes(state, self.workload, self.scope)])
                 case Unit("clusters", of) if of in services:
                     after = _by_key(clusters.outbound_clusters(state, services[of], self.workload.trust_domain))
                 case Unit("endpoints", of) if of in services:
                     after = _by_key(clusters.load_assignments(state, services[of], self.workload))
+                case Unit("detour", of) if self.scope.on_demand:
+                    after = _by_key([on_demand.detour(of, self.workload)])
                 case Unit("bound", of) if of in ports:
                     result = outbound.bound_resources(state, self.workload, ports[of])
                     if isinstance(result, Problem):

@@ -10,7 +10,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
-from dataplane.compile import clusters, tls
+from dataplane.compile import clusters, on_demand, tls
 from dataplane.compile.hashing import hash_route, hash_tcp, source_filter
 from dataplane.compile.http import connection_manager
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
@@ -24,8 +24,6 @@ from schemas.objects.service import Service, ServicePort
 from schemas.objects.traffic import BackendTrafficPolicy
 
 PROXY = "outbound|proxy"
-HOST_SUFFIX = "mesh"
-
 # Only what never reached an app is tried again, so that it is safe for every method: no connection, a stream refused
 # by a draining peer, a reset before the request was sent.
 RETRY_ON = "connect-failure,refused-stream,reset-before-request"
@@ -38,13 +36,14 @@ def bound_name(bound: BoundPort) -> str:
 
 def host_names(service: ServiceRef, caller: ServiceRef) -> list[str]:
     """The names by which `caller` may call `service`; the short one within a namespace only."""
-    names = [f"{service}.{HOST_SUFFIX}", str(service)]
+    names = [f"{service}.{on_demand.HOST_SUFFIX}", str(service)]
     return [*names, service.name] if service.namespace == caller.namespace else names
 
 
-def proxy_listener(workload: Workload) -> Resource:
+def proxy_listener(workload: Workload, scope: Scope) -> Resource:
     listener = _listener(PROXY, workload, workload.proxy_port)
-    manager = connection_manager(name=PROXY, inbound=False, takes_connect=True)
+    filters = [on_demand.hold_filter()] if scope.on_demand else []
+    manager = connection_manager(name=PROXY, inbound=False, takes_connect=True, filters=filters)
     listener.filter_chains.add().filters.extend([source_filter(workload), manager])
     return Resource.of(LISTENER, PROXY, listener)
 
@@ -58,8 +57,16 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
             configuration.virtual_hosts.extend(
                 _virtual_hosts(service, ref, workload.service, state.traffic_policy(ref))
             )
+    if scope.on_demand:
+        for host in configuration.virtual_hosts:
+            host.request_headers_to_remove.append(on_demand.SECOND_PASS)
     unknown = configuration.virtual_hosts.add(name="unknown", domains=["*"])
-    text = f"no such service in the mesh, or {workload.service} does not depend on it\n"
+    if scope.on_demand:
+        unknown.routes.append(on_demand.fallback(_connect_match(), upgrade="CONNECT"))
+        unknown.routes.append(on_demand.fallback(route_components_pb2.RouteMatch(prefix="/")))
+        text = "no such service in the mesh\n"
+    else:
+        text = f"no such service in the mesh, or {workload.service} does not depend on it\n"
     # Two, because a prefix does not match a CONNECT, and without a route the answer would say nothing.
     unknown.routes.append(_answer(_connect_match(), 503, text))
     unknown.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 503, text))
@@ -78,7 +85,7 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     policy = state.traffic_policy(bound.service)
     if port.protocol == "tcp":
         proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name, cluster=cluster)
-        proxy.tunneling_config.hostname = f"{bound.service}.{HOST_SUFFIX}:{port.port}"
+        proxy.tunneling_config.hostname = f"{bound.service}.{on_demand.HOST_SUFFIX}:{port.port}"
         proxy.max_connect_attempts.value = 1 + RETRIES
         hash_tcp(proxy, policy)
         chain.filters.append(

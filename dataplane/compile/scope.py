@@ -1,5 +1,6 @@
 """The services that a workload may call, and so all that its sidecar needs to hold."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dataplane.snapshot.state import MeshState
@@ -22,6 +23,8 @@ class BoundPort:
 class Scope:
     everything: bool = False
     """All that the mesh knows; `named` then adds nothing."""
+    on_demand: bool = False
+    """Nothing is declared: `named` is what the workload turned out to call, and grows."""
     named: frozenset[ServiceRef] = frozenset()
     bound: tuple[BoundPort, ...] = field(default=())
 
@@ -35,13 +38,14 @@ class Scope:
         )
 
 
-def scope_of(service: ServiceRef, declared: Service | None) -> Scope:
-    """What `service` declares; nothing while its Service object does not exist."""
+def scope_of(service: ServiceRef, declared: Service | None, learnt: Iterable[ServiceRef] = ()) -> Scope:
+    """What `service` declares, or where it declares nothing, what was learnt; nothing while its Service object does not
+    exist."""
     if declared is None:
         return Scope()
     dependencies = declared.spec.dependencies
     if dependencies is None:
-        return Scope(everything=True)
+        return Scope(on_demand=True, named=frozenset(learnt))
     everything = any(dependency.name == "*" for dependency in dependencies)
     named, bound = set(), []
     for dependency in dependencies:
@@ -52,7 +56,7 @@ def scope_of(service: ServiceRef, declared: Service | None) -> Scope:
         if dependency.bind_port is not None:
             bound.append(BoundPort(dependency.bind_port, ref, dependency.port))
     bound.sort(key=lambda one: one.bind_port)
-    return Scope(everything, frozenset() if everything else frozenset(named), tuple(bound))
+    return Scope(everything, named=frozenset() if everything else frozenset(named), bound=tuple(bound))
 
 
 def bound_target(state: MeshState, bound: BoundPort) -> ServicePort | Problem:

@@ -42,7 +42,7 @@ class Dependency(Part, frozen=True, kw_only=True):
 class ServiceSpec(Part, frozen=True, kw_only=True):
     ports: Annotated[tuple[ServicePort, ...], msgspec.Meta(min_length=1, max_length=64)]
     dependencies: tuple[Dependency, ...] | None = None
-    """Absent: every service of the mesh."""
+    """Absent: whatever the app turns out to call; its sidecar learns each on the first request."""
 
 
 class Service(Object, frozen=True, kw_only=True, tag="Service"):

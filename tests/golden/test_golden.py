@@ -17,7 +17,7 @@ _MAKE = "if that is what it should be: make golden, and read the diff"
 
 def files_of(state: State) -> dict[str, str]:
     mesh = mesh_of(state.values)
-    compiler = compiled(state.workload, mesh)
+    compiler = compiled(state.workload, mesh, learnt=state.learnt)
     return readable(compiler.resources().values(), [*mesh.problems(), *compiler.problems()])
 
 

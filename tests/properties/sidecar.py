@@ -34,6 +34,13 @@ class Sidecar:
         self.send(update)
         return update
 
+    def learn(self, authority: str, *, detour: bool) -> None:
+        """The app calls `authority`; with `detour`, Envoy has acked what follows and lets go what it holds."""
+        self.compiler.learn(authority)
+        self.send(self.compiler.update(self.mesh, ()))
+        if detour:
+            self.send(self.compiler.open_detours(self.mesh, [authority]))
+
     def send(self, update: Update) -> None:
         """An update says only what is new, once, and takes away only what is there."""
         for resource in update.changed:
@@ -47,7 +54,7 @@ class Sidecar:
 
     def check(self) -> None:
         """What the increments led to is what the state alone leads to."""
-        fresh = Compiler(self.workload, credentials=CREDENTIALS)
+        fresh = Compiler(self.workload, credentials=CREDENTIALS, learnt=dict(self.compiler.learnt))
         fresh.rebuild(self.mesh)
         assert self.compiler.resources() == fresh.resources()
         assert self.envoy == fresh.resources(), "the updates did not lead there"

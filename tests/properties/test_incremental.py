@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from dataplane.snapshot.reading import read
 from dataplane.watch.events import Changes, Delete, Listing, Put
+from schemas import codec
 from schemas.errors import Corrupt
 from schemas.records import Locality
 from tests.properties.sidecar import Sidecar, difference, listings_of_prefixes, whole
 from tests.properties.strategies import foreign_keys, items, spoiled
-from tests.states.build import KEYS, ORDERS, workload
+from tests.states.build import KEYS, ORDERS, service, workload
 
 _SLOW = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -101,13 +102,38 @@ def test_foreign_keys(history: list[tuple[bytes, bytes, bool]]) -> None:
     assert sidecar.envoy == Sidecar(workload(ORDERS)).envoy
 
 
+authorities = st.sampled_from(["web", "orders", "orders.shop", "CART:80", "web.back.mesh:8080", "nobody", "a b"])
+
+
+@_SLOW
+@given(st.lists(st.tuples(changes_of_any, st.lists(st.tuples(authorities, st.booleans()), max_size=2)), max_size=10))
+def test_histories_in_which_dependencies_are_learnt(
+    steps: list[tuple[list[tuple[tuple[bytes, bytes], bool]], list[tuple[str, bool]]]],
+) -> None:
+    own = service("orders", needs=None)
+    values: dict[bytes, bytes] = {KEYS.object(own.ref): codec.encode(own)}
+    sidecar = Sidecar(workload(ORDERS))
+    for listing in listings_of_prefixes(values, 1):
+        sidecar.take(listing)
+    for revision, (step, learnt) in enumerate(steps, 2):
+        after = apply(values, step)
+        for changes in whole(difference(values, after, revision), revision):
+            sidecar.take(changes)
+        for authority, detour in learnt:
+            sidecar.learn(authority, detour=detour)
+            sidecar.check()
+        values = after
+        sidecar.check()
+
+
 _PROGRAM = """
 import hashlib
 from tests.states.build import compiled, mesh_of
 from tests.states.examples import STATES
 digest = hashlib.sha256()
 for state in STATES:
-    for key, resource in sorted(compiled(state.workload, mesh_of(state.values)).resources().items()):
+    compiler = compiled(state.workload, mesh_of(state.values), learnt=state.learnt)
+    for key, resource in sorted(compiler.resources().items()):
         digest.update(repr(key).encode() + resource.body)
 print(digest.hexdigest())
 """

@@ -57,14 +57,16 @@ class State:
     values: Mapping[bytes, bytes]
     workload: Workload = field(default_factory=lambda: workload(ORDERS))
     """Whose sidecar's configuration the golden files hold."""
+    learnt: tuple[str, ...] = ()
+    """Authorities that its app has called."""
 
 
 Item = AnyObject | tuple[bytes, bytes]
 
 
-def state(name: str, about: str, *items: Item, of: Workload | None = None) -> State:
+def state(name: str, about: str, *items: Item, of: Workload | None = None, learnt: Sequence[str] = ()) -> State:
     values = dict(item if isinstance(item, tuple) else (KEYS.object(item.ref), codec.encode(item)) for item in items)
-    return State(name, about, values, of or workload(ORDERS))
+    return State(name, about, values, of or workload(ORDERS), tuple(learnt))
 
 
 def workload(service: ServiceRef, **ports: int) -> Workload:
@@ -89,7 +91,7 @@ def port(name: str, number: int, protocol: Protocol = "http", target: int | None
 
 
 def service(name: str, *ports: ServicePort, needs: Sequence[Dependency] | None = ()) -> Service:
-    """`needs` None: it may call every service of the mesh."""
+    """`needs` None: what it calls is learnt."""
     dependencies = None if needs is None else tuple(needs)
     return Service(
         api_version="mesh/v1",
@@ -213,9 +215,11 @@ def mesh_of(values: Mapping[bytes, bytes], revision: int = 1) -> MeshState:
     return mesh
 
 
-def compiled(of: Workload, mesh: MeshState, credentials: Credentials | None = None) -> Compiler:
+def compiled(
+    of: Workload, mesh: MeshState, credentials: Credentials | None = None, learnt: Iterable[str] = ()
+) -> Compiler:
     """A new compiler that has built everything from `mesh`."""
-    compiler = Compiler(of, credentials=credentials or CREDENTIALS)
+    compiler = Compiler(of, credentials=credentials or CREDENTIALS, learnt=dict.fromkeys(learnt, True))
     compiler.rebuild(mesh)
     return compiler
 

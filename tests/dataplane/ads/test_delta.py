@@ -339,3 +339,27 @@ def _nack(nonce: str) -> discovery_pb2.DiscoveryRequest:
     request = discovery_pb2.DiscoveryRequest(type_url=CLUSTER, response_nonce=nonce)
     request.error_detail.message = "no"
     return request
+
+
+# On demand: Envoy takes all clusters, asks for one more by name, and holds requests until it comes.
+
+
+def test_who_takes_all_clusters_and_asks_for_one_that_does_not_exist_is_kept_waiting() -> None:
+    talk = running()
+    assert talk.ask("CDS", "orders") == []
+    assert talk.session.held_requests == {"orders"}
+    assert talk.update(2, xds.endpoints("a", 9)) == [("EDS", ["a"], [])]
+    assert talk.session.acked_sequence == 1
+    talk.ack("EDS")
+    assert talk.session.acked_sequence == 2
+    assert talk.session.held_requests == {"orders"}
+    assert talk.update(2, xds.cluster("orders")) == [("CDS", ["orders"], [])]
+    assert talk.session.held_requests == frozenset()
+
+
+def test_who_comes_back_and_waits_for_a_cluster_waits_on() -> None:
+    talk = Talk(A, EA)
+    assert talk.ask("CDS", "*", "orders", holds=[A]) == []
+    assert talk.session.held_requests == {"orders"}
+    talk.ask("CDS", drop=["orders"])
+    assert talk.session.held_requests == frozenset()

@@ -26,7 +26,7 @@ def run(envoy: FedEnvoy, state: State, inbound: str, local: str, own: Credential
     same = state.workload.inbound_address == state.workload.local_address
     workload = replace(state.workload, inbound_address=inbound, local_address=inbound if same else local)
     try:
-        envoy.run(compiled(workload, mesh_of(state.values), own))
+        envoy.run(compiled(workload, mesh_of(state.values), own, state.learnt))
     except AssertionError as error:
         raise AssertionError(f"state {state.name}: {error}\n{envoy.log()}") from None
 

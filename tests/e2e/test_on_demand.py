@@ -1,0 +1,79 @@
+"""A service that declares no dependencies: its first requests wait until its sidecar has learnt whom they are for."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import trio
+
+from tests.e2e.app import GREETING, HTTP, TCP
+from tests.e2e.mesh import E2eMesh
+from tests.states.build import port, service
+
+UNDECLARED = service("web", port("http", HTTP), needs=None)
+
+
+async def test_first_requests_are_not_lost(mesh: E2eMesh) -> None:
+    async with mesh.applied(UNDECLARED):
+        held = [key["cluster"]["name"] for key in await _clusters(mesh)]
+        assert not any("api.shop" in name for name in held), "nobody has called it yet"
+        statuses: dict[str, int] = {}
+
+        async def first(host: str, method: str) -> None:
+            async with mesh.http() as client:
+                answer = await client.request(method, f"http://{host}/first", content=b"x" * 100_000)
+                statuses[f"{method} {host}"] = answer.status_code
+                assert answer.json()["path"] == "/first"
+                names = [name.lower() for name, _ in answer.json()["headers"]]
+                assert "x-mesh-second-pass" not in names
+
+        async with trio.open_nursery() as nursery:
+            for host in ("api", "api.shop", "API.shop.mesh", f"api.shop.mesh:{HTTP}"):
+                for method in ("GET", "POST", "PUT"):
+                    nursery.start_soon(first, host, method)
+        assert set(statuses.values()) == {200}
+        assert len(statuses) == 12
+
+        async with await trio.open_tcp_stream(mesh.instances["web-1"].local, 15001) as stream:
+            await stream.send_all(f"CONNECT api:{TCP} HTTP/1.1\r\nHost: api:{TCP}\r\n\r\n".encode())
+            got = b""
+            while GREETING.encode() not in got:
+                part = await stream.receive_some()
+                assert part, got
+                got += part
+
+        held = [key["cluster"]["name"] for key in await _clusters(mesh)]
+        assert {f"outbound|api.shop|{HTTP}", "api", "api.shop"} <= set(held)
+        assert not any("reports" in name for name in held), "a sidecar holds what its app calls, and no more"
+
+
+async def test_who_calls_nobody_is_told_at_once_and_later_finds_who_came(mesh: E2eMesh) -> None:
+    async with mesh.applied(UNDECLARED):
+        started = time.monotonic()
+        answers = [await mesh.get("/", host="latecomer") for _ in range(3)]
+        assert [(one.status_code, one.text) for one in answers] == [(503, "no such service in the mesh\n")] * 3
+        assert time.monotonic() - started < 4, "it waited for a cluster that nobody will send"
+        assert (await mesh.get("/", host="not a host")).status_code in (400, 503)
+        # A name that came into being later needs no second lesson.
+        async with mesh.applied(service("latecomer", port("http", HTTP))):
+            answer = await mesh.get("/", host="latecomer")
+            assert answer.status_code == 503
+            assert "no such service" not in answer.text, "it exists, and has no instance"
+
+
+async def test_what_was_learnt_outlives_the_agent(mesh: E2eMesh) -> None:
+    async with mesh.applied(UNDECLARED):
+        assert await mesh.status("/") == 200
+        await mesh.processes.kill("sidecar-web-1")
+        await mesh.local.restart_sidecar(mesh.instances["web-1"])
+        await mesh.everyone_current()
+        assert "api.shop" in [key["cluster"]["name"] for key in await _clusters(mesh)]
+        assert await mesh.status("/") == 200
+
+
+async def _clusters(mesh: E2eMesh) -> list[dict[str, dict[str, str]]]:
+    transport = httpx.AsyncHTTPTransport(uds=str(mesh.local.runtime_dir(mesh.instances["web-1"]) / "admin.sock"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=10) as client:
+        answer = await client.get("/config_dump?resource=dynamic_active_clusters")
+    return list(answer.json().get("configs", []))
