@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -111,8 +112,17 @@ class E2eMesh:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.start_apps, *names)
             for name in names:
-                nursery.start_soon(self.local.start_sidecar, self.instances[name])
+                nursery.start_soon(partial(self.local.start_sidecar, self.instances[name], **self._settings(name)))
         await self.everyone_current()
+
+    def workload_api(self, name: str) -> Path:
+        """The socket at which web-1 serves it to the user who runs the tests."""
+        return self.local.runtime_dir(self.instances[name]) / "w.sock"
+
+    def _settings(self, name: str) -> dict[str, object]:
+        if name != "web-1":
+            return {}
+        return {"workloadApi": {"socket": str(self.workload_api(name)), "callers": [{"uid": os.getuid()}]}}
 
     def add(self, name: str, service_name: str | None = None) -> Instance:
         namespace = "back-office" if name.startswith("reports") else "shop"

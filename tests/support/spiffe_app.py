@@ -19,9 +19,10 @@ def pem(certificates: Any) -> str:
 
 
 def svid_of(source: Any) -> dict[str, Any]:
-    svid = source.svid
+    context = source.get_x509_context()
+    svid = context.default_svid
     key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    bundles = {one.trust_domain.name: pem(one.x509_authorities) for one in source.bundles}
+    bundles = {one.trust_domain.name: pem(one.x509_authorities) for one in context.x509_bundle_set.bundles}
     return {"spiffe_id": str(svid.spiffe_id), "chain": pem(svid.cert_chain), "key": key, "bundles": bundles}
 
 
