@@ -10,6 +10,7 @@ from controlplane.api.issuing import Issuing
 from controlplane.ca.jwt_key import new_signer, seal_signer
 from controlplane.ca.seal import KeyEncryption
 from controlplane.log import event
+from controlplane.rotation.events import CaEvent, tell
 from controlplane.store.etcd import Store
 from controlplane.store.ops import KeyGuard, PrefixGuard, Put
 from schemas import codec
@@ -31,7 +32,7 @@ async def make_jwt_key(store: Store, kek: KeyEncryption, issuing: Issuing) -> No
             await trio.sleep(RETRY_SECONDS)
         else:
             if revision:
-                event(logger, logging.INFO, "made the mesh's JWT key", revision=revision)
+                tell(CaEvent.JWT_KEY_MADE, logging.INFO, who="automatic", where="this replica", revision=revision)
             return
 
 

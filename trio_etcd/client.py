@@ -239,10 +239,11 @@ class Client:
         response = await self.calls.write(wire.LEASE_GRANT, request, pb.LeaseGrantResponse, timeout)
         return LeaseGrant(response.ID, response.TTL)
 
-    async def revoke(self, lease_id: int, *, timeout: float | None = None) -> None:
-        """End a lease; its keys are deleted. Raises LeaseNotFound when it is gone already."""
+    async def revoke(self, lease_id: int, *, timeout: float | None = None) -> int:
+        """End a lease; the revision at which its keys are deleted. Raises LeaseNotFound when it is gone already."""
         request = pb.LeaseRevokeRequest(ID=lease_id)
-        await self.calls.write(wire.LEASE_REVOKE, request, pb.LeaseRevokeResponse, timeout)
+        response = await self.calls.write(wire.LEASE_REVOKE, request, pb.LeaseRevokeResponse, timeout)
+        return response.header.revision
 
     async def lease_status(
         self, lease_id: int, *, want_keys: bool = False, timeout: float | None = None

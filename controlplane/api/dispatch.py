@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import trio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from controlplane.api.audit import Audit
 from controlplane.api.authorize import authorize
 from controlplane.api.call import DEFAULT_SECONDS, Call
 from controlplane.api.caller import Caller, Listener, caller_of
 from controlplane.api.operators import Operators
-from schemas.errors import Conflict, MeshError
+from schemas.errors import Conflict, InvalidInput, MeshError, Problem
 from trio_grpc import Context, Method, server_stream, unary
 
 # What is kept back of a caller's time, so that our answer reaches it before its own deadline does.
@@ -59,32 +59,45 @@ def _method(path: str, rpc: Rpc, door: Door) -> Method:
         seconds = DEFAULT_SECONDS if left is None else max(ANSWER_SECONDS, left - ANSWER_SECONDS)
         return Call(caller, seconds, audit.facts, audit.refused_parts)
 
-    async def answer(request: Any, context: Context) -> Message:
+    async def begin(payload: bytes, context: Context, audit: Audit) -> tuple[Message, Call]:
+        """Bytes that can't be read are refused like all else: to somebody who may ask, and in the audit."""
+        unreadable: DecodeError | None = None
+        request = rpc.request()
+        try:
+            request.ParseFromString(payload)
+            audit.asked(request)
+        except DecodeError as error:
+            unreadable = error
+        call = await call_of(context, audit)
+        if unreadable is not None:
+            text = f"its bytes are no {rpc.request.DESCRIPTOR.name}"
+            raise InvalidInput(Problem("request", text, remedy="see mesh.proto")) from unreadable
+        return request, call
+
+    async def answer(payload: bytes, context: Context) -> Message:
         assert rpc.unary is not None  # noqa: S101  (chosen below)
         with Audit(path, door.listener, context.peer) as audit:
             try:
-                audit.asked(request)
-                call = await call_of(context, audit)
+                request, call = await begin(payload, context, audit)
                 reply = await _still_authorized(rpc.unary(request, call), path, call.caller, door)
                 audit.answered(reply)
                 return reply
             except MeshError as error:
                 raise audit.refused(error) from error
 
-    async def stream(request: Any, send: Callable[[Any], Awaitable[None]], context: Context) -> None:
+    async def stream(payload: bytes, send: Callable[[Any], Awaitable[None]], context: Context) -> None:
         assert rpc.stream is not None  # noqa: S101  (chosen below)
         with Audit(path, door.listener, context.peer, stream=True) as audit:
             try:
-                audit.asked(request)
-                call = await call_of(context, audit)
+                request, call = await begin(payload, context, audit)
                 audit.opened()
                 await _while_authorized(lambda: rpc.stream(request, send, call), path, call.caller, door)  # type: ignore[misc]  # not None, as asserted
             except MeshError as error:
                 raise audit.refused(error) from error
 
     if rpc.unary is not None:
-        return unary(answer, rpc.request.FromString, _encode)
-    return server_stream(stream, rpc.request.FromString, _encode)
+        return unary(answer, bytes, _encode)
+    return server_stream(stream, bytes, _encode)
 
 
 async def _still_authorized(work: Awaitable[Message], path: str, caller: Caller, door: Door) -> Message:

@@ -20,6 +20,7 @@ class CaEvent(enum.StrEnum):
     RETIRED = "CA key given up"
     REMOVED = "CA key removed"
     RESEALED = "CA keys sealed anew"
+    JWT_KEY_MADE = "CA JWT key made"
     LEAF_BOUND_RAISED = "CA leaf bound raised"
     ROTATION_STARTED = "CA rotation started"
     ROTATION_STOPPED = "CA rotation stopped"

@@ -99,11 +99,11 @@ class Store:
         with _translated():
             return (await self._client.grant(ttl, lease_id=lease_id, timeout=CALL_SECONDS)).id
 
-    async def revoke_lease(self, lease: int) -> None:
-        """With all its keys. Raises NotFound where it has ended."""
+    async def revoke_lease(self, lease: int) -> int:
+        """With all its keys; the revision of that. Raises NotFound where it has ended."""
         try:
             with _translated():
-                await self._client.revoke(lease, timeout=CALL_SECONDS)
+                return await self._client.revoke(lease, timeout=CALL_SECONDS)
         except LeaseGone as error:
             raise errors.NotFound(f"lease {lease:x} has ended") from error
 

@@ -23,7 +23,8 @@ HOLD_SECONDS = 30 * 24 * 3600
 AFTER_END_S = 0.6
 RETRY_S = 1.0
 
-logger = logging.getLogger(__name__)
+# What it says is of the audit: a write that no call asked for.
+logger = logging.getLogger("mesh.audit")
 
 
 def pulse_of(hold: int) -> int:
@@ -68,8 +69,11 @@ class Undertaker:
                     if left >= 0:
                         await trio.sleep(left + AFTER_END_S)
                         continue
-                    await self._store.revoke_lease(hold)
-                    event(logger, logging.INFO, "gone without a word", sidecar=ref, lease=f"{hold:x}")
+                    revision = await self._store.revoke_lease(hold)
+                    event(
+                        logger, logging.INFO, "sidecar gone without a word",
+                        caller="automatic", peer="this replica", sidecar=ref, lease=f"{hold:x}", revision=revision,
+                    )  # fmt: skip
                     return
                 except NotFound:
                     return

@@ -285,6 +285,40 @@ async def test_every_refused_call_leaves_its_event(world: World, events: Events)
         assert not events.of(rpc, "accepted")
 
 
+async def test_bytes_that_are_no_request_are_refused_in_the_audit_too(world: World, events: Events) -> None:
+    """To who may ask as bad input; to who may not as to all others, before a word about the bytes."""
+    for rpc in RPCS:
+        roles = {role.value for role in ALLOWED[f"/mesh.v1.{rpc}"]}
+        may = world.stranger if "anonymous" in roles else world.sidecar if "sidecar" in roles else world.operator
+        may_not = world.stranger if may is not world.stranger else world.sidecar
+        events.records.clear()
+        for caller in (may, may_not):
+            with pytest.raises(RpcError):
+                await unreadable(caller, rpc)
+        bad, forbidden = events.of(rpc, "refused")
+        assert (bad["status"], forbidden["status"]) == ("INVALID_ARGUMENT", "PERMISSION_DENIED"), rpc
+        assert "its bytes are no" in str(bad["why"]), rpc
+        assert not events.of(rpc, "accepted"), rpc
+
+
+async def unreadable(caller: Caller, rpc: str) -> None:
+    """A length-delimited field that ends before its length."""
+    with caller.channel.server_stream(f"/mesh.v1.{rpc}", b"\x0a\x7f") as stream, trio.fail_after(10):
+        await stream.receive()
+
+
+async def test_what_is_refused_of_a_batch_is_an_event_of_its_own(world: World, events: Events) -> None:
+    good = pb.RenewRequest(csr=new_csr()[1], etcd_csr=new_csr()[1])
+    request = pb.RenewBatchRequest(items=[good, pb.RenewRequest(csr=b"x", etcd_csr=b"y"), good])
+    await world.call(world.sidecar, "Identity/RenewBatch", request)
+    (refused,) = events.of("Identity/RenewBatch", "refused")
+    assert str(refused["why"]).startswith("item 2: certificate request: not a readable request")
+    assert refused["caller"] == world.joined.reply.spiffe_id
+    (accepted,) = events.of("Identity/RenewBatch", "accepted")
+    assert accepted["issued"] == 2
+    assert accepted["identity"] == world.joined.reply.spiffe_id
+
+
 async def test_refusals_say_what_they_were_about(world: World, events: Events) -> None:
     token = await world.replica.token("orders", world.namespace)
     request = pb.JoinRequest(token=token.token, csr=b"no request", etcd_csr=b"")

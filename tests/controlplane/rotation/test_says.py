@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio.testing
 
+from controlplane import jwt_key_maker
 from controlplane.ca.expiry import DAY, Life, Urgency, urgency
 from controlplane.ca.rotation import Prepare
 from controlplane.rotation import events
@@ -19,11 +20,12 @@ from tests.controlplane.rotation.world import World, made_world
 from tests.spiffe.certificates import NOW
 
 ANNA = Actor("spiffe://mesh.example/operator/anna", "ipv4:10.0.0.9:1234")
-SOURCES = Path(events.__file__).parent
+SOURCES = (*Path(events.__file__).parent.glob("*.py"), Path(jwt_key_maker.__file__))
 
 
 def test_the_events_are_these_and_each_is_used() -> None:
     assert sorted(event.value for event in CaEvent) == [
+        "CA JWT key made",
         "CA certificate installed",
         "CA key activated",
         "CA key given up",
@@ -36,7 +38,7 @@ def test_the_events_are_these_and_each_is_used() -> None:
         "CA rotation started",
         "CA rotation stopped",
     ]
-    used = set(re.findall(r"CaEvent\.(\w+)", "".join(one.read_text() for one in SOURCES.glob("*.py"))))
+    used = set(re.findall(r"CaEvent\.(\w+)", "".join(one.read_text() for one in SOURCES)))
     assert used == {event.name for event in CaEvent}
 
 
