@@ -33,6 +33,8 @@ from dataplane.config import SidecarSettings, WorkloadApiSettings
 from dataplane.envoy import bootstrap
 from dataplane.envoy.lifecycle import DrainPlan
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings
+from dataplane.health.checker import AppHealth
+from dataplane.health.plan import plan_of
 from dataplane.identity.attest import HostSource, load_host_certificate
 from dataplane.identity.check import UnacceptableIdentity
 from dataplane.identity.client import ReplicaClient
@@ -105,6 +107,7 @@ class Agent:
         self._registration: Registration
         self._ads: AdsServer | None = None
         self._workload_api: WorkloadApi | None = None
+        self._health: AppHealth
         self._applied = 0
         self._offered, self._in_use = _Secrets(), _Secrets()
         self._detours: list[tuple[int, list[str]]] = []
@@ -121,6 +124,9 @@ class Agent:
         _check_private(self._runtime_dir)
         async with trio.open_nursery() as nursery:
             adopted = await nursery.start(self._envoy.run)
+            # An agent that took up its Envoy goes on from what it knew; else nobody is sent here before a first answer.
+            before = status.last_health(self.status_path(self._settings)) if adopted else False
+            self._health = AppHealth(self._health_changed, healthy=before)
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
             nursery.start_soon(self._notifier.ping_watchdog)
             try:
@@ -153,6 +159,7 @@ class Agent:
             nursery.start_soon(self._tell)
             await self._envoy.ready()
             self._notifier.ready()
+            nursery.start_soon(self._health.run)
             nursery.start_soon(self._registration.run)
 
     def _new_pipeline(self, identity: Identity) -> Pipeline:
@@ -217,6 +224,7 @@ class Agent:
             self._open_detours()
         self._applied = update.revision
         self._offer()
+        self._check_health()
         self._registration.set_endpoint(self._endpoint())
         self._configured.set()
         self._touched.set()
@@ -259,10 +267,10 @@ class Agent:
             await trio.sleep_forever()
 
     def _endpoint(self) -> Endpoint | None:
-        """Where others reach us; None while the own Service does not exist."""
+        """Where others reach us; None while the own Service does not exist, and while the app is not well."""
         workload = self._pipeline.compiler.workload
         service = self._pipeline.state.service(workload.service)
-        if service is None:
+        if service is None or not self._health.healthy:
             return None
         ports = {port.name: workload.inbound_ports.get(port.name, port.port) for port in service.spec.ports}
         return Endpoint(
@@ -271,6 +279,16 @@ class Agent:
             labels=self._settings.labels,
             locality=self._settings.locality,
         )
+
+    def _check_health(self) -> None:
+        workload = self._pipeline.compiler.workload
+        service = self._pipeline.state.service(workload.service)
+        if service is not None:
+            self._health.use(plan_of(service, self._settings.health_check, workload))
+
+    def _health_changed(self) -> None:
+        self._registration.set_endpoint(self._endpoint())
+        self._touched.set()
 
     def _new_workload_api(self, settings: WorkloadApiSettings, identity: Identity) -> WorkloadApi:
         return WorkloadApi(
@@ -385,6 +403,7 @@ class Agent:
             svid_expires=identity.expires if identity else 0,
             svid_issuer=self._issuer_in_use(identity),
             trust_sequence=self._in_use.trust_sequence,
+            app_health=self._health.said,
             agent_version=self._versions[0],
             envoy_version=self._versions[1],
         )

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from dataplane.compile.workload import Workload
+from dataplane.health.settings import HealthCheckSettings
 from schemas.errors import InvalidInput, Problem
 from schemas.names import ServiceRef
 from schemas.objects.common import Label, Name, Port
@@ -112,6 +113,8 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     envoy_log_level: str = "warning"
     workload_api: WorkloadApiSettings | None = None
     """None: it is not served."""
+    health_check: HealthCheckSettings | None = None
+    """None: as the Service says."""
 
     def workload(self, service: ServiceRef, trust_domain: str) -> Workload:
         """What the compiler is to know."""
@@ -146,6 +149,10 @@ def load(path: Path) -> SidecarSettings:
         remedy = "`meshadm attestor join-file` makes one for all hosts"
         problems.append(Problem(str(path), "attest.x509 needs a join file too", "$.join", remedy))
     problems += _workload_api_problems(settings, str(path))
+    check = settings.health_check
+    if check is not None and (check.type == "Command") != (check.command is not None):
+        message = f"says nothing for type {check.type}" if check.command else "missing: type is Command"
+        problems.append(Problem(str(path), message, "$.healthCheck.command", "name the program, or another type"))
     if len(os.fsencode(settings.runtime_dir)) > MAX_RUNTIME_DIR:
         text = f"at most {MAX_RUNTIME_DIR} bytes, or the sockets in it would have paths that are too long"
         problems.append(Problem(str(path), text, "$.runtimeDir"))

@@ -56,6 +56,14 @@ def read(path: Path, *, now: float) -> dict[str, Any]:
     return content
 
 
+def last_health(path: Path) -> bool:
+    """Whether the app was well when the sidecar last wrote; True where nothing says that it was not."""
+    try:
+        return not str(json.loads(path.read_bytes()).get("appHealth", "")).startswith("unhealthy")
+    except (OSError, ValueError, AttributeError):
+        return True
+
+
 def table(content: Mapping[str, Any], *, now: float) -> str:
     """For people."""
     stale = content["staleSeconds"]
@@ -68,6 +76,8 @@ def table(content: Mapping[str, Any], *, now: float) -> str:
         f"freshness   {f'STALE for {stale} s: no word from etcd' if stale else 'live'}",
         f"SVID        {_left(content['svidExpires'] - int(now))}",
     ]
+    if content.get("appHealth"):
+        lines.append(f"app         {content['appHealth']}")
     lines += [f"NACK        {nack['resource']}: {nack['message']}" for nack in content["nacks"]]
     lines += [f"problem     {problem}" for problem in content["problems"]]
     return "\n".join(lines)

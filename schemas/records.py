@@ -65,6 +65,8 @@ class SidecarStatus(Record, frozen=True, kw_only=True, tag="SidecarStatus"):
     """Authority key identifier (hex) of the leaf that Envoy presents; empty: not known."""
     trust_sequence: int = 0
     """Sequence of the newest trust bundle that Envoy and the agent both trust by; 0: not known."""
+    app_health: str = ""
+    """``healthy``, or ``unhealthy: `` and why: then the instance is not in discovery. Empty: the app is not checked."""
     agent_version: str = ""
     envoy_version: str = ""
 

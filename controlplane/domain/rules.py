@@ -23,6 +23,7 @@ from schemas.objects import (
     Service,
     TrustBundle,
 )
+from schemas.objects.health import AppHealthCheck
 from schemas.objects.service import Dependency, ServicePort
 from schemas.traffic_faults import traffic_faults
 
@@ -78,6 +79,8 @@ def _mesh(mesh: Mesh, subject: str) -> Iterator[Problem]:
 def _service(service: Service, after: After, subject: str) -> Iterator[Problem]:
     yield from rival_problems(service, after, subject)
     yield from _unique_ports(service.spec.ports, subject)
+    if service.spec.health_check is not None:
+        yield from _health_check(service, service.spec.health_check, subject)
     dependencies = service.spec.dependencies or ()
     for index, dependency in enumerate(dependencies):
         yield from _dependency(service, dependency, f"$.spec.dependencies[{index}]", after, subject)
@@ -95,6 +98,22 @@ def _unique_ports(ports: Sequence[ServicePort], subject: str) -> Iterator[Proble
     for index in _repeated([port.port for port in ports]):
         message = f"the port {ports[index].port} a second time"
         yield Problem(subject, message, f"$.spec.ports[{index}].port", "give each port a number of its own")
+
+
+def _health_check(service: Service, check: AppHealthCheck, subject: str) -> Iterator[Problem]:
+    path = "$.spec.healthCheck"
+    for of_type, field, given in (("HTTP", "http", check.http), ("GRPC", "grpc", check.grpc)):
+        if given is not None and check.type != of_type:
+            yield Problem(subject, f"says nothing for type {check.type}", f"{path}.{field}", "leave it out")
+    if isinstance(check.port, int):
+        return
+    port = service.spec.ports[0] if check.port is None else service.port_named(check.port)
+    if port is None:
+        remedy = f"name one of {', '.join(port.name for port in service.spec.ports)}, or give a number"
+        yield Problem(subject, f"there is no port {check.port!r}", f"{path}.port", remedy)
+    elif check.type == "HTTP" and port.protocol in ("http2", "grpc"):
+        message = f"it is asked in HTTP/1.1, and port {port.name!r} speaks {port.protocol}"
+        yield Problem(subject, message, f"{path}.type", "use GRPC or TCP, or name another port")
 
 
 def _dependency(service: Service, dependency: Dependency, path: str, after: After, subject: str) -> Iterator[Problem]:

@@ -90,6 +90,8 @@ def details(sidecars: Sequence[Sidecar]) -> list[str]:
             for nack in one.status.nacks
         )
         found += (printable(f"{one.name} reports: {problem}") for problem in one.status.problems)
+        if one.status.app_health not in ("", "healthy"):
+            found.append(printable(f"the app of {one.name} is {one.status.app_health}"))
     return found
 
 
@@ -128,6 +130,7 @@ def plain_status(sidecars: Sequence[Sidecar], config_revision: int) -> dict[str,
                     for nack in one.status.nacks
                 ],
                 "problems": list(one.status.problems),
+                "appHealth": one.status.app_health or None,
                 "agentVersion": one.status.agent_version,
                 "envoyVersion": one.status.envoy_version,
             }

@@ -6,6 +6,7 @@ import msgspec
 
 from schemas.names import NAME_EXPECTED, NAME_PATTERN
 from schemas.objects.common import Name, Object, Part, Port
+from schemas.objects.health import AppHealthCheck
 
 Protocol = Literal["http", "http2", "grpc", "tcp"]
 
@@ -43,6 +44,8 @@ class ServiceSpec(Part, frozen=True, kw_only=True):
     ports: Annotated[tuple[ServicePort, ...], msgspec.Meta(min_length=1, max_length=64)]
     dependencies: tuple[Dependency, ...] | None = None
     """Absent: whatever the app turns out to call; its sidecar learns each on the first request."""
+    health_check: AppHealthCheck | None = None
+    """How each sidecar checks its own app; an instance that fails leaves discovery. Absent: it is taken to be well."""
 
 
 class Service(Object, frozen=True, kw_only=True, tag="Service"):

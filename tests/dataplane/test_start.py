@@ -73,6 +73,9 @@ def test_no_settings(directory: Path, settings: dict[str, object], start: Start)
         ({"instanze": "web-1"}, "instanze"),
         ({"advertise": "somewhere"}, "$.advertise"),
         ({"drainSeconds": -1}, "$.drainSeconds"),
+        ({"healthCheck": {"type": "Command"}}, "$.healthCheck.command"),
+        ({"healthCheck": {"type": "TCP", "command": ["true"]}}, "$.healthCheck.command"),
+        ({"healthCheck": {"type": "HTTP", "http": {"path": "/a b"}}}, "$.healthCheck.http.path"),
         ({"runtimeDir": "/run/" + "x" * 100}, "$.runtimeDir"),
     ],
 )

@@ -1,7 +1,8 @@
 """One app for all tests: HTTP/1.1, HTTP/2, gRPC and TCP on an instance's own address. Run as a process.
 
 Each protocol says the same: which instance answers and what reached it. HTTP requests for ``/held/<name>`` wait until
-somebody asks ``/release/<name>``, so that a test decides how long a request is in flight.
+somebody asks ``/release/<name>``, so that a test decides how long a request is in flight. ``/health`` is answered with
+503 from ``/unwell`` on, until ``/well``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class App:
     def __init__(self, instance: str) -> None:
         self.instance = instance
         self._released: defaultdict[str, trio.Event] = defaultdict(trio.Event)
+        self.well = True
         self._arrived: defaultdict[str, trio.Event] = defaultdict(trio.Event)
 
     async def answer(self, method: str, path: str, headers: Headers) -> bytes:
@@ -44,6 +46,8 @@ class App:
                 await self._arrived[name].wait()
             case ["", "release", name]:
                 self._released[name].set()
+            case ["", "unwell" | "well" as how]:
+                self.well = how == "well"
         seen = [(name.decode(), value.decode("latin-1")) for name, value in headers]
         return json.dumps({"instance": self.instance, "method": method, "path": path, "headers": seen}).encode()
 
@@ -60,7 +64,8 @@ class App:
                     pass
                 body = await self.answer(request.method.decode(), request.target.decode(), request.headers)
                 length = ("Content-Length", str(len(body)))
-                await self._send(connection, stream, h11.Response(status_code=200, headers=[length]))
+                status = 503 if request.target == b"/health" and not self.well else 200
+                await self._send(connection, stream, h11.Response(status_code=status, headers=[length]))
                 await self._send(connection, stream, h11.Data(data=body))
                 await self._send(connection, stream, h11.EndOfMessage())
                 if connection.our_state is h11.DONE and connection.their_state is h11.DONE:

@@ -29,6 +29,21 @@ ORDERS = service("orders")
 BOTH = service("both", ports=(8080, 9090))
 
 FAULTS = {
+    "health check of a port that is not there": (
+        svc(f"{{{ONE_PORT}, healthCheck: {{type: TCP, port: admin}}}}"),
+        "$.spec.healthCheck.port",
+        "no port 'admin'",
+    ),
+    "health check by HTTP/1.1 of an HTTP/2 port": (
+        svc("{ports: [{name: h2, port: 1, protocol: http2}], healthCheck: {type: HTTP}}"),
+        "$.spec.healthCheck.type",
+        "speaks http2",
+    ),
+    "health check with a part of another type": (
+        svc(f"{{{ONE_PORT}, healthCheck: {{type: TCP, http: {{path: /}}}}}}"),
+        "$.spec.healthCheck.http",
+        "says nothing for type TCP",
+    ),
     "dependency on nothing": (
         svc(f"{{{ONE_PORT}, dependencies: [{{name: nobody}}]}}"),
         "$.spec.dependencies[0]",

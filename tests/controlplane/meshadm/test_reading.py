@@ -158,11 +158,15 @@ async def test_status_of_a_sound_mesh(cli: Cli, fake: FakeReplica) -> None:
 
 async def test_status_with_a_refusal(cli: Cli, fake: FakeReplica) -> None:
     nack = Nack(type_url="t", resource="inbound", message="bad \x1b[31mfilter", revision=9)
-    fake.report(sidecar("a"), sidecar("b", nacks=(nack,), problems=("Service shop/x: no such port",)))
+    fake.report(
+        sidecar("a"),
+        sidecar("b", nacks=(nack,), problems=("Service shop/x: no such port",), app_health="unhealthy: 503"),
+    )
     result = await cli("status")
     assert result.exit_code == 8
     assert "shop/orders.b refused inbound of revision 9: bad \\x1b[31mfilter\n" in result.stdout
     assert "shop/orders.b reports: Service shop/x: no such port\n" in result.stdout
+    assert "the app of shop/orders.b is unhealthy: 503\n" in result.stdout
     plain = json.loads((await cli("status", "-o", "json")).stdout)
     assert [(one["instance"], one["state"]) for one in plain["sidecars"]] == [("a", "current"), ("b", "refused")]
     assert plain["sidecars"][1]["nacks"][0]["message"] == "bad \x1b[31mfilter"
