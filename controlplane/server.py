@@ -65,13 +65,15 @@ from trio_systemd import Notifier
 
 # Between two looks at an etcd that does not answer yet.
 RETRY_SECONDS = 1.0
-KEEPALIVE = (
+SERVING_OPTIONS = (
     # A peer that is gone without a word is noticed within 40 s, and holds no stream slot longer.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # Clients look after quiet streams in the same way; gRPC's default of 5 minutes would cut them off for it.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A quarter of the calls that a port takes at once: one connection that asks for all the world waits at its own end.
+    ("grpc.max_concurrent_streams", 32),
 )
 
 logger = logging.getLogger(__name__)
@@ -262,7 +264,9 @@ async def _open_doors(
     ports: list[int] = []
     for listener, grpc_listener in listeners:
         served = methods(rpcs, door(listener))
-        server = await doors.enter_async_context(serve(served, [grpc_listener], on_error=_report, options=KEEPALIVE))
+        server = await doors.enter_async_context(
+            serve(served, [grpc_listener], on_error=_report, options=SERVING_OPTIONS)
+        )
         ports += server.bound_ports
     return ports[:2]
 

@@ -25,8 +25,9 @@ from dataplane.identity.store import IdentityStore
 from schemas.api import mesh_pb2 as pb
 from tests.controlplane.api.test_audit import Events
 from tests.controlplane.api.test_audit import events as events
-from tests.controlplane.replica import Mesh, Replica, running_replica
+from tests.controlplane.replica import Caller, Mesh, Replica, running_replica
 from tests.support.net import eventually
+from trio_grpc import Channel, RpcError, StatusCode
 
 SIDECARS = 30
 PAST_HALF_LIFE_S = 2200.0
@@ -132,3 +133,18 @@ async def test_all_renew_when_told_and_none_before(
         assert disk.kept.spiffe_id == before.spiffe_id
         assert disk.kept.key_pem != before.key_pem
         assert disk.kept.not_before >= before.not_before
+
+
+async def test_one_connection_leaves_the_others_room(replica: Replica) -> None:
+    """Its 33rd call waits at its own end, and takes no place at the replica."""
+    target, own = f"unix:{replica.config.listen.socket}", (("grpc.use_local_subchannel_pool", 1),)
+    with Channel(target, options=own) as greedy, Channel(target, options=own) as other, ExitStack() as streams:
+        await Caller(greedy).call("Config/List", pb.ListRequest(), pb.ListReply)
+        for _ in range(32):
+            streams.enter_context(greedy.server_stream("/mesh.v1.Config/Watch", b""))
+        with pytest.raises(RpcError) as caught:
+            await Caller(greedy).call("Config/List", pb.ListRequest(), pb.ListReply, seconds=0.5)
+        assert caught.value.code is StatusCode.DEADLINE_EXCEEDED
+        await Caller(other).call("Config/List", pb.ListRequest(), pb.ListReply)
+        streams.close()
+        await Caller(greedy).call("Config/List", pb.ListRequest(), pb.ListReply)
