@@ -5,7 +5,7 @@ allows nothing, so where no policy reaches it nothing passes. What can't be judg
 port) never allows and always denies. An identity of another trust domain is allowed only where a policy names it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2
@@ -44,7 +44,7 @@ def rules_for(
             continue
         denies = policy.spec.action == "DENY"
         for index, rule in enumerate(policy.spec.rules):
-            compiled = _rule(rule, trust_domain, port, denies=denies)
+            compiled = _rule(state, rule, trust_domain, port, denies=denies)
             if compiled is not None:
                 name = f"{policy.metadata.namespace}/{policy.metadata.name}[{index}]"
                 (deny if denies else allow).policies[name].CopyFrom(compiled)
@@ -55,12 +55,16 @@ def _everything() -> rbac_pb2.Policy:
     return rbac_pb2.Policy(permissions=[ANY_PERMISSION], principals=[ANY_PRINCIPAL])
 
 
-def _rule(rule: Rule, trust_domain: str, port: ServicePort, *, denies: bool) -> rbac_pb2.Policy | None:
+def _rule(
+    state: MeshState, rule: Rule, trust_domain: str, port: ServicePort, *, denies: bool
+) -> rbac_pb2.Policy | None:
     """One rule; None where it can match nothing on this port."""
     permissions = _any_of([ANY_PERMISSION] if rule.to is None else _operations(rule.to, port, denies=denies))
     # Federated peers pass TLS too. Who names nobody lets in anybody of the own mesh; a denial means all there are.
     anybody = ANY_PRINCIPAL if denies else _identity(prefix=f"spiffe://{trust_domain}/ns/")
-    sources = [anybody] if rule.from_ is None else [_source(source, trust_domain, anybody) for source in rule.from_]
+    # And who is not trusted any more, may be so on a connection that is still open.
+    believed = (lambda one: True) if denies else (lambda one: one == trust_domain or state.is_trusted(one))
+    sources = [anybody] if rule.from_ is None else [_source(one, trust_domain, anybody, believed) for one in rule.from_]
     principals = [source for source in sources if source is not None]
     if not permissions or not principals:
         return None
@@ -107,10 +111,13 @@ def _path(pattern: str) -> rbac_pb2.Permission:
     return rbac_pb2.Permission(url_path=path_pb2.PathMatcher(path=matcher))
 
 
-def _source(source: Source, trust_domain: str, anybody: rbac_pb2.Principal) -> rbac_pb2.Principal | None:
+def _source(
+    source: Source, trust_domain: str, anybody: rbac_pb2.Principal, believed: Callable[[str], bool]
+) -> rbac_pb2.Principal | None:
     parts = []
     if source.identities is not None:
-        parts.append([_identity(exact=_spelled(identity)) for identity in source.identities])
+        spelled = [_spelled(identity) for identity in source.identities]
+        parts.append([_identity(exact=text) for text, domain in spelled if believed(domain)])
     if source.namespaces is not None:
         parts.append([_identity(prefix=f"spiffe://{trust_domain}/ns/{namespace}/") for namespace in source.namespaces])
     if not all(parts):
@@ -121,12 +128,16 @@ def _source(source: Source, trust_domain: str, anybody: rbac_pb2.Principal) -> r
     return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=either))
 
 
-def _spelled(identity: str) -> str:
-    """As it stands in certificates: scheme and trust domain in lower case. What is no SPIFFE ID matches nobody's."""
+def _spelled(identity: str) -> tuple[str, str]:
+    """As it stands in certificates, scheme and trust domain in lower case; and its trust domain.
+
+    What is no SPIFFE ID matches nobody's.
+    """
     try:
-        return str(SpiffeId.parse(identity))
+        parsed = SpiffeId.parse(identity)
     except InvalidInput:
-        return identity
+        return identity, ""
+    return str(parsed), parsed.trust_domain
 
 
 def _identity(**how: str) -> rbac_pb2.Principal:

@@ -13,6 +13,7 @@ from dataplane.compile.http import http2_options
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, Resource
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
+from schemas.errors import Problem
 from schemas.names import ServiceRef, SpiffeId
 from schemas.objects.external import ExternalService
 from schemas.objects.service import Service, ServicePort
@@ -83,7 +84,7 @@ def load_assignments(state: MeshState, service: ServiceRef, caller: Workload) ->
         name = outbound_name(service, port.port)
         assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
         by_zone: dict[Locality, list[tuple[str, int]]] = {}
-        for zone, address, number in _addresses(state, declared, service, port):
+        for zone, address, number in _addresses(state, declared, service, port, caller):
             by_zone.setdefault(zone, []).append((address, number))
         counts = {zone: len(addresses) for zone, addresses in by_zone.items()}
         placed = localities.places(localities.zone_aware(policy), caller.locality, counts, callers_by_zone)
@@ -101,9 +102,11 @@ def _server(declared: Service | ExternalService, service: ServiceRef, trust_doma
 
 
 def _addresses(
-    state: MeshState, declared: Service | ExternalService, service: ServiceRef, port: ServicePort
+    state: MeshState, declared: Service | ExternalService, service: ServiceRef, port: ServicePort, caller: Workload
 ) -> Iterator[tuple[Locality, str, int]]:
     if isinstance(declared, ExternalService):
+        if untrusted(state, declared, caller) is not None:
+            return  # what is connected from before is let go, too
         for endpoint in declared.spec.endpoints:
             yield Locality(), endpoint.address, (endpoint.ports or {}).get(port.name, port.port)
         return
@@ -111,6 +114,17 @@ def _addresses(
         number = instance.ports.get(port.name)
         if number is not None:
             yield instance.locality, instance.address, number
+
+
+def untrusted(state: MeshState, declared: Service | ExternalService | None, caller: Workload) -> Problem | None:
+    """Why the server of an external service can't be verified; None: it can."""
+    if not isinstance(declared, ExternalService):
+        return None
+    domain = SpiffeId.parse(declared.spec.tls.spiffe_id).trust_domain
+    if domain == caller.trust_domain or state.is_trusted(domain):
+        return None
+    message = f"nobody of {domain} is trusted here: callers are answered 503"
+    return Problem(str(declared.ref), message, "$.spec.tls.spiffeId", "see `meshadm federation status`")
 
 
 def _zone(

@@ -164,10 +164,18 @@ class Compiler:
                     touched |= {endpoints_of(one) for one in state.zone_bound if one in self.scope}
                 return touched
             case ObjectRef(kind=federation.TrustBundle.__name__):
-                return {SECRETS, INBOUND}
-            case TrustRef():
-                return {SECRETS}
+                values = [one for one in (change.before, change.after) if isinstance(one, federation.TrustBundle)]
+                return {INBOUND} | self._touched_by_trust(state, {one.spec.trust_domain for one in values})
+            case TrustRef(trust_domain=domain):
+                return self._touched_by_trust(state, {domain})
         return set()
+
+    def _touched_by_trust(self, state: MeshState, domains: set[str]) -> set[Unit]:
+        """Whom policies may let in, and whose servers can be verified, is a matter of federated bundles."""
+        if domains == {self.workload.trust_domain}:
+            return {SECRETS}
+        externals = {ref for domain in domains for ref in state.externals_of(domain)}
+        return {SECRETS, INBOUND_ROUTES, *(endpoints_of(ref) for ref in externals if ref in self.scope)}
 
     def _touched_by_policy(self, change: Change) -> set[Unit]:
         affected = {one for one in (*targets(change.before), *targets(change.after)) if one in self.scope}
@@ -200,6 +208,9 @@ class Compiler:
                     after = _by_key(clusters.outbound_clusters(state, services[of], self.workload.trust_domain))
                 case Unit("endpoints", of) if of in services:
                     after = _by_key(clusters.load_assignments(state, services[of], self.workload))
+                    doubt = clusters.untrusted(state, state.destination(services[of]), self.workload)
+                    if doubt is not None:
+                        self._problems[unit] = doubt
                 case Unit("detour", of) if self.scope.on_demand:
                     after = _by_key([on_demand.detour(of, self.workload)])
                 case Unit("bound", of) if of in ports:

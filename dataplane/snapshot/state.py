@@ -99,6 +99,16 @@ class MeshState:
         """The trust domains beside `own` that a TrustBundle object names, in order."""
         return sorted(self._federated.keys() - {own})
 
+    def is_trusted(self, trust_domain: str) -> bool:
+        """Of a federated trust domain: whether anybody of it can be believed now."""
+        bundle = self._trust.get(trust_domain)
+        return trust_domain in self._federated and bundle is not None and bool(bundle.x509_authorities)
+
+    def externals_of(self, trust_domain: str) -> list[ServiceRef]:
+        """The external services whose servers are of that trust domain, in order."""
+        prefix = f"spiffe://{trust_domain}/"
+        return sorted(ref for ref, one in self._externals.items() if one.spec.tls.spiffe_id.lower().startswith(prefix))
+
     def trust_bundles(self, own: str) -> list[TrustBundle]:
         """Of `own` and of each federated trust domain, as far as known, in the order of their names.
 

@@ -21,6 +21,7 @@ from tests.states.build import (
     ROOT_DER,
     TRUST_DOMAIN,
     bundle,
+    federates,
     identity,
     listings,
     policy,
@@ -37,7 +38,12 @@ Values = dict[bytes, bytes]
 REQUESTS = requests(PORTS)
 OF_THE_MESH = {one for one in REQUESTS if one.caller.startswith(f"spiffe://{TRUST_DOMAIN}/")}
 ORDERS_KEY = KEYS.object(service("orders").ref)
-BASE: Values = {ORDERS_KEY: codec.encode(service("orders", *PORTS)), **dict([bundle(1, ROOT_DER)])}
+FEDERATED = federates("other", "other.test")
+BASE: Values = {
+    ORDERS_KEY: codec.encode(service("orders", *PORTS)),
+    KEYS.object(FEDERATED.ref): codec.encode(FEDERATED),
+    **dict([bundle(1, ROOT_DER), bundle(1, ROOT_DER, trust_domain="other.test")]),
+}
 BAD_VALUE = st.sampled_from([b"", b"\xc1", b"\x80", b"\x91" * 5000, codec.encode(service("orders"))])
 
 some_policies = st.lists(policies(), max_size=4)
@@ -176,6 +182,19 @@ def test_the_order_does_not_matter(found: list[AuthorizationPolicy], order: rand
     for key, value in entries:
         sidecar.take(Changes(KEYS.data(), 5, (Put(key, value, 5),)))
     assert sidecar.envoy == from_listings(workload(ORDERS), values).envoy
+
+
+@_SLOW
+@given(some_policies)
+def test_nobody_of_a_trust_domain_that_is_not_trusted_any_more(found: list[AuthorizationPolicy]) -> None:
+    """On connections from before: policies still name them. Its object is gone, or its bundle is, or is empty."""
+    values = with_policies(found)
+    before = allowed_by(values)
+    key, trust = KEYS.object(FEDERATED.ref), KEYS.trust_bundle("other.test")
+    gone = ({**values}, {**values}, values | dict([bundle(2, trust_domain="other.test")]))
+    del gone[0][key], gone[1][trust]
+    for one in gone:
+        assert allowed_by(one) == before & OF_THE_MESH
 
 
 def test_the_reading_can_tell() -> None:

@@ -287,6 +287,17 @@ STATES: tuple[State, ...] = (
         bundle(7, ROOT_DER, trust_domain=_PARTNER),
     ),
     state(
+        "federation-empty",
+        "the partner has published an empty bundle: nobody of it is let in or called, and the sidecar says so",
+        service("orders", needs=[need_external("stock")]),
+        external("stock", _STOCK, port("http", 8080), at=["192.0.2.7"]),
+        federates("partner", _PARTNER),
+        policy("partner", "ALLOW", rule(Source(identities=(_BILLING,))), on=["orders"]),
+        policy("not-theirs", "DENY", rule(Source(identities=(_STOCK,))), on=["orders"]),
+        TRUST,
+        bundle(8, trust_domain=_PARTNER),
+    ),
+    state(
         "external-beside-service",
         "two of one name: the service of the mesh is what callers reach",
         service("orders", needs=[need("stock")]),
