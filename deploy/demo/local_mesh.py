@@ -81,6 +81,9 @@ class LocalMesh:
     directory: Path
     processes: Processes
     replicas: tuple[str, ...] = ("a", "b")
+    trust_domain: str = TRUST_DOMAIN
+    serves_bundle: bool = False
+    """Whether replicas have a bundle endpoint, of profile https_spiffe."""
     _hosts: int = 0
     _reserved: tuple[int, socket.socket] = field(default_factory=reserve_block)
 
@@ -99,6 +102,10 @@ class LocalMesh:
     @property
     def etc(self) -> Path:
         return self.directory / "etc"
+
+    def bundle_endpoint(self, replica: str) -> str:
+        """host:port"""
+        return f"{self.control}:{8443 + 10 * self.replicas.index(replica)}"
 
     def socket(self, replica: str) -> Path:
         return self.directory / f"run-{replica}" / "api.sock"
@@ -122,7 +129,7 @@ class LocalMesh:
 
     async def init(self, *more: str) -> None:
         await self.meshadm(
-            "init", "--dir", str(self.etc), "--trust-domain", TRUST_DOMAIN, "--etcd", self.etcd_endpoint,
+            "init", "--dir", str(self.etc), "--trust-domain", self.trust_domain, "--etcd", self.etcd_endpoint,
             "--etcd-host", self.control, "--api", f"{self.control}:7443", "--join", f"{self.control}:7444",
             "--socket", str(self.socket("a")), *more,
         )  # fmt: skip
@@ -151,7 +158,7 @@ class LocalMesh:
         settings = self.etc / f"controlplane-{replica}.yaml"
         certificates = self.etc / "etcd"
         everyone = range(len(self.replicas))
-        content = {
+        content: dict[str, object] = {
             "etcd": {
                 "endpoints": [self.etcd_endpoint],
                 "ca": str(certificates / "ca.crt"),
@@ -169,6 +176,8 @@ class LocalMesh:
                 "join": [f"{self.control}:{7444 + 10 * i}" for i in everyone],
             },
         }
+        if self.serves_bundle:
+            content["bundleEndpoint"] = {"listen": self.bundle_endpoint(replica), "profile": "https_spiffe"}
         settings.write_text(json.dumps(content))  # YAML holds JSON
         name = f"replica-{replica}"
         await self.processes.start(name, [sys.executable, "-m", "controlplane", "--config", str(settings)])

@@ -204,8 +204,11 @@ class Caller:
 
 
 @asynccontextmanager
-async def running_replica(mesh: Mesh, directory: Path, environ: dict[str, str] | None = None) -> AsyncIterator[Replica]:
-    settings = mesh.config(directory)
+async def running_replica(
+    mesh: Mesh, directory: Path, environ: dict[str, str] | None = None, **more: object
+) -> AsyncIterator[Replica]:
+    """more: other fields of its configuration."""
+    settings = msgspec.structs.replace(mesh.config(directory), **more)
     settings = msgspec.structs.replace(settings, etcd=msgspec.structs.replace(settings.etcd, allow_known_bad=True))
     stop = trio.Event()
     async with trio.open_nursery() as nursery:

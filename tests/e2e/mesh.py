@@ -80,6 +80,7 @@ class E2eMesh:
     local: LocalMesh
     instances: dict[str, Instance] = field(default_factory=dict)
     """By name."""
+    at_rest: tuple[AnyObject, ...] = AT_REST
 
     @classmethod
     def in_directory(cls, directory: Path) -> Self:
@@ -96,7 +97,7 @@ class E2eMesh:
         async with trio.open_nursery() as nursery:
             for replica in self.local.replicas:
                 nursery.start_soon(self.local.start_replica, replica)
-        await self.apply(*AT_REST, wait=False)
+        await self.apply(*self.at_rest, wait=False)
 
     async def before_replicas(self) -> None:
         """What is to be in etcd before the first replica reads it."""
@@ -243,7 +244,7 @@ class E2eMesh:
                 await self.restore(one.ref for one in objects)
 
     async def restore(self, refs: Iterable[ObjectRef]) -> None:
-        at_rest = {one.ref: one for one in AT_REST}
+        at_rest = {one.ref: one for one in self.at_rest}
         changes = [put_of(Document("test", at_rest[ref])) if ref in at_rest else delete_of(ref, "test") for ref in refs]
         await self._change(changes, wait=True)
 
