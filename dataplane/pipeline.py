@@ -101,10 +101,12 @@ class Pipeline:
     def open_detours(self, authorities: list[str]) -> Update:
         return self.compiler.open_detours(self.state, authorities)
 
-    def set_identity(self, credentials: Credentials, bundle: TrustBundle) -> Update | None:
-        """A new SVID goes out at once; None before the first configuration, which will hold it."""
-        update = self.compiler.set_identity(self.state, credentials, bundle)
-        return update if self._built else None
+    def set_identity(self, credentials: Credentials, bundle: TrustBundle, *, expired: bool = False) -> Update | None:
+        """A new SVID goes out at once, and what its end means; None before the first configuration, which holds it."""
+        if self._built:
+            return self.compiler.set_identity(self.state, credentials, bundle, expired=expired)
+        self.compiler.credentials, self.compiler.first_bundle, self.compiler.expired = credentials, bundle, expired
+        return None
 
     @property
     def trust_sequence(self) -> int:

@@ -51,6 +51,13 @@ def rules_for(
     return deny, allow
 
 
+def closed() -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
+    """(deny, allow) that let nobody in."""
+    deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
+    deny.policies["closed"].CopyFrom(_everything())
+    return deny, rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
+
+
 def _everything() -> rbac_pb2.Policy:
     return rbac_pb2.Policy(permissions=[ANY_PERMISSION], principals=[ANY_PRINCIPAL])
 

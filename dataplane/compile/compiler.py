@@ -65,6 +65,8 @@ class Compiler:
     """The bundle that came with the SVID; in force until etcd's is known, and while that one is older."""
     learnt: dict[str, bool] = field(default_factory=dict)
     """Authorities that the app turned out to call, in that order; True: Envoy knows enough for the detour to them."""
+    expired: bool = False
+    """The own SVID has ended: nothing goes in or out any more, on open connections either."""
     scope: Scope = field(default_factory=Scope)
     _taken_in: int = 0
     """How many of `learnt` are in `scope`."""
@@ -81,7 +83,7 @@ class Compiler:
 
     def rebuild(self, state: MeshState) -> Update:
         """Everything from scratch; the difference to what was built before."""
-        self.scope, self._taken_in = self.wanted_scope(state), len(self.learnt)
+        self.scope, self._taken_in = self._scope_in_force(state), len(self.learnt)
         return self._build(state, {*self._units(state), *self._built, *self._problems})
 
     def update(self, state: MeshState, changes: Iterable[Change]) -> Update:
@@ -99,6 +101,9 @@ class Compiler:
         services = (on_demand.service_of(authority, caller) for authority in self.learnt)
         return scope_of(caller, state.service(caller), (one for one in services if one is not None))
 
+    def _scope_in_force(self, state: MeshState) -> Scope:
+        return Scope() if self.expired else self.wanted_scope(state)
+
     def learn(self, authority: str) -> bool:
         """The app calls `authority`: from the next update on it is in scope. False where that would be too many."""
         if authority not in self.learnt and len(self.learnt) < on_demand.MAX_LEARNT:
@@ -110,7 +115,7 @@ class Compiler:
         if self._taken_in == len(self.learnt):
             return set()
         self._taken_in = len(self.learnt)
-        before, self.scope = self.scope, self.wanted_scope(state)
+        before, self.scope = self.scope, self._scope_in_force(state)
         added = [service for service in self.scope.named - before.named if state.destination(service)]
         return {*map(clusters_of, added), *map(endpoints_of, added), *([PROXY_ROUTES] if added else [])}
 
@@ -120,9 +125,14 @@ class Compiler:
         self.learnt.update(dict.fromkeys(known, True))
         return self._build(state, set(map(detour_to, known)))
 
-    def set_identity(self, state: MeshState, credentials: Credentials, bundle: TrustBundle) -> Update:
-        """A new SVID, and the bundle that came with it."""
+    def set_identity(
+        self, state: MeshState, credentials: Credentials, bundle: TrustBundle, *, expired: bool = False
+    ) -> Update:
+        """A new SVID, and the bundle that came with it; or that it has expired."""
         self.credentials, self.first_bundle = credentials, bundle
+        if expired != self.expired:
+            self.expired = expired
+            return self.rebuild(state)
         return self._build(state, {SECRETS})
 
     @property
@@ -197,11 +207,11 @@ class Compiler:
                 case Unit("secrets"):
                     after = _by_key(tls.secrets(self.credentials, self._bundles(state)))
                 case Unit("inbound"):
-                    after = _by_key(inbound.inbound_listeners(state, self.workload))
+                    after = {} if self.expired else _by_key(inbound.inbound_listeners(state, self.workload))
                 case Unit("inbound routes"):
-                    after = _by_key(inbound.inbound_routes(state, self.workload))
+                    after = _by_key(inbound.inbound_routes(state, self.workload, closed=self.expired))
                 case Unit("proxy listener"):
-                    after = _by_key([outbound.proxy_listener(self.workload, self.scope)])
+                    after = _by_key([outbound.proxy_listener(self.workload, self.scope, closed=self.expired)])
                 case Unit("proxy routes"):
                     after = _by_key([outbound.proxy_routes(state, self.workload, self.scope)])
                 case Unit("clusters", of) if of in services:

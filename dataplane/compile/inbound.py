@@ -61,15 +61,23 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
     return result
 
 
-def inbound_routes(state: MeshState, workload: Workload) -> list[Resource]:
-    """Route and rules of each port, apart from the listeners: policies change often, and touch nothing else."""
+def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False) -> list[Resource]:
+    """Route and rules of each port, apart from the listeners: policies change often, and touch nothing else.
+
+    closed: to everybody, at the next request of connections that are open while their listener goes.
+    """
     service = state.service(workload.service)
     if service is None:
         return []
-    return [
-        _routes(port, *authorization.rules_for(state, workload.service, workload.trust_domain, port))
-        for port in service.spec.ports
-    ]
+    return [_routes(port, *_rules(state, workload, port, closed=closed)) for port in service.spec.ports]
+
+
+def _rules(
+    state: MeshState, workload: Workload, port: ServicePort, *, closed: bool
+) -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
+    if closed:
+        return authorization.closed()
+    return authorization.rules_for(state, workload.service, workload.trust_domain, port)
 
 
 def _authorization_filters() -> list[hcm_pb2.HttpFilter]:

@@ -40,11 +40,12 @@ def host_names(service: ServiceRef, caller: ServiceRef) -> list[str]:
     return [*names, service.name] if service.namespace == caller.namespace else names
 
 
-def proxy_listener(workload: Workload, scope: Scope) -> Resource:
+def proxy_listener(workload: Workload, scope: Scope, *, closed: bool = False) -> Resource:
+    """closed: tunnels that are open end with the drain time, since their filter chain is another one now."""
     listener = _listener(PROXY, workload, workload.proxy_port)
     filters = [on_demand.hold_filter()] if scope.on_demand else []
     manager = connection_manager(name=PROXY, inbound=False, takes_connect=True, filters=filters)
-    listener.filter_chains.add().filters.extend([source_filter(workload), manager])
+    listener.filter_chains.add(name="closed" if closed else "").filters.extend([source_filter(workload), manager])
     return Resource.of(LISTENER, PROXY, listener)
 
 

@@ -213,6 +213,11 @@ class EnvoyProcess:
         log.info("started Envoy, pid %d", started.pid)
         self._on_event(Started(started.pid))
 
+    def start_anew(self) -> None:
+        """End the running Envoy at once, with every connection that it has; another starts without configuration."""
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL)
+
     # -- stop
 
     async def stop(self, plan: DrainPlan | None = None) -> None:

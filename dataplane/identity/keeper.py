@@ -40,7 +40,8 @@ class IdentityKeeper:
 
     clock: seconds since 1970. fraction: random numbers in [0, 1). join: asked again whenever an identity is needed
     and there is none to renew with, so a new join file heals a sidecar whose identity has expired. host: the host's own
-    certificate, shown instead of a token where it is given. wanted: the service that the settings name.
+    certificate, shown instead of a token where it is given. wanted: the service that the settings name. news: called
+    when `health`, `problem` or `clock_problem` may say something else.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class IdentityKeeper:
         fraction: Callable[[], float],
         host: HostSource | None = None,
         wanted: ServiceRef | None = None,
+        news: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._client = client
@@ -61,6 +63,7 @@ class IdentityKeeper:
         self._fraction = fraction
         self._host = host
         self._wanted = wanted
+        self._tell = news
         self._known_bundle: TrustBundle | None = None
         self._current: Identity | None = None
         self._news = trio.Event()
@@ -73,6 +76,8 @@ class IdentityKeeper:
         self._perhaps_spent = False
         self.problem: str | None = None
         """Why the last attempt to join or renew failed; None after one that did not."""
+        self.clock_problem: str | None = None
+        """By how much this host's clock and that of the replica that issued last differ; None: not by much."""
 
     @property
     def current(self) -> Identity | None:
@@ -112,6 +117,11 @@ class IdentityKeeper:
                 await self._renew(current)
             else:
                 await self._sleep(decision.wait)
+
+    async def kept_has_expired(self) -> bool:
+        """Whether there is an identity on disk whose time is over. To be asked before `run`."""
+        kept = await self._kept()
+        return kept is not None and renewal.health(_validity(kept), self._clock()) is Health.EXPIRED
 
     async def adopt_bundle(self, bundle: TrustBundle) -> bool:
         """Trust a newer bundle of our own trust domain, as read from etcd; False for one that is not newer.
@@ -205,9 +215,10 @@ class IdentityKeeper:
         else:
             reply = await self._use_token(file, csr, etcd_csr)
         joined = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
-        # Where this host's clock is behind, the identity is kept all the same: the token is used up, the clock will be
-        # mended. It is not used before its time, which the second check sees to.
-        check(joined, expected, max(self._clock(), joined.not_before))
+        self._compare_clocks(joined)
+        # Where this host's clock is wrong, the identity is kept all the same: the token is used up, the clock will be
+        # mended. It is not used outside of its time, which the second check sees to.
+        check(joined, expected, min(max(self._clock(), joined.not_before), joined.expires - 1))
         await self._keep(joined)
         check(joined, expected, self._clock())
         log.info("joined as %s, valid for %d s", joined.spiffe_id, joined.expires - self._clock())
@@ -265,6 +276,7 @@ class IdentityKeeper:
             self.problem = str(error)
             self._attempts = self._attempts.failed(self._clock(), error)
             log.warning("could not renew %s: %s", current.spiffe_id, error)
+            self._tell()
         else:
             log.info("renewed %s, valid for %d s", fresh.spiffe_id, fresh.expires - self._clock())
             self._publish(fresh)
@@ -280,6 +292,7 @@ class IdentityKeeper:
                 raise
             return await self._join_with(file)
         fresh = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
+        self._compare_clocks(fresh)
         newest = self._current.bundle if self._current is not None else current.bundle
         if fresh.bundle.trust_domain == newest.trust_domain and fresh.bundle.sequence < newest.sequence:
             # That replica is behind. Its certificate is good only if what we know to be trusted by now vouches for it.
@@ -300,6 +313,15 @@ class IdentityKeeper:
         if self._host is None and (file.token in ("", self._spent_token) or file.expires <= self._clock()):
             return None
         return file
+
+    def _compare_clocks(self, fresh: Identity) -> None:
+        off = renewal.clock_off_by(fresh.not_before, self._clock())
+        before, self.clock_problem = self.clock_problem, None
+        if off:
+            how = "ahead of" if off > 0 else "behind"
+            self.clock_problem = f"this host's clock is about {abs(off):.0f} s {how} that of the replica that issues"
+            if before is None:
+                log.error("ALARM: %s; one of the two is wrong: set both by NTP", self.clock_problem)
 
     async def _keep(self, identity: Identity) -> None:
         try:
@@ -337,7 +359,9 @@ class IdentityKeeper:
                 max(0, left),
                 self.problem or "not tried yet",
             )
-        self._health = health
+        if health is not self._health:
+            self._health = health
+            self._tell()
 
     async def _sleep(self, seconds: float) -> None:
         with trio.move_on_after(seconds):

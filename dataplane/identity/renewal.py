@@ -22,9 +22,13 @@ ALARM_FRACTION = 1 / 6
 HURRY_FRACTION = 1 / 60
 MAX_HURRY_SECONDS = 60.0
 FIRST_RETRY_SECONDS = 1.0  # a replica that restarts is back in about that time
+RETRY_FRACTION = 1 / 60  # of a life of less than an hour, so that it has as many retries
 MAX_RETRY_SECONDS = 60.0  # one request a minute and sidecar is no load, and healing is noticed within a minute
 # A wait is never longer than this before the clock is read again: the host's clock may have been set meanwhile.
 MAX_WAIT_SECONDS = 60.0
+# A certificate that was made just now is backdated by up to a minute, and took seconds to arrive. Beyond five minutes
+# (what Kerberos tolerates too) somebody's clock is wrong.
+MAX_CLOCK_APART_SECONDS = 300.0
 
 
 class Health(Enum):
@@ -58,12 +62,12 @@ class Attempts:
     def failed(self, now: float, error: MeshError | None = None) -> "Attempts":
         return Attempts(self.failures + 1, now, error.retry_after if isinstance(error, Overloaded) else 0.0)
 
-    def delay(self, fraction: float) -> float:
-        """Seconds from `last` to the next attempt, after one failure or more.
+    def delay(self, fraction: float, most: float = MAX_RETRY_SECONDS) -> float:
+        """Seconds from `last` to the next attempt, after one failure or more; at most `most`, if nobody asks for more.
 
         Who was asked to come again later does so within as long again: all who were asked must not come at once.
         """
-        return max(retry_delay(self.failures, fraction), self.retry_after * (1 + fraction))
+        return max(min(retry_delay(self.failures, fraction), most), self.retry_after * (1 + fraction))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +120,25 @@ def decide(validity: Validity, attempts: Attempts, now: float, fraction: float, 
     due = min(due, hurry)
     # A clock that was set back must not make the retry wait for the hour it went back: then it comes at once.
     if attempts.failures and attempts.last <= now:
-        due = max(due, attempts.last + attempts.delay(fraction))
-    return Decision(min(max(0.0, due - now), MAX_WAIT_SECONDS), state)
+        most = max(FIRST_RETRY_SECONDS, (validity.expires - validity.not_before) * RETRY_FRACTION)
+        due = max(due, attempts.last + attempts.delay(fraction, most))
+    return Decision(min(max(0.0, due - now), seconds_to_change(validity, now), MAX_WAIT_SECONDS), state)
+
+
+def seconds_to_change(validity: Validity, now: float) -> float:
+    """Until `health` will say something else; infinite once it has ended."""
+    lifetime = validity.expires - validity.not_before
+    moments = (validity.not_before, validity.expires - lifetime * ALARM_FRACTION, validity.expires)
+    return min((moment - now for moment in moments if moment > now), default=math.inf)
+
+
+def clock_off_by(not_before: float, now: float) -> float:
+    """Seconds by which this host's clock is ahead of the replica's that has just made a certificate (negative: behind);
+    0 where they agree as far as a certificate can tell, which is backdated by up to a minute."""
+    apart = now - not_before
+    if apart > MAX_CLOCK_APART_SECONDS:
+        return apart
+    return min(apart, 0.0)
 
 
 def worse(before: Health, after: Health) -> bool:

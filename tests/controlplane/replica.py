@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -205,7 +206,11 @@ class Caller:
 
 @asynccontextmanager
 async def running_replica(
-    mesh: Mesh, directory: Path, environ: dict[str, str] | None = None, **more: object
+    mesh: Mesh,
+    directory: Path,
+    environ: dict[str, str] | None = None,
+    now: Callable[[], float] = time.time,
+    **more: object,
 ) -> AsyncIterator[Replica]:
     """more: other fields of its configuration."""
     settings = msgspec.structs.replace(mesh.config(directory), **more)
@@ -214,7 +219,7 @@ async def running_replica(
     async with trio.open_nursery() as nursery:
 
         async def serve(task_status: trio.TaskStatus[Serving]) -> None:
-            await server.run(settings, environ or {}, stop=stop, task_status=task_status)
+            await server.run(settings, environ or {}, now=now, stop=stop, task_status=task_status)
 
         with trio.fail_after(20):
             serving: Serving = await nursery.start(serve)

@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -113,8 +112,12 @@ class E2eMesh:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.start_apps, *names)
             for name in names:
-                nursery.start_soon(partial(self.local.start_sidecar, self.instances[name], **self._settings(name)))
+                nursery.start_soon(self.start_sidecar, name)
         await self.everyone_current()
+
+    async def start_sidecar(self, name: str) -> None:
+        """For the first time, with a join token."""
+        await self.local.start_sidecar(self.instances[name], **self._settings(name))
 
     def workload_api(self, name: str) -> Path:
         """The socket at which web-1 serves it to the user who runs the tests."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import time
+from typing import Any
 
+import httpx
+import pytest
+import trio
+
+from dataplane import status
 from tests.e2e.load import open_loop
 from tests.e2e_identity.mesh import IdentityMesh
 from tests.support.net import eventually
@@ -11,10 +17,17 @@ from tests.support.net import eventually
 pytestmark = pytest.mark.xdist_group("short-lived mesh")
 
 INSTANCES = ("web-1", "api-1")
+# What a listener that goes leaves to the connections that are open (Envoy's --drain-time-s), and a bound for the rest.
+CUT_S = 10 + 10
 
 
 async def expiries(mesh: IdentityMesh) -> dict[str, int]:
     return {name: status.svid_expires for name, status in (await mesh.statuses()).items()}
+
+
+def local_status(mesh: IdentityMesh, name: str) -> dict[str, Any]:
+    """What the sidecar says on its own host, which needs nobody alive."""
+    return status.read(mesh.local.runtime_dir(mesh.instances[name]) / "status.json", now=time.time())
 
 
 async def test_renewals_under_load_fail_no_request(mesh: IdentityMesh) -> None:
@@ -29,4 +42,51 @@ async def test_renewals_under_load_fail_no_request(mesh: IdentityMesh) -> None:
 
             await eventually("both sidecars have renewed", renewed)
             await load.more(10)
+    assert load.failures == {}
+
+
+@pytest.mark.fault(11)
+async def test_nobody_can_renew_until_the_end_of_the_svids(mesh: IdentityMesh) -> None:
+    """All of etcd and all replicas down: traffic to the end, an alarm before it, then nothing, then all by itself."""
+    async with open_loop(mesh) as load:
+        for process in ("etcd", *(f"replica-{one}" for one in mesh.local.replicas)):
+            await mesh.processes.kill(process)
+        first_end = min(local_status(mesh, name)["svidExpires"] for name in INSTANCES)
+        await eventually("the alarm was raised", lambda: "ALARM" in mesh.log("sidecar-web-1"))
+        assert time.time() < first_end
+        problems = local_status(mesh, "web-1")["problems"]
+        assert any("renewing it fails" in problem for problem in problems)
+        await trio.sleep(max(0.0, first_end - 0.5 - time.time()))
+    assert load.failures == {}
+
+    async with mesh.http() as kept_alive, await mesh.tcp() as tunnel:
+        await tunnel.receive_some()
+
+        async def refused() -> bool:
+            return (await kept_alive.get("http://api.shop/")).status_code == 503
+
+        await eventually("open connections are refused too", refused)
+        assert time.time() >= first_end
+        with trio.fail_after(CUT_S):
+            assert await tunnel.receive_some() == b"", "an open tunnel is cut"
+
+    # The agent that starts now ends the Envoy that it finds.
+    old = mesh.envoy_pid("api-1")
+    await mesh.processes.kill("sidecar-api-1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mesh.local.restart_sidecar, mesh.instances["api-1"])
+        await eventually("another Envoy runs", lambda: mesh.envoy_pid("api-1") not in (None, old))
+        await mesh.local.start_etcd()
+        for replica in mesh.local.replicas:
+            nursery.start_soon(mesh.local.start_replica, replica)
+
+        async def heals() -> bool:
+            try:
+                return await mesh.status() == 200
+            except httpx.HTTPError:
+                return False
+
+        await eventually("it heals by itself", heals, 60)
+    async with open_loop(mesh) as load:
+        await load.more(10)
     assert load.failures == {}

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -253,6 +254,7 @@ async def test_a_kept_identity_that_has_expired_waits_for_a_join_file(host: Host
         assert keeper.current != first
 
 
+@pytest.mark.fault(12)
 async def test_a_host_whose_clock_is_behind_trusts_nothing_early_and_wastes_no_token(host: Host) -> None:
     host.replica.now = time.time
     host.clock.offset = -HOUR
@@ -260,12 +262,49 @@ async def test_a_host_whose_clock_is_behind_trusts_nothing_early_and_wastes_no_t
         await eventually("it has said why", lambda: keeper.problem)
         assert keeper.problem is not None
         assert "is this host's clock right?" in keeper.problem
+        assert keeper.clock_problem is not None
+        assert "behind" in keeper.clock_problem
         assert not started.is_set()
         host.clock.offset = 0
         keeper.look_again()
         await started.wait()
         assert keeper.health is Health.GOOD
     assert host.replica.calls == ["join"]
+
+
+@pytest.mark.fault(12)
+async def test_a_host_whose_clock_is_ahead_uses_nothing_late_and_wastes_no_token(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert host.join is not None
+    host.join = msgspec.structs.replace(host.join, expires=int(time.time()) + 24 * HOUR)
+    host.replica.now = time.time
+    host.clock.offset = 2 * HOUR
+    async with host.starting() as (keeper, started):
+        await eventually("it has said why", lambda: keeper.problem)
+        assert keeper.clock_problem is not None
+        assert "ahead" in keeper.clock_problem
+        assert "ALARM: this host's clock is about 7" in caplog.text
+        assert not started.is_set()
+        host.clock.offset = 0
+        keeper.look_again()
+        await started.wait()
+        assert keeper.health is Health.GOOD
+    assert host.replica.calls == ["join"]
+
+
+@pytest.mark.fault(12)
+async def test_a_clock_that_is_off_by_less_than_the_life_is_reported_until_it_is_mended(host: Host) -> None:
+    host.replica.now = time.time
+    host.clock.offset = HOUR / 6
+    async with host.keeping() as keeper:
+        assert keeper.clock_problem is not None
+        assert "ahead" in keeper.clock_problem
+        first = keeper.current
+        host.clock.offset, host.replica.now = HOUR * 0.6, host.clock  # they agree by the next renewal
+        keeper.look_again()
+        await keeper.changed(first)
+        assert keeper.clock_problem is None
 
 
 async def test_no_identity_and_no_join_file_is_one_clear_error(host: Host) -> None:
