@@ -19,6 +19,7 @@ bundleEndpoint:                      # publishes the trust bundle for other trus
   # cert: /etc/mesh/web.crt
   # key: /etc/mesh/web.key
   path: /
+metrics: 127.0.0.1:9465              # where Prometheus finds them; default: nowhere
 log: {format: text}                  # or json: one object a line, for programs
 ```
 """
@@ -90,6 +91,7 @@ class ReplicaConfig(Settings, frozen=True, kw_only=True):
     advertise: AdvertiseConfig = AdvertiseConfig()
     bundle_endpoint: BundleEndpointConfig | None = None
     log: LogConfig = LogConfig()
+    metrics: Address | None = None
 
     @property
     def sidecar_etcd_endpoints(self) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ from controlplane.config import ReplicaConfig
 from controlplane.federation_life import FederationLife
 from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
+from controlplane.metrics import ReplicaMetrics
 from controlplane.socket_path import prepare_socket
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.etcd import Store
@@ -59,7 +60,9 @@ from controlplane.store.status_writer import StatusWriter
 from controlplane.store.version import judge
 from schemas.errors import InvalidInput, MeshError, Problem
 from schemas.keys import Keyspace
-from trio_grpc import TLS, serve
+from telemetry.endpoint import serve_metrics
+from telemetry.families import registry
+from trio_grpc import TLS, BindError, serve
 from trio_grpc import Listener as GrpcListener
 from trio_systemd import Notifier
 
@@ -166,6 +169,9 @@ async def run(
         )
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain
+        if config.metrics is not None:
+            metrics = ReplicaMetrics(issuing, view, board, [Path(config.etcd.ca), Path(config.etcd.cert)])
+            await _serve_metrics(nursery, metrics, config.metrics)
         async with AsyncExitStack() as doors:
             ports = await _open_doors(doors, config, keeper, rpcs, lambda one: Door(one, trust_domain, now, operators))
             bundle_port = await federation.start(nursery)
@@ -178,6 +184,13 @@ async def run(
             notifier.stopping()
         nursery.cancel_scope.cancel()
         await life.goodbye()
+
+
+async def _serve_metrics(nursery: trio.Nursery, metrics: ReplicaMetrics, address: str) -> None:
+    try:
+        await nursery.start(serve_metrics, registry(metrics.collect), address)
+    except OSError as error:
+        raise BindError(f"can't serve metrics on {address}: {error}") from error
 
 
 async def _cancel_unless_ready(stop: trio.Event, ready: trio.Event, scope: trio.CancelScope) -> None:

@@ -16,7 +16,7 @@ import resource
 import signal
 import stat
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import trio
 
-from dataplane import lastgood, status
+from dataplane import lastgood, metrics, status
 from dataplane.ads.server import AdsServer, open_ads_server
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import Update
@@ -48,9 +48,11 @@ from dataplane.watch.events import Event
 from dataplane.watch.follow import Follower
 from dataplane.workload_api.api import WorkloadApi
 from schemas import joinfile
-from schemas.errors import PermissionDenied
+from schemas.errors import PermissionDenied, Unavailable
 from schemas.keys import Keyspace
 from schemas.records import Endpoint, SidecarStatus
+from telemetry.endpoint import serve_metrics
+from telemetry.families import Family, registry
 from trio_etcd import TLS, Client, EtcdError, open_etcd
 from trio_systemd import Notifier
 
@@ -165,6 +167,8 @@ class Agent:
             nursery.start_soon(self._follow_acks)
             nursery.start_soon(self._follow_link)
             nursery.start_soon(self._tell)
+            if self._settings.metrics is not None:
+                await self._serve_metrics(nursery, self._settings.metrics)
             await self._envoy.ready()
             self._notifier.ready()
             nursery.start_soon(self._health.run)
@@ -373,6 +377,16 @@ class Agent:
         return partial(load_host_certificate, Path(given.certificate), Path(given.key), wanted)
 
     # -- what it says of itself
+
+    async def _serve_metrics(self, nursery: trio.Nursery, address: str) -> None:
+        def collect() -> Iterable[Family]:
+            now = time.time()
+            return metrics.of_sidecar(self._status(now), self._keeper.current, self._keeper.renewals, now)
+
+        try:
+            await nursery.start(serve_metrics, registry(collect), address)
+        except OSError as error:
+            raise Unavailable(f"can't serve metrics on {address}: {error}") from error
 
     def _touch(self) -> None:
         self._touched.set()

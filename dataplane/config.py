@@ -111,6 +111,8 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
     """At most this long for open requests when the sidecar stops."""
     envoy_log_level: str = "warning"
+    metrics: Annotated[str, msgspec.Meta(pattern=r"^[^:]+:[0-9]{1,5}\Z", description="host:port")] | None = None
+    """Where Prometheus finds the agent's metrics; None: nowhere."""
     workload_api: WorkloadApiSettings | None = None
     """None: it is not served."""
     health_check: HealthCheckSettings | None = None

@@ -71,6 +71,8 @@ class Issuing:
         self.turns = Turns()
         self.serving_until = 0
         """Seconds since 1970: the end of the replica's own certificate."""
+        self.issued = 0
+        """Pairs of certificates for sidecars, since this process began."""
         self.confirmed: float | None = None
         """When etcd last heard of what this replica issues with; None: not yet."""
         self.changed = trio.Event()
@@ -118,6 +120,7 @@ class Issuing:
         chain = in_force.authority.issue_workload(service, key, now, ttl, serial)
         # The same lifetime: the two are renewed together.
         etcd_chain = in_force.authority.issue_etcd_client(ETCD_USER, etcd_key, now, ttl, self.serial())
+        self.issued += 1
         return Pair(chain, etcd_chain, min(expires(chain), expires(etcd_chain)), f"{serial:x}")
 
     def beside(self, service: ServiceRef) -> pb.IdentityReply:

@@ -72,6 +72,8 @@ class IdentityKeeper:
         self._spread = fraction()  # drawn once a certificate: where around the half-life it is renewed
         self._attempts = Attempts()
         self._health = Health.GOOD
+        self.renewals = {"ok": 0, "failed": 0}
+        """How many ended how, since this process began."""
         self._spent_token: str | None = None
         self._perhaps_spent = False
         self.problem: str | None = None
@@ -274,10 +276,12 @@ class IdentityKeeper:
             fresh = await self._renewed(current)
         except MeshError as error:
             self.problem = str(error)
+            self.renewals["failed"] += 1
             self._attempts = self._attempts.failed(self._clock(), error)
             log.warning("could not renew %s: %s", current.spiffe_id, error)
             self._tell()
         else:
+            self.renewals["ok"] += 1
             log.info("renewed %s, valid for %d s", fresh.spiffe_id, fresh.expires - self._clock())
             self._publish(fresh)
 

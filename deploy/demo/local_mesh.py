@@ -110,6 +110,10 @@ class LocalMesh:
     def socket(self, replica: str) -> Path:
         return self.directory / f"run-{replica}" / "api.sock"
 
+    def metrics(self, replica: str) -> str:
+        """``host:port`` of a replica's metrics."""
+        return f"{self.control}:{9465 + 10 * self.replicas.index(replica)}"
+
     # -- commands
 
     async def meshadm(self, *arguments: str, check: bool = True, replica: str | None = None) -> tuple[int, str]:
@@ -166,6 +170,7 @@ class LocalMesh:
                 "key": str(certificates / "replica.key"),
             },
             "kek": str(self.etc / "kek"),
+            "metrics": self.metrics(replica),
             "listen": {
                 "api": f"{self.control}:{7443 + offset}",
                 "join": f"{self.control}:{7444 + offset}",

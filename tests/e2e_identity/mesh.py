@@ -9,10 +9,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import msgspec
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.ca import template as templates
 from controlplane.ca.keystore import open_authority, read_kek
@@ -27,6 +29,7 @@ from tests.e2e.app import HTTP
 from tests.e2e.mesh import KEYS, E2eMesh
 from tests.support.pki import Authority
 
+METRICS = 9464
 LEAF_SECONDS = 15  # the shortest that the mesh allows: keys and alarms wait as long as leaves live
 
 
@@ -50,7 +53,19 @@ class IdentityMesh(E2eMesh):
         (self.local.etc / f"{name}.join").write_text(join_file)
         files = self._hosts.issue(name).write(self.local.directory, f"host-{name}")
         x509 = {"certificate": str(files.cert), "key": str(files.key), "service": instance.service}
-        await self.local.start_sidecar(instance, attest={"x509": x509})
+        await self.local.start_sidecar(instance, attest={"x509": x509}, metrics=f"{instance.local}:{METRICS}")
+
+    async def metrics(self, name: str) -> dict[str, float]:
+        """What Prometheus reads of a sidecar or a replica: ``name{label}`` to value."""
+        is_replica = name in self.local.replicas
+        address = self.local.metrics(name) if is_replica else f"{self.instances[name].local}:{METRICS}"
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(f"http://{address}/metrics")).text
+        return {
+            sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
 
     async def before_replicas(self) -> None:
         await self._shorten_leaves()

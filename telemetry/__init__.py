@@ -1,0 +1,1 @@
+"""Metrics of agents and replicas, as Prometheus reads them."""
