@@ -11,6 +11,7 @@ etcd:
   sidecarEndpoints: [10.0.0.1:2379]  # what sidecars are told; default: endpoints
 kek: /etc/mesh/kek                   # key-encryption key; default: $CREDENTIALS_DIRECTORY/kek
 nextKek: /etc/mesh/kek.new           # another one that opens CA keys too, while `meshadm ca reseal` replaces the first
+stateDir: /var/lib/mesh-controlplane # what an older backup of etcd must not undo; default: $STATE_DIRECTORY
 listen: {api: 0.0.0.0:7443, join: 0.0.0.0:7444, socket: /run/mesh/controlplane/api.sock}
 advertise: {api: [10.0.0.1:7443], join: [10.0.0.1:7444]}  # what others are told; default: where it listens
 bundleEndpoint:                      # publishes the trust bundle for other trust domains; without it, none does
@@ -88,6 +89,7 @@ class ReplicaConfig(Settings, frozen=True, kw_only=True):
     listen: ListenConfig
     kek: AbsolutePath | None = None
     next_kek: AbsolutePath | None = None
+    state_dir: AbsolutePath | None = None
     advertise: AdvertiseConfig = AdvertiseConfig()
     bundle_endpoint: BundleEndpointConfig | None = None
     log: LogConfig = LogConfig()
@@ -104,6 +106,11 @@ class ReplicaConfig(Settings, frozen=True, kw_only=True):
     @property
     def advertised_join(self) -> tuple[str, ...]:
         return self.advertise.join or (self.listen.join,)
+
+    def state_path(self, environ: Mapping[str, str]) -> Path | None:
+        """None: neither the file nor systemd names one."""
+        named = self.state_dir or environ.get("STATE_DIRECTORY", "").partition(":")[0]
+        return Path(named) if named else None
 
     def kek_path(self, environ: Mapping[str, str]) -> Path:
         """Raises InvalidInput where neither the file nor systemd names one."""

@@ -38,6 +38,7 @@ from controlplane.api.identity_service import IdentityService
 from controlplane.api.issuing import Issuing, Told
 from controlplane.api.operator_service import OperatorService
 from controlplane.api.operators import Operators
+from controlplane.api.revocation_service import RevocationService
 from controlplane.api.sidecar_service import SidecarService
 from controlplane.api.svid_service import SvidService
 from controlplane.api.token_service import TokenService
@@ -49,6 +50,7 @@ from controlplane.federation_life import FederationLife
 from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
 from controlplane.metrics import ReplicaMetrics
+from controlplane.revocations import Revocations
 from controlplane.socket_path import prepare_socket
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.etcd import Store
@@ -135,6 +137,9 @@ async def run(
         nursery.start_soon(follow, store, keyspace.ca(), view.ca)
         nursery.start_soon(follow, store, keyspace.statuses(), board)
         nursery.start_soon(follow, store, keyspace.config(), clock)
+        revocations = Revocations(store, config.state_path(environ))
+        nursery.start_soon(follow, store, keyspace.revocations(), revocations)
+        nursery.start_soon(revocations.run)
         nursery.start_soon(keeper.run)
         nursery.start_soon(statuses.run)
         nursery.start_soon(Undertaker(store, board).run)
@@ -153,10 +158,13 @@ async def run(
         attestors: dict[str, Attestor] = {"token": JoinTokenAttestor(store, now, random), "x509": possession}
         notifier.status("waiting for the mesh to be initialised")
         await keeper.wait_ready()
+        await revocations.synced.wait()  # before anything is issued
         life.show(nursery)
         nursery.start_soon(make_jwt_key, store, kek, issuing)
 
+        issuing.check_service = revocations.check
         services = (
+            RevocationService(store, writer, issuing, revocations),
             life.service,
             federation.service,
             ConfigService(store, writer),
@@ -173,7 +181,13 @@ async def run(
             metrics = ReplicaMetrics(issuing, view, board, [Path(config.etcd.ca), Path(config.etcd.cert)])
             await _serve_metrics(nursery, metrics, config.metrics)
         async with AsyncExitStack() as doors:
-            ports = await _open_doors(doors, config, keeper, rpcs, lambda one: Door(one, trust_domain, now, operators))
+            ports = await _open_doors(
+                doors,
+                config,
+                keeper,
+                rpcs,
+                lambda one: Door(one, trust_domain, now, operators, revocations.check_caller),
+            )
             bundle_port = await federation.start(nursery)
             starting.cancel()
             notifier.ready(f"serving {trust_domain}")

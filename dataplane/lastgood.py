@@ -12,9 +12,11 @@ from pathlib import Path
 import msgspec
 
 from dataplane.snapshot.state import MeshState, Stored, from_stored
-from schemas.keys import Keyspace
-from schemas.names import ObjectRef
+from schemas.errors import Problem
+from schemas.keys import Keyspace, RevocationRef
+from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import AuthorizationPolicy
+from schemas.records import Revocation
 
 FORMAT = 1  # of the file; another one is not read
 
@@ -33,6 +35,10 @@ class LastGood(msgspec.Struct, frozen=True, kw_only=True):
     """Namespace and name; they close their namespaces, after a restart too."""
     learnt: tuple[str, ...] = ()
     """Authorities that the app turned out to call."""
+    revocations: tuple[Revocation, ...] = ()
+    """All that were ever seen, with the highest serial of each identity: they outlive etcd's contents."""
+    unreadable_revocations: tuple[tuple[str, str], ...] = ()
+    """Namespace and service."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -50,6 +56,8 @@ def dump(state: MeshState, learnt: Iterable[str] = (), *, now: int) -> bytes:
             values={key: (one.value, one.revision) for key, one in state.stored.items()},
             unreadable_policies=tuple(sorted((ref.namespace, ref.name) for ref in state.unreadable_policies)),
             learnt=tuple(learnt),
+            revocations=tuple(state.revoked.records[service] for service in sorted(state.revoked.records)),
+            unreadable_revocations=tuple(sorted((one.namespace, one.name) for one in state.revoked.unreadable)),
         )
     )
 
@@ -66,7 +74,13 @@ def parse(data: bytes) -> LastGood | None:
 def restore(saved: LastGood) -> MeshState:
     stored = {key: Stored(value, revision) for key, (value, revision) in saved.values.items()}
     unreadable = [ObjectRef(AuthorizationPolicy.__name__, *one) for one in saved.unreadable_policies]
-    return from_stored(Keyspace(saved.prefix), saved.revision, stored, unreadable)
+    state = from_stored(Keyspace(saved.prefix), saved.revision, stored, unreadable, saved.revocations)
+    for service in (ServiceRef(*one) for one in saved.unreadable_revocations):
+        state.revoked.unreadable.add(service)
+        key = state.keyspace.revocation(service)
+        # In quarantine as well, so that a listing without it takes it away.
+        state.quarantine[key] = Problem(str(RevocationRef(service)), "could not be read when it was last seen")
+    return state
 
 
 def write_file(path: Path, data: bytes) -> None:

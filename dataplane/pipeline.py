@@ -27,7 +27,9 @@ class Demand:
 
 def base_prefixes(state: MeshState) -> frozenset[bytes]:
     """What every sidecar watches."""
-    return frozenset((state.keyspace.config(), state.keyspace.trust(), state.keyspace.epoch()))
+    return frozenset(
+        (state.keyspace.config(), state.keyspace.trust(), state.keyspace.revocations(), state.keyspace.epoch())
+    )
 
 
 @dataclass(slots=True)

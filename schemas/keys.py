@@ -30,6 +30,14 @@ class TrustRef:
 
 
 @dataclass(frozen=True, slots=True)
+class RevocationRef:
+    service: ServiceRef
+
+    def __str__(self) -> str:
+        return f"Revocation {self.service.namespace}/{self.service.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class EpochRef:
     def __str__(self) -> str:
         return "Epoch"
@@ -44,7 +52,7 @@ class StatusRef:
         return f"SidecarStatus {self.namespace}/{self.sidecar}"
 
 
-DataRef = ObjectRef | EndpointRef | TrustRef | EpochRef
+DataRef = ObjectRef | EndpointRef | TrustRef | RevocationRef | EpochRef
 AnyRef = DataRef | StatusRef
 
 
@@ -81,6 +89,12 @@ class Keyspace:
 
     def trust_bundle(self, trust_domain: str) -> bytes:
         return f"{self.prefix}/data/trust/{trust_domain}".encode()
+
+    def revocations(self) -> bytes:
+        return f"{self.prefix}/data/revocations/".encode()
+
+    def revocation(self, service: ServiceRef) -> bytes:
+        return f"{self.prefix}/data/revocations/{service.namespace}/{service.name}".encode()
 
     def epoch(self) -> bytes:
         return f"{self.prefix}/data/epoch".encode()
@@ -155,6 +169,8 @@ class Keyspace:
                 return EndpointRef(ServiceRef(namespace, service), instance)
             case ["data", "trust", trust_domain] if trust_domain:
                 return TrustRef(trust_domain)
+            case ["data", "revocations", namespace, service] if namespace and service:
+                return RevocationRef(ServiceRef(namespace, service))
             case ["data", "epoch"]:
                 return EpochRef()
             case ["control", "status", namespace, sidecar] if namespace and sidecar:

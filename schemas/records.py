@@ -77,6 +77,22 @@ class Epoch(Record, frozen=True, kw_only=True, tag="Epoch"):
     id: str
 
 
+class Revocation(Record, frozen=True, kw_only=True, tag="Revocation"):
+    """Whether a workload's identity is revoked. Of two that are known the one with the higher serial is true.
+
+    Kept when the identity is restored, and put back when it is missing: an older backup of etcd undoes nothing.
+    """
+
+    namespace: Name
+    service: Name
+    serial: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    """Above every earlier one of the identity, and at least the second in which it was made."""
+    revoked: bool
+    at: int
+    by: str
+    reason: str = ""
+
+
 class JwtAuthority(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A public key that verifies JWT-SVIDs."""
 
@@ -301,6 +317,7 @@ AnyRecord = (
     Endpoint
     | SidecarStatus
     | Epoch
+    | Revocation
     | TrustBundle
     | SealedKey
     | Rotation

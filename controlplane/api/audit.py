@@ -30,6 +30,7 @@ QUIET = frozenset(
         "/mesh.v1.Config/Watch",
         "/mesh.v1.Identity/Challenge",
         "/mesh.v1.Tokens/List",
+        "/mesh.v1.Revocations/List",
         "/mesh.v1.Operators/List",
         "/mesh.v1.Attestors/List",
         "/mesh.v1.Attestors/Where",

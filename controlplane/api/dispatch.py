@@ -42,6 +42,8 @@ class Door:
     trust_domain: str
     now: Callable[[], float]
     operators: Operators
+    check_identity: Callable[[Caller], None]
+    """Raises PermissionDenied for a sidecar whose identity is revoked."""
 
 
 def methods(rpcs: Mapping[str, Rpc], door: Door) -> dict[str, Method]:
@@ -54,6 +56,7 @@ def _method(path: str, rpc: Rpc, door: Door) -> Method:
         caller = caller_of(door.listener, context.peer, context.peer_certificate, door.trust_domain, door.now())
         audit.caller = caller
         audit.caller = caller = await door.operators.known(caller)
+        door.check_identity(caller)
         authorize(path, caller)
         left = context.seconds_left()
         seconds = DEFAULT_SECONDS if left is None else max(ANSWER_SECONDS, left - ANSWER_SECONDS)

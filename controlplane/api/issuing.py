@@ -75,6 +75,8 @@ class Issuing:
         """Pairs of certificates for sidecars, since this process began."""
         self.confirmed: float | None = None
         """When etcd last heard of what this replica issues with; None: not yet."""
+        self.check_service: Callable[[ServiceRef], None] = lambda service: None
+        """Raises PermissionDenied for a service whose identity is revoked: it gets no certificate by any way."""
         self.changed = trio.Event()
         """Set, and replaced by a new one, whenever another CA is in force."""
         self._in_force: InForce | None = None
@@ -114,6 +116,7 @@ class Issuing:
 
     def pair(self, service: ServiceRef, csr: bytes, etcd_csr: bytes) -> Pair:
         """Of each CSR the public key is taken and nothing else. Raises InvalidInput, AuthorityExpired, Unavailable."""
+        self.check_service(service)
         key, etcd_key = csr_public_key(csr), csr_public_key(etcd_csr)
         in_force, now, serial = self.current(), self.now(), self.serial()
         ttl = in_force.mesh.spec.svid_ttl_seconds

@@ -7,6 +7,7 @@ from controlplane.meshadm.commands.attestor import attestor
 from controlplane.meshadm.commands.ca import ca
 from controlplane.meshadm.commands.check import check
 from controlplane.meshadm.commands.federation import bundle, federation
+from controlplane.meshadm.commands.identity import identity
 from controlplane.meshadm.commands.init import init
 from controlplane.meshadm.commands.login import login, logout
 from controlplane.meshadm.commands.operator import operator
@@ -27,8 +28,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    init, login, logout, token, operator, attestor, apply, get, describe, delete, status, validate, watch, ca, check,
-    federation, bundle, schema, completion,
+    init, login, logout, token, operator, identity, attestor, apply, get, describe, delete, status, validate, watch, ca,
+    check, federation, bundle, schema, completion,
 )  # fmt: skip
 
 for command in COMMANDS:

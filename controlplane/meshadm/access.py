@@ -8,7 +8,7 @@ from cryptography import x509
 
 from controlplane.meshadm.table import Table, duration, joined, printable
 from schemas.api import mesh_pb2 as pb
-from schemas.records import HostAuthority
+from schemas.records import HostAuthority, Revocation
 from spiffe.x509 import UNREADABLE
 
 
@@ -46,6 +46,39 @@ def plain_tokens(reply: pb.ListTokensReply) -> dict[str, Any]:
                 "revokedBy": one.revoked_by,
             }
             for one in sorted(reply.tokens, key=lambda one: (one.created, one.id))
+        ],
+    }
+
+
+def revocation_table(revocations: Sequence[Revocation], now: float) -> Table:
+    """`now`: seconds since 1970."""
+    rows = tuple(
+        (
+            f"{one.namespace}/{one.service}",
+            "revoked" if one.revoked else "restored",
+            f"{duration(max(0, now - one.at))} ago",
+            printable(one.by),
+            printable(one.reason) or "-",
+        )
+        for one in sorted(revocations, key=lambda one: (one.namespace, one.service))
+    )
+    return Table(("IDENTITY", "STATE", "SINCE", "BY", "REASON"), rows, "no identity was ever revoked")
+
+
+def plain_revocations(revocations: Sequence[Revocation], revision: int) -> dict[str, Any]:
+    return {
+        "revision": revision,
+        "revocations": [
+            {
+                "namespace": one.namespace,
+                "service": one.service,
+                "revoked": one.revoked,
+                "serial": one.serial,
+                "at": _time(one.at),
+                "by": one.by,
+                "reason": one.reason,
+            }
+            for one in sorted(revocations, key=lambda one: (one.namespace, one.service))
         ],
     }
 

@@ -3,6 +3,7 @@
 Two filters in a row: any DENY that matches refuses, then some ALLOW must match. The second one's own configuration
 allows nothing, so where no policy reaches it nothing passes. What can't be judged on a port (an HTTP condition on a TCP
 port) never allows and always denies. An identity of another trust domain is allowed only where a policy names it.
+A revoked one is refused whatever policies say.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,9 @@ def rules_for(
 ) -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
     """(deny, allow) for one port. `allow` without policies refuses everything."""
     deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
+    revoked = [_identity(exact=str(SpiffeId.of_service(trust_domain, one))) for one in state.revoked.services()]
+    if revoked:
+        deny.policies["revoked"].CopyFrom(rbac_pb2.Policy(permissions=[ANY_PERMISSION], principals=revoked))
     allow = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
     for ref in sorted(state.unreadable_policies):
         if ref.namespace == service.namespace:

@@ -77,6 +77,8 @@ def load_assignments(state: MeshState, service: ServiceRef, caller: Workload) ->
     if declared is None:
         return []
     policy = state.traffic_policy(service)
+    # Nobody sends a request to a server whose key may be in foreign hands.
+    revoked = isinstance(declared, Service) and service in state.revoked
     callers = state.endpoints(caller.service) if localities.prefers_local(policy) else []
     callers_by_zone = localities.zones_of(one for _, one in callers)
     result = []
@@ -84,7 +86,7 @@ def load_assignments(state: MeshState, service: ServiceRef, caller: Workload) ->
         name = outbound_name(service, port.port)
         assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
         by_zone: dict[Locality, list[tuple[str, int]]] = {}
-        for zone, address, number in _addresses(state, declared, service, port, caller):
+        for zone, address, number in () if revoked else _addresses(state, declared, service, port, caller):
             by_zone.setdefault(zone, []).append((address, number))
         counts = {zone: len(addresses) for zone, addresses in by_zone.items()}
         placed = localities.places(localities.zone_aware(policy), caller.locality, counts, callers_by_zone)

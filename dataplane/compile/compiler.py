@@ -17,7 +17,7 @@ from dataplane.compile.scope import Scope, scope_of
 from dataplane.compile.workload import Credentials, Workload
 from dataplane.snapshot.state import Change, MeshState, targets
 from schemas.errors import Problem
-from schemas.keys import EndpointRef, TrustRef
+from schemas.keys import EndpointRef, RevocationRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, ExternalService, Service, federation
 from schemas.objects.traffic import ConsistentHash
@@ -178,6 +178,8 @@ class Compiler:
                 return {INBOUND} | self._touched_by_trust(state, {one.spec.trust_domain for one in values})
             case TrustRef(trust_domain=domain):
                 return self._touched_by_trust(state, {domain})
+            case RevocationRef(service=service):
+                return {INBOUND_ROUTES} | ({endpoints_of(service)} if service in self.scope else set())
         return set()
 
     def _touched_by_trust(self, state: MeshState, domains: set[str]) -> set[Unit]:

@@ -11,8 +11,8 @@ import msgspec
 
 from schemas import checking, codec
 from schemas.errors import Corrupt, InvalidInput, Problem
-from schemas.keys import DataRef, EndpointRef, EpochRef, TrustRef
-from schemas.names import SYSTEM_NAMESPACE, ObjectRef, SpiffeId, check_name
+from schemas.keys import DataRef, EndpointRef, EpochRef, RevocationRef, TrustRef
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId, check_name
 from schemas.objects import (
     MESH_WIDE,
     AnyObject,
@@ -22,11 +22,11 @@ from schemas.objects import (
     Service,
 )
 from schemas.objects.authorization import AuthorizationPolicySpec
-from schemas.records import Endpoint, Epoch, TrustBundle
+from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
 from schemas.traffic_faults import traffic_faults
 from spiffe.bundle import certificates
 
-Value = AnyObject | Endpoint | TrustBundle | Epoch
+Value = AnyObject | Endpoint | TrustBundle | Revocation | Epoch
 
 
 def read(ref: DataRef, data: bytes) -> Value:
@@ -57,6 +57,11 @@ def read(ref: DataRef, data: bytes) -> Value:
                 raise Corrupt(Problem(subject, f"holds the bundle of {bundle.trust_domain[:64]!r}", "$.trustDomain"))
             certificates(bundle)  # Envoy takes a secret whole or not at all
             return bundle
+        case RevocationRef(service):
+            record = codec.decode(data, Revocation, subject)
+            if ServiceRef(record.namespace, record.service) != service:
+                raise Corrupt(Problem(subject, f"holds the revocation of {record.namespace}/{record.service}"))
+            return record
         case EpochRef():
             return codec.decode(data, Epoch, subject)
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dataplane.snapshot.reading import Value, read
+from dataplane.snapshot.revoked import Revoked
 from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing, Put
 from schemas.errors import Corrupt, Problem
-from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, StatusRef, TrustRef
+from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, RevocationRef, StatusRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, ExternalService, Service, federation
-from schemas.records import Endpoint, Epoch, TrustBundle
+from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
 
 K = TypeVar("K")
 
@@ -48,6 +49,8 @@ class MeshState:
     values: dict[DataRef, Value] = field(default_factory=dict)
     quarantine: dict[bytes, Problem] = field(default_factory=dict)
     unreadable_policies: set[ObjectRef] = field(default_factory=set)
+    revoked: Revoked = field(default_factory=Revoked)
+    """Apart from `values`: what is here outlives its key."""
     _endpoints: dict[ServiceRef, dict[str, Endpoint]] = field(default_factory=dict)
     _traffic: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     zone_bound: set[ServiceRef] = field(default_factory=set)
@@ -163,6 +166,9 @@ class MeshState:
             else:
                 self.quarantine.pop(event.key, None)
             return
+        if isinstance(ref, RevocationRef):
+            yield from self._revocation(ref, event)
+            return
         before = self.values.get(ref)
         was_unreadable = ref in self.unreadable_policies
         if isinstance(event, Delete):
@@ -194,6 +200,25 @@ class MeshState:
             self.values[ref] = after
         self._index(ref, before, after)
         if before != after or was_unreadable:
+            yield Change(ref, before, after)
+
+    def _revocation(self, ref: RevocationRef, event: Put | Delete) -> Iterator[Change]:
+        was, before = ref.service in self.revoked, self.revoked.records.get(ref.service)
+        self.quarantine.pop(event.key, None)
+        if isinstance(event, Put):
+            try:
+                record = read(ref, event.value)
+            except Corrupt as error:
+                self.quarantine[event.key] = error.problem
+                if before is None:
+                    self.revoked.unreadable.add(ref.service)
+            else:
+                assert isinstance(record, Revocation)  # noqa: S101  (what `read` gives for such a key)
+                self.revoked.see(record)
+        else:
+            self.revoked.unreadable.discard(ref.service)
+        after = self.revoked.records.get(ref.service)
+        if was != (ref.service in self.revoked) or before != after:
             yield Change(ref, before, after)
 
     def _index(self, ref: DataRef, before: Value | None, after: Value | None) -> None:
@@ -270,6 +295,7 @@ def from_stored(
     revision: int,
     stored: Mapping[bytes, Stored],
     unreadable_policies: Iterable[ObjectRef] = (),
+    revocations: Iterable[Revocation] = (),
 ) -> MeshState:
     """A state from what another one had `stored`: what was last known good, read back from disk.
 
@@ -282,5 +308,6 @@ def from_stored(
             state.unreadable_policies.add(ref)
             # In quarantine as well, so that a listing without it takes it away.
             state.quarantine[keyspace.object(ref)] = Problem(str(ref), "could not be read when it was last seen")
+    state.revoked.see_all(revocations)
     state.revision = revision
     return state

@@ -375,6 +375,50 @@ class RevokeTokenReply(_message.Message):
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
+class ListRevocationsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListRevocationsReply(_message.Message):
+    __slots__ = ("revocations", "revision")
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revocations: _containers.RepeatedScalarFieldContainer[bytes]
+    revision: int
+    def __init__(self, revocations: _Optional[_Iterable[bytes]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class RevokeIdentityRequest(_message.Message):
+    __slots__ = ("request_id", "namespace", "service", "reason")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    namespace: str
+    service: str
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., namespace: _Optional[str] = ..., service: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RestoreIdentityRequest(_message.Message):
+    __slots__ = ("request_id", "namespace", "service", "reason")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    namespace: str
+    service: str
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., namespace: _Optional[str] = ..., service: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RevocationReply(_message.Message):
+    __slots__ = ("revision", "revocation")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    REVOCATION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    revocation: bytes
+    def __init__(self, revision: _Optional[int] = ..., revocation: _Optional[bytes] = ...) -> None: ...
+
 class OperatorInfo(_message.Message):
     __slots__ = ("name", "role", "namespaces", "since", "granted_by", "revoked", "revoked_by")
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -26,6 +26,7 @@ from schemas.records import (
     Nack,
     Operator,
     RequestRecord,
+    Revocation,
     SealedKey,
     SidecarStatus,
     TokenUse,
@@ -115,6 +116,15 @@ RECORDS: tuple[AnyRecord, ...] = (
         svid_expires=1_700_003_600,
     ),
     Epoch(id="4f1c"),
+    Revocation(
+        namespace="shop",
+        service="orders",
+        serial=1_700_000_000,
+        revoked=True,
+        at=1_700_000_000,
+        by="anna",
+        reason="key",
+    ),
     TrustBundle(trust_domain="example.org", sequence=3, x509_authorities=(b"\x30\x82", b"\x00\xff")),
     SealedKey(
         id="k1",

@@ -32,7 +32,7 @@ from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, Exte
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
-from schemas.records import Endpoint, Epoch, Locality, TrustBundle
+from schemas.records import Endpoint, Epoch, Locality, Revocation, TrustBundle
 
 KEYS = Keyspace()
 TRUST_DOMAIN = "mesh.test"
@@ -183,6 +183,14 @@ def bundle(sequence: int, *authorities: bytes, trust_domain: str = TRUST_DOMAIN)
     return KEYS.trust_bundle(trust_domain), codec.encode(record)
 
 
+def revocation(name: str, serial: int = 1, *, revoked: bool = True) -> tuple[bytes, bytes]:
+    of = ref(name)
+    record = Revocation(
+        namespace=of.namespace, service=of.name, serial=serial, revoked=revoked, at=serial, by="anna", reason="stolen"
+    )
+    return KEYS.revocation(of), codec.encode(record)
+
+
 def epoch(value: str) -> tuple[bytes, bytes]:
     return KEYS.epoch(), codec.encode(Epoch(id=value))
 
@@ -197,7 +205,7 @@ def unreadable(item: AnyObject, value: bytes = b"\xc1") -> tuple[bytes, bytes]:
 
 def listings(values: Mapping[bytes, bytes], revision: int = 1) -> list[Listing]:
     """As the watch stage lists: one listing a prefix."""
-    prefixes = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.epoch())
+    prefixes = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.revocations(), KEYS.epoch())
     return [
         Listing(
             prefix,
@@ -235,6 +243,6 @@ def merged(states: Iterable[State]) -> dict[bytes, bytes]:
 __all__ = [
     "CREDENTIALS", "KEYS", "ORDERS", "ROOT_DER", "TRUST_DOMAIN", "WEB", "EpochRef", "Item", "Operation", "Rule",
     "Source", "State", "TrustRef", "balance", "bundle", "compiled", "epoch", "external", "federates", "identity",
-    "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port", "ref", "rule",
-    "service", "state", "traffic", "unreadable", "who", "workload",
+    "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port", "ref",
+    "revocation", "rule", "service", "state", "traffic", "unreadable", "who", "workload",
 ]  # fmt: skip

@@ -128,6 +128,13 @@ async def _revoke_operator(world: World) -> None:
     await world.call(world.root, "Operators/Revoke", pb.RevokeOperatorRequest(request_id=new_id(), name=name))
 
 
+async def _revoke_identity(world: World) -> None:
+    name = f"gone-{secrets.token_hex(4)}"
+    where = {"namespace": world.namespace, "service": name, "reason": "stolen"}
+    await world.call(world.root, "Revocations/Revoke", pb.RevokeIdentityRequest(request_id=new_id(), **where))
+    await world.call(world.root, "Revocations/Restore", pb.RestoreIdentityRequest(request_id=new_id(), **where))
+
+
 async def _attestors(world: World) -> None:
     await trust_hosts(world.replica, world.namespace, Authority.create(), any=f"{world.namespace}/*")
     await forget_hosts(world.replica, world.namespace)
@@ -196,6 +203,9 @@ ACCEPTED: dict[str, Drive] = {
     "Tokens/Create": _join,
     "Tokens/List": simply("operator", "Tokens/List", lambda _: pb.ListTokensRequest()),
     "Tokens/Revoke": _revoke_token,
+    "Revocations/List": simply("operator", "Revocations/List", lambda _: pb.ListRevocationsRequest()),
+    "Revocations/Revoke": _revoke_identity,
+    "Revocations/Restore": _revoke_identity,
     "Operators/List": simply("operator", "Operators/List", lambda _: pb.ListOperatorsRequest()),
     "Operators/Grant": _revoke_operator,
     "Operators/Revoke": _revoke_operator,
@@ -219,6 +229,7 @@ ACCEPTED: dict[str, Drive] = {
 REVISION = {
     "Config/Apply", "Identity/Join", "Identity/Login", "Tokens/Create", "Tokens/Revoke", "Operators/Grant",
     "Operators/Revoke", "Attestors/Put", "Attestors/Delete", "Sidecars/Register", "Sidecars/Deregister",
+    "Revocations/Revoke", "Revocations/Restore",
 }  # fmt: skip
 ISSUED = {"Identity/Join", "Identity/Login", "Identity/Renew", "Identity/RenewLogin", "Identity/IssueX509"}
 ISSUED_MORE = {"Identity/RenewBatch"}

@@ -24,10 +24,11 @@ NOW = datetime.datetime.now(datetime.UTC).timestamp()
 CA = Authority.create()
 
 READ = {
-    "Config/Get", "Config/List", "Config/Watch", "Sidecars/List", "Sidecars/Wait", "Tokens/List", "Attestors/List",
-    "Attestors/Where", "Authority/Status", "Authority/Follow", "Federation/Status", "Federation/Bundle",
+    "Revocations/List", "Config/Get", "Config/List", "Config/Watch", "Sidecars/List", "Sidecars/Wait", "Tokens/List",
+    "Attestors/List", "Attestors/Where", "Authority/Status", "Authority/Follow", "Federation/Status",
+    "Federation/Bundle",
 }  # fmt: skip
-WRITE = {"Config/Apply", "Tokens/Create", "Tokens/Revoke"}
+WRITE = {"Revocations/Revoke", "Revocations/Restore", "Config/Apply", "Tokens/Create", "Tokens/Revoke"}
 ADMINISTER = {
     "Operators/List", "Operators/Grant", "Operators/Revoke", "Attestors/Put", "Attestors/Delete", "Authority/Rotate",
     "Authority/StopRotation", "Authority/Prepare", "Authority/Activate", "Authority/Retire", "Authority/Remove",

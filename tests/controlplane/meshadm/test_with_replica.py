@@ -68,6 +68,20 @@ async def test_a_reference_to_nothing_is_refused_whole(cli: Cli, namespace: str)
     assert "no object" in await cli.ok("get", "svc", "-n", namespace)
 
 
+async def test_an_identity_is_revoked_and_restored(cli: Cli, namespace: str) -> None:
+    name = f"{namespace}/orders"
+    assert (await cli("identity", "restore", name)).exit_code == 4
+    assert f"identity of {name} is revoked" in await cli.ok("identity", "revoke", name, "--reason", "stolen")
+    assert (await cli("identity", "revoke", name)).exit_code == 4
+    (row,) = [line for line in (await cli.ok("identity", "revocations")).splitlines() if name in line]
+    assert "revoked" in row
+    assert "stolen" in row
+    assert f"identity of {name} is restored" in await cli.ok("identity", "restore", name)
+    shown = json.loads(await cli.ok("identity", "revocations", "-o", "json"))["revocations"]
+    assert [one["revoked"] for one in shown if one["namespace"] == namespace] == [False]
+    assert (await cli("identity", "revoke", "orders")).exit_code == 2
+
+
 async def test_two_replicas_and_one_is_gone(
     cli: Cli, namespace: str, second_replica: Replica, replica: Replica
 ) -> None:

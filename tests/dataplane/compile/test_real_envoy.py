@@ -15,7 +15,7 @@ from schemas.objects.authorization import Operation, Rule
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.shop import GREETING, GRPC, HTTP, PROXY, TCP, Shop, apps, ask, exchange, raw_get
-from tests.states.build import bundle, identity, instance, policy, port, rule, service, unreadable, who
+from tests.states.build import bundle, identity, instance, policy, port, revocation, rule, service, unreadable, who
 from tests.support.pki import Authority, Leaf
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
@@ -283,3 +283,24 @@ def test_restart(shop: Shop, number: signal.Signals) -> None:
         envoy.start()
     shop.set(LET_WEB)
     assert (shop.call().status, shop.ask_as(shop.leaves["mallory"])) == (200, 403)
+
+
+# -- revocation
+
+
+@pytest.mark.fault(24)
+def test_a_revoked_identity_is_refused_on_its_open_connection_and_called_no_more(shop: Shop) -> None:
+    shop.set(LET_WEB)
+    with shop.peer(shop.leaves["web"]) as sock, shop.keep_alive() as through:
+        assert raw_get(sock, "/") == 200
+        assert ask(through, "/", "GET", {"Host": "orders"}).status == 200
+        shop.set(LET_WEB, revocation("web"))
+        assert raw_get(sock, "/") == 403
+        assert ask(through, "/", "GET", {"Host": "orders"}).status == 403
+        assert shop.pay() is grpc.StatusCode.PERMISSION_DENIED
+        shop.set(LET_WEB, revocation("web", 2, revoked=False))
+        assert raw_get(sock, "/") == 200
+        shop.set(LET_WEB, revocation("orders"))
+        assert ask(through, "/", "GET", {"Host": "orders"}).status == 503
+        assert raw_get(sock, "/") == 200  # it was the server that is not to be called
+    shop.set(LET_WEB)
