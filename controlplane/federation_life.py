@@ -51,7 +51,7 @@ class FederationLife:
     async def start(self, nursery: trio.Nursery) -> int | None:
         """When there is a CA in force. The port of the bundle endpoint; None: there is none.
 
-        Raises Unavailable where it can't listen.
+        Raises OSError where it can't listen.
         """
         objects = self._store.keyspace.config_of_kind("TrustBundle")
         nursery.start_soon(follow, self._store, objects, self._follower.objects)
@@ -59,11 +59,7 @@ class FederationLife:
         if self._endpoint is None or self._config is None:
             return None
         host, _, port = self._config.listen.rpartition(":")
-        try:
-            bound: int = await nursery.start(self._endpoint.serve, host.strip("[]"), int(port))
-        except OSError as error:
-            where = self._config.listen
-            raise Unavailable(f"can't listen on {where}: {error}; change bundleEndpoint.listen") from error
+        bound: int = await nursery.start(self._endpoint.serve, host.strip("[]"), int(port))
         return bound
 
     def _own_bundle(self) -> TrustBundle:

@@ -65,6 +65,8 @@ SAVE_AFTER_S = 1.0
 # Seconds between an event and the word of it: applied and acked of one push are one report, and writing it does not
 # compete with Envoy's ACK.
 TELL_AFTER_S = 0.02
+# Seconds between two such reports: a change after the other must not become one write in etcd after the other.
+TELL_EVERY_S = 0.1
 # Events that may wait between watch and pipeline; when it is full, etcd is read no further.
 EVENT_QUEUE = 256
 # Seconds between attempts to show etcd a new certificate; the old one is good for half its life still.
@@ -410,10 +412,11 @@ class Agent:
             self._touched.set()
 
     async def _tell(self) -> None:
+        told = -TELL_EVERY_S
         while True:
             await self._touched.wait()
-            await trio.sleep(TELL_AFTER_S)
-            self._touched = trio.Event()
+            await trio.sleep_until(max(trio.current_time() + TELL_AFTER_S, told + TELL_EVERY_S))
+            self._touched, told = trio.Event(), trio.current_time()
             now = time.time()
             said = self._status(now)
             self._registration.set_status(said)

@@ -15,7 +15,7 @@ from .endpoints import Endpoints
 from .errors import Compacted, DeadlineExceeded, EtcdError, PermissionDenied, ResponseTooLarge
 from .lease import KeepAlive, KeepAliveMux
 from .link import Link
-from .transport import Connect, connect_grpc, parse_endpoint
+from .transport import Connect, connect_http2, parse_endpoint
 from .types import (
     Alarm,
     AlarmState,
@@ -51,7 +51,7 @@ async def open_etcd(
     timeout: float = TIMEOUT_S,
     progress_every: float = PROGRESS_EVERY_S,
     rng: random.Random | None = None,
-    connect: Connect = connect_grpc,
+    connect: Connect = connect_http2,
 ) -> AsyncIterator["Client"]:
     """A client for the body of the `async with`; nothing is sent before the first call.
 

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Callable
 
 from trio_grpc import RpcError, StatusCode
+from trio_grpc.http2 import NOT_CONNECTED, TLS_FAILED
 
 
 class Fault(enum.Enum):
@@ -179,12 +180,11 @@ _BY_CODE: dict[StatusCode, type[EtcdError]] = {
     StatusCode.DATA_LOSS: Corrupt,
 }
 
-# How gRPC core words a failed handshake. In TLS 1.3 a server refuses a client's certificate only after the client has
-# finished its side, so that refusal looks like damaged data.
-_TLS_WORDS = ("TSI_", "CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed", "SSL_ERROR_SSL")
+# A failed handshake; or a refused certificate: in TLS 1.3 a server says so only after the client has finished its side.
+_TLS_WORDS = (TLS_FAILED,)
 
 # The request never left this process, so a write can't have been applied.
-_NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed")
+_NEVER_SENT = (NOT_CONNECTED,)
 
 # etcd rejected the proposal because its auth store changed meanwhile; it did nothing.
 _AUTH_CHANGED = "revision of auth store is old"

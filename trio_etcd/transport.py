@@ -1,30 +1,15 @@
-"""What the client needs of a transport, and the one on grpcio. Another (h2, say) fits behind these two calls."""
+"""What the client needs of a transport, and the one on h2: grpcio's threads would cost each event two hops."""
 
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 from urllib.parse import urlsplit
 
-from trio_grpc import TLS, Channel, Metadata
+from trio_grpc import TLS, Metadata
+from trio_grpc.http2 import Http2Channel
 
-RPC_OPTIONS: tuple[tuple[str, str | int], ...] = (
-    # A frozen peer is noticed after 10 + 5 s instead of minutes; etcd forbids pings more often than every 5 s.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    # etcd comes back within a second of a restart; the client's own back-off spaces its calls.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # The bound on one attempt to connect, TLS handshake included.
-    ("grpc.min_reconnect_backoff_ms", 3_000),
-    # Else two clients of one process would share a connection, and one's rotated credentials with it.
-    ("grpc.use_local_subchannel_pool", 1),
-    # A page of a listing must fit; `list` asks for smaller pages when one does not.
-    ("grpc.max_receive_message_length", 32 << 20),
-    # etcd judges sizes itself and names its limit.
-    ("grpc.max_send_message_length", -1),
-)
+# A page of a listing must fit; `list` asks for smaller pages when one does not.
+MESSAGE_BYTES = 32 << 20
 
 
 class TransportStream(Protocol):
@@ -57,9 +42,9 @@ Connect = Callable[[str, TLS | None], Transport]
 """Makes the transport for one endpoint ("host:port" or "unix:/path"); must not block."""
 
 
-def connect_grpc(endpoint: str, tls: TLS | None) -> Transport:
-    """The transport on grpcio."""
-    return Channel(endpoint, tls=tls, options=RPC_OPTIONS)
+def connect_http2(endpoint: str, tls: TLS | None) -> Transport:
+    """The transport on h2. Raises ssl.SSLError for credentials that can't be read."""
+    return Http2Channel(endpoint, tls=tls, max_message=MESSAGE_BYTES)
 
 
 def parse_endpoint(text: str, *, tls: bool) -> str:

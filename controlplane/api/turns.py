@@ -28,9 +28,6 @@ MIN_RETRY_SECONDS = 0.5
 FIRST_GUESS_SECONDS = 0.005
 # Of the newest measurement in the mean: one pause of the process must not turn callers away for long.
 NEWEST_SHARE = 0.1
-# A turn that took longer than so many others was a pause, and counts as so many; a machine that has become slow is
-# believed after some twenty turns all the same.
-PAUSE_FACTOR = 4
 
 
 class Turns:
@@ -52,17 +49,17 @@ class Turns:
     def admitted(self, connection: str, seconds: float, turns: int = 1) -> "Iterator[Admitted]":
         """For a call that needs so many turns and whose caller waits `seconds`.
 
-        Raises Overloaded where they would come too late. A batch may take as long as its caller waits for it, once it
-        has begun: between its turns the others have theirs.
+        Raises Overloaded where they would come too late. A batch may take longer than a single call, if its caller
+        waits for it: between its turns the others have theirs.
         """
         expected = self.wait_for(connection, turns)
-        before = self.wait_for(connection) - self._seconds
+        before = expected - turns * self._seconds
         if before > MAX_WAIT_SECONDS or expected > seconds:
             retry_after = max(MIN_RETRY_SECONDS, before)
             raise Overloaded(
-                "this replica is asked for more certificates than it can issue now: the first would come after "
-                f"{before:.1f} s (at most {MAX_WAIT_SECONDS:.1f} s), the last after {expected:.1f} s (the caller waits "
-                f"{seconds:.1f} s); nothing was issued: ask again in {retry_after:.1f} s, or ask another replica",
+                f"this replica is asked for more certificates than it can issue now: these would take {expected:.1f} s "
+                f"and may take {min(seconds, MAX_WAIT_SECONDS):.1f} s; nothing was issued: ask again in "
+                f"{retry_after:.1f} s, or ask another replica",
                 retry_after=retry_after,
             )
         admitted = Admitted(self, connection, turns)
@@ -88,8 +85,7 @@ class Turns:
         try:
             return work()
         finally:
-            taken = min(trio.current_time() - started, PAUSE_FACTOR * self._seconds)
-            self._seconds += NEWEST_SHARE * (taken - self._seconds)
+            self._seconds += NEWEST_SHARE * (trio.current_time() - started - self._seconds)
             self._pass_on()
 
     async def _wait(self, connection: str) -> None:

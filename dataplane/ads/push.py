@@ -134,13 +134,16 @@ class Push:
             return []
         self._settle()
         result: list[Batch] = []
-        outstanding = self._outstanding_kinds()
+        outstanding: Mapping[tuple[str, Act], int] | None = None  # found out when first needed: mostly nothing is owed
         steps = sorted(STEPS, key=lambda step: step.act is not Act.REMOVE) if self._removals_first else STEPS
         self._removals_first = False
         for step in steps:
             interest = self._interests[step.type_url]
-            if not interest.asked or interest.in_flight is not None:
+            nothing = not interest.owed and not interest.answer_empty
+            if nothing or not interest.asked or interest.in_flight is not None:
                 continue
+            if outstanding is None:
+                outstanding = self._outstanding_kinds()
             batch = self._next_batch(step, interest, outstanding)
             if batch is not None:
                 interest.in_flight = batch
@@ -149,7 +152,7 @@ class Push:
                 for resource in batch.resources:
                     self._expect_children(resource, batch.owed[resource.key.name].since)
                 result.append(batch)
-                outstanding = self._outstanding_kinds()
+                outstanding = None
         return result
 
     def _settle(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import trio_etcd
 from controlplane.store.etcd import Store
 from schemas.keys import Keyspace
-from trio_etcd.transport import Transport, TransportStream, connect_grpc
+from trio_etcd.transport import Transport, TransportStream, connect_http2
 from trio_grpc import TLS, Metadata, RpcError, StatusCode
 
 TXN = "/etcdserverpb.KV/Txn"
@@ -23,7 +23,7 @@ class Faults:
     sent: int = 0
 
     def connect(self, endpoint: str, tls: TLS | None) -> Transport:
-        return _Lossy(connect_grpc(endpoint, tls), self)
+        return _Lossy(connect_http2(endpoint, tls), self)
 
 
 class _Lossy:

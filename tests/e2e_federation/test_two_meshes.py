@@ -23,9 +23,6 @@ from tests.support.etcd_server import new_data_directory
 from tests.support.net import eventually
 from tests.support.pki import Authority
 
-# Seconds. Two meshes are started within the first test's time.
-pytestmark = pytest.mark.timeout(240)
-
 MALLORY = Authority.create("mallory's root")
 MALLORY_ID = "spiffe://mallory.example/anybody"
 

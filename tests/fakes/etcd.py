@@ -18,6 +18,7 @@ from tests.fakes.etcd_store import Store, in_range, refuse
 from trio_etcd import wire
 from trio_etcd._proto import etcd_pb2 as pb
 from trio_grpc import TLS, Metadata, RpcError, StatusCode
+from trio_grpc.http2 import NOT_CONNECTED, TLS_FAILED
 
 CLUSTER_ID = 0xFA4E
 MIN_TTL = 1  # seconds; a real cluster's depends on its election timeout
@@ -156,10 +157,10 @@ class FakeEtcd:
 
     def _refuse_connection(self, endpoint: str, tls: TLS | None) -> None:
         if endpoint in self.down:
-            words = "failed to connect to all addresses; last error: UNKNOWN: connection refused"
+            words = f"{NOT_CONNECTED} {endpoint}: connection refused"
             raise RpcError(StatusCode.UNAVAILABLE, words)
         if not self.accepts(tls):
-            raise RpcError(StatusCode.UNAVAILABLE, "Ssl handshake failed (TSI_DATA_CORRUPTED): SSL_ERROR_SSL")
+            raise RpcError(StatusCode.UNAVAILABLE, f"{TLS_FAILED}: [SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]")
 
     def _answer(self, path: str, payload: bytes) -> Message:
         handler, request = {

@@ -6,10 +6,11 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from grpc import StatusCode
 
-from trio_grpc.errors import RpcAbort
+from trio_grpc.errors import RpcAbort, RpcError
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -81,7 +82,7 @@ class Messages:
             if held[0]:
                 raise RpcAbort(StatusCode.UNIMPLEMENTED, "messages must not be compressed")
             if size > self._max_bytes:
-                text = f"a message may have {self._max_bytes} bytes, not {size}"
+                text = f"a message of {size} bytes is larger than max ({self._max_bytes})"
                 raise RpcAbort(StatusCode.RESOURCE_EXHAUSTED, text)
             end = _PREFIX_BYTES + size
             if len(held) < end:
@@ -116,3 +117,40 @@ def _percent_encoded(text: str) -> bytes:
     return b"".join(
         bytes([one]) if 0x20 <= one <= 0x7E and one != 0x25 else b"%%%02X" % one for one in text.encode("utf-8")
     )
+
+
+# -- the client's side
+
+# How the details of an RpcError begin: nothing was sent; the two could not agree on TLS.
+NOT_CONNECTED = "can't connect to"
+TLS_FAILED = "TLS failed"
+
+_CODES = {int(code.value[0]): code for code in StatusCode}
+_MOST_DIGITS = 8
+# RFC 9113, 7, as gRPC reads it; anything else is INTERNAL.
+_RESETS = {
+    0x7: StatusCode.UNAVAILABLE,  # REFUSED_STREAM
+    0x8: StatusCode.CANCELLED,  # CANCEL
+    0xB: StatusCode.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
+    0xC: StatusCode.PERMISSION_DENIED,  # INADEQUATE_SECURITY
+}
+
+
+def timeout_field(seconds: float) -> str:
+    """grpc-timeout: at most eight digits and a unit; the finest that fits."""
+    for unit, scale in (("u", 1e6), ("m", 1e3), ("S", 1)):
+        count = max(1, int(seconds * scale))
+        if len(str(count)) <= _MOST_DIGITS:
+            return f"{count}{unit}"
+    return "9" * _MOST_DIGITS + "S"
+
+
+def outcome(status: str, message: str) -> RpcError | None:
+    """What the trailers say; None: all is well."""
+    code = _CODES.get(int(status) if status.isascii() and status.isdigit() else -1, StatusCode.UNKNOWN)
+    return None if code is StatusCode.OK else RpcError(code, unquote(message))
+
+
+def reset(code: int) -> RpcError:
+    """The server has taken the stream back."""
+    return RpcError(_RESETS.get(code, StatusCode.INTERNAL), f"the server has reset the stream: HTTP/2 error {code}")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -18,7 +17,6 @@ from controlplane.rotation.look import look
 from controlplane.store.etcd import Store
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import Unavailable
 from schemas.names import SpiffeId
 from schemas.objects.federation import BundleEndpoint
 from spiffe.bundle import record
@@ -50,7 +48,6 @@ async def publisher_replica(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Replica
 
 
 @pytest.mark.spiffe(22)
-@pytest.mark.spiffe(24)
 async def test_a_replica_serves_what_meshadm_shows(mesh: Mesh, publisher_replica: Replica) -> None:
     _, shown, _ = await meshadm(publisher_replica, "bundle", "show")
     document = decode(shown.encode(), "shown")
@@ -68,16 +65,6 @@ async def test_a_replica_serves_what_meshadm_shows(mesh: Mesh, publisher_replica
             return (await look(Store(client, mesh.keyspace), 0)).facts.publish_ahead == 3 * 300
 
     await eventually("a new root is published three hints before its use", published_ahead)
-
-
-async def test_a_replica_that_can_not_listen_says_where(mesh: Mesh, tmp_path: Path) -> None:
-    [taken] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with taken:
-        where = f"127.0.0.1:{taken.socket.getsockname()[1]}"
-        endpoint = BundleEndpointConfig(listen=where, profile="https_spiffe")
-        with pytest.RaisesGroup(pytest.RaisesExc(Unavailable, match=where), flatten_subgroups=True):
-            async with running_replica(mesh, tmp_path, bundle_endpoint=endpoint):
-                pass
 
 
 async def test_following_is_seen_and_driven_by_commands(replica: Replica) -> None:

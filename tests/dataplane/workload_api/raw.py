@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from dataplane.workload_api.wire import framed
 from trio_grpc import StatusCode
 
-SECONDS = 30.0
+SECONDS = 10.0
 Reply = TypeVar("Reply", bound=Message)
 _CODES = {code.value[0]: code for code in StatusCode}
 

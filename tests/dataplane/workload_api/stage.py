@@ -33,7 +33,7 @@ ORDERS = ServiceRef("shop", "orders")
 ORDERS_ID = SpiffeId.of_service(TRUST_DOMAIN, ORDERS)
 HEADER: Metadata = [("workload.spiffe.io", "true")]
 STREAMED = ("FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles")
-SECONDS = 30.0  # of any wait in a test
+SECONDS = 10.0  # of any wait in a test
 ME = WorkloadApiCaller(uid=os.getuid())
 
 Reply = TypeVar("Reply", bound=Message)

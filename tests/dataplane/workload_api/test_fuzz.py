@@ -292,19 +292,3 @@ def test_the_requests_that_are_made_here_are_ones_that_can_be_decoded_too() -> N
             answered.add(method)
             _check_answer(method, sent[0], wish)
     assert answered == REPLIES.keys() - {"ValidateJWTSVID"}
-
-
-@pytest.mark.spiffe(18)
-def test_an_svid_whose_time_is_over_is_given_to_nobody() -> None:
-    """Even before the keeper has looked at its clock."""
-    _, ca, svid = served()
-    caller: Any = Attested(Facts(1, 1000, frozenset(), "web.service"))
-    request = Request("/SpiffeWorkloadAPI/FetchX509SVID", (good_header,), None)
-    sent: list[bytes] = []
-    try:
-        ca.clock.offset = svid.expires - ca.clock() + 1
-        assert ask(Call(request, b"", caller, _sender(sent))) is StatusCode.UNAVAILABLE
-    finally:
-        ca.clock.offset = 0.0
-    assert not sent
-    assert ask(Call(request, b"", caller, _sender(sent))) is None

@@ -60,3 +60,19 @@ def test_a_timeout_that_cannot_be_read_is_refused(value: bytes) -> None:
 def test_status_messages_survive_as_headers() -> None:
     [_, (name, text)] = wire.trailers(RpcAbort(StatusCode.NOT_FOUND, "50 % of ä\n"))
     assert (name, text) == (b"grpc-message", b"50 %25 of %C3%A4%0A")
+
+
+@given(st.floats(1e-6, 1e9))
+def test_timeouts_are_sent_as_they_are_read(seconds: float) -> None:
+    field = wire.timeout_field(seconds)
+    read = wire.request_of([*POST, (b"grpc-timeout", field.encode())]).timeout
+    assert read is not None
+    assert read == pytest.approx(min(seconds, 99_999_999), rel=0.01, abs=1e-6)
+
+
+def test_outcomes_of_a_call() -> None:
+    assert wire.outcome("0", "") is None
+    for status, code in (("5", StatusCode.NOT_FOUND), ("99", StatusCode.UNKNOWN), ("x", StatusCode.UNKNOWN)):
+        ended = wire.outcome(status, "50 %25 of %C3%A4")
+        assert ended is not None
+        assert (ended.code, ended.details) == (code, "50 % of ä")
