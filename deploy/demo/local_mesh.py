@@ -187,6 +187,10 @@ class LocalMesh:
         name = f"replica-{replica}"
         await self.processes.start(name, [sys.executable, "-m", "controlplane", "--config", str(settings)])
         await wait_port(self.control, 7443 + offset, self.processes, name)
+        with trio.move_on_after(READY_S):  # the socket, where commands go, is the last door that it opens
+            while not self.socket(replica).exists():
+                self.processes.check(name)
+                await trio.sleep(POLL_S)
 
     # -- services
 

@@ -21,13 +21,14 @@ from schemas.api import mesh_pb2 as pb
 from schemas.objects import AnyObject, federation
 from schemas.objects.federation import BundleEndpoint
 from tests.e2e.app import HTTP, TCP
-from tests.e2e.mesh import E2eMesh, caller
-from tests.states.build import external, federates, policy, port, rule, service
+from tests.e2e.mesh import APPLY_SECONDS, E2eMesh, caller
+from tests.states.build import external, federates, need, policy, port, rule, service
+from tests.support.net import eventually
 
 SHOP, PARTNER = "shop.example", "partner.example"
 WEB_ID, API_ID = f"spiffe://{SHOP}/ns/shop/svc/web", f"spiffe://{PARTNER}/ns/shop/svc/api"
 PORTS = (port("http", HTTP), port("tcp", TCP, "tcp"))
-REPORTS = service("reports.back-office", port("http", HTTP), needs=None)
+REPORTS = service("reports.back-office", port("http", HTTP), needs=[need("*")])
 
 
 def made(directory: Path, trust_domain: str, *at_rest: AnyObject) -> E2eMesh:
@@ -46,8 +47,8 @@ class Meshes:
     def in_directory(cls, directory: Path) -> Meshes:
         web_may = policy("web-may", "ALLOW", rule(caller(WEB_ID)), on=["api"])
         api_may = policy("api-may", "ALLOW", rule(caller(API_ID)), on=["web"])
-        shop = made(directory / "shop", SHOP, service("web", *PORTS, needs=None), api_may)
-        return cls(shop, made(directory / "partner", PARTNER, service("api", *PORTS, needs=None), web_may))
+        shop = made(directory / "shop", SHOP, service("web", *PORTS, needs=[need("*")]), api_may)
+        return cls(shop, made(directory / "partner", PARTNER, service("api", *PORTS, needs=[need("*")]), web_may))
 
     async def start(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -57,8 +58,13 @@ class Meshes:
         await self.partner.apply(await self.trust_of(self.shop), *self.externals(self.shop, "web", WEB_ID))
         await self.fetch(self.shop, PARTNER)
         await self.fetch(self.partner, SHOP)
-        for mesh in (self.shop, self.partner):
-            await mesh.everyone_current()
+        await eventually("web and api call each other", self.both_answer, APPLY_SECONDS)
+
+    async def both_answer(self) -> bool:
+        return [
+            await self.shop.status(by="web-1", host="api.other"),
+            await self.partner.status(by="api-1", host="web.other"),
+        ] == [200, 200]
 
     async def stop(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -45,7 +45,7 @@ async def test_each_calls_the_other_and_nobody_else_does(meshes: Meshes) -> None
         (meshes.partner, "api-1", "web.other", API_ID),
     ):
         answer = await caller_mesh.get("/x", by=name, host=host)
-        assert answer.status_code == 200
+        assert answer.status_code == 200, (name, answer.text)
         seen = dict(answer.json()["headers"])
         assert seen["x-forwarded-client-cert"].endswith(f"URI={identity}")
         assert await caller_mesh.status(by="reports-1", host=host) == 403  # of the same trust domain, and not named
@@ -112,8 +112,12 @@ async def test_trust_ends_with_its_object_on_open_connections_too(meshes: Meshes
     shop, partner = meshes.shop, meshes.partner
     trust: AnyObject = await meshes.trust_of(partner)
     async with shop.http("web-1") as out, partner.http("api-1") as back:  # connections that are kept
-        assert (await out.get("http://api.other/")).status_code == 200
-        assert (await back.get("http://web.other/")).status_code == 200
+
+        async def both_answer() -> bool:
+            answers = [await out.get("http://api.other/"), await back.get("http://web.other/")]
+            return [one.status_code for one in answers] == [200, 200]
+
+        await eventually("they call each other", both_answer)
         await shop.delete(trust.ref)
         assert (await out.get("http://api.other/")).status_code == 503
         assert (await back.get("http://web.other/")).status_code in (403, 503)  # by the open connection, or a new one
@@ -123,11 +127,6 @@ async def test_trust_ends_with_its_object_on_open_connections_too(meshes: Meshes
             await meshes.fetch(shop, PARTNER)
         await shop.apply(trust)
         await meshes.fetch(shop, PARTNER)
-
-        async def both_answer() -> bool:
-            answers = [await out.get("http://api.other/"), await back.get("http://web.other/")]
-            return [one.status_code for one in answers] == [200, 200]
-
         await eventually("they call each other again", both_answer)
 
 
