@@ -55,10 +55,10 @@ from controlplane.socket_path import prepare_socket
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.etcd import Store
 from controlplane.store.follow import follow
-from controlplane.store.leases import Undertaker
 from controlplane.store.requests import RequestWriter
 from controlplane.store.server_version import Files, read_version
 from controlplane.store.status_writer import StatusWriter
+from controlplane.store.undertaker import Undertaker
 from controlplane.store.version import judge
 from schemas.errors import InvalidInput, MeshError, Problem
 from schemas.keys import Keyspace

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import trio
 
 import trio_etcd
+from controlplane.store.losses import Pulse
 from controlplane.store.ops import MAX_TXN_OPS, Delete, Guard, KeyGuard, LeaseGuard, Op, PrefixGuard, Put
 from schemas import errors
 from schemas.errors import MeshError, Problem
@@ -107,10 +108,11 @@ class Store:
         except LeaseGone as error:
             raise errors.NotFound(f"lease {lease:x} has ended") from error
 
-    async def lease_left(self, lease: int) -> int:
-        """Whole seconds until it ends unless it is renewed, so 0 in the last one; -1 where it has ended."""
+    async def lease_life(self, lease: int) -> Pulse:
+        """Whole seconds until it ends unless it is renewed, so 0 in the last one, and what it was granted."""
         with _translated():
-            return (await self._client.lease_status(lease, timeout=CALL_SECONDS)).ttl
+            status = await self._client.lease_status(lease, timeout=CALL_SECONDS)
+        return Pulse(status.ttl, status.granted_ttl)
 
     async def lease_ttl(self, lease: int) -> int:
         """What the lease was granted, in seconds; 0 where it has ended."""
