@@ -9,6 +9,7 @@ One nursery. What may end by itself is bounded; everything else ends with the nu
 Envoy goes on; the next agent takes it up. On SIGTERM the instance leaves discovery, Envoy drains and ends.
 """
 
+import gc
 import logging
 import os
 import random
@@ -173,6 +174,8 @@ class Agent:
                 await self._serve_metrics(nursery, self._settings.metrics)
             await self._envoy.ready()
             self._notifier.ready()
+            # What is here by now stays: a full collection would look at all of it, for tens of ms, amid some change.
+            gc.freeze()
             nursery.start_soon(self._health.run)
             nursery.start_soon(self._registration.run)
 

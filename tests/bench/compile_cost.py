@@ -52,8 +52,8 @@ def pipeline(services: int) -> Pipeline:
         for instance in range(INSTANCES)
     ]
     made.take(Listing(KEYS.config(), 1, tuple(config)))
-    made.take(Listing(KEYS.trust(), 1, ()))
-    made.take(Listing(KEYS.epoch(), 1, ()))
+    for prefix in sorted(made.wanted() - {KEYS.config(), KEYS.endpoints()}):
+        made.take(Listing(prefix, 1, ()))
     made.take(Listing(KEYS.endpoints(), 1, tuple(endpoints)))
     update = made.build()
     if update is None or len(update.changed) < 2 * services:

@@ -37,7 +37,7 @@ def prepared(number: int) -> bytes:
         MeshState(KEYS), Compiler(Workload(ServiceRef("bench", "subject"), "bench.example", "127.0.0.1"))
     )
     pipeline.take(Listing(KEYS.config(), 1, (Put(SERVICE_KEY, service(), 1), Put(POLICY_KEY, policy(number), 1))))
-    for prefix in (KEYS.trust(), KEYS.epoch()):
+    for prefix in sorted(pipeline.wanted() - {KEYS.config()}):
         pipeline.take(Listing(prefix, 1, ()))
     pipeline.build()
     compiled = pipeline.compiler.resources()[ResourceKey(ROUTES, RAW_ROUTES)]
