@@ -15,7 +15,9 @@ import trio
 
 from dataplane import config, status
 from dataplane.agent import Agent
+from dataplane.envoy.admin import Admin
 from dataplane.envoy.child import find_envoy
+from dataplane.inspection import view as inspecting
 from schemas.errors import Conflict, InvalidInput, MeshError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from trio_grpc import BindError
 
@@ -23,11 +25,12 @@ EXIT_CODES = """exit codes:
   0  ended in good order, or the status was told
   1  a fault of ours, with a traceback
   2  bad settings, join file or arguments
-  3  status: no sidecar has run here
+  3  status, config, diff: no sidecar has run here
   4  another agent runs on the same runtime directory
   5  something that is needed is not there: Envoy, a replica, a port
   6  a replica refused us, or a directory is not ours alone
-  7  status: the sidecar does not run, or is stale"""
+  7  status: the sidecar does not run, or is stale
+  8  diff: Envoy runs something else than the model says, or has refused something"""
 
 # The order counts: the first class that fits.
 _EXIT_BY_ERROR: tuple[tuple[type[BaseException], int], ...] = (
@@ -51,10 +54,14 @@ def main() -> None:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=("run", "status"), default="run", help="default: run")
+    commands = (
+        "run: the agent, the default; status: how it is; config: what Envoy runs, in words, and the objects that it "
+        "came from; diff: what Envoy runs against what the model says"
+    )
+    parser.add_argument("command", nargs="?", choices=("run", "status", "config", "diff"), default="run", help=commands)
     parser.add_argument("--config", type=Path, required=True, help="the settings file")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
-    parser.add_argument("-o", "--output", default="table", choices=("table", "json"), help="of status")
+    parser.add_argument("-o", "--output", default="table", choices=("table", "json"), help="of status, config and diff")
     arguments = parser.parse_args()
     logging.basicConfig(
         level=arguments.log_level.upper(),
@@ -75,6 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = config.load(arguments.config)
     if arguments.command == "status":
         return _tell_status(settings, arguments.output)
+    if arguments.command in ("config", "diff"):
+        return _inspect(settings, arguments.command, arguments.output)
     trio.run(Agent(settings, find_envoy(os.environ), os.environ).run)
     return 0
 
@@ -84,6 +93,17 @@ def _tell_status(settings: config.SidecarSettings, output: str) -> int:
     content = status.read(Agent.status_path(settings), now=now)
     print(json.dumps(content, indent=2) if output == "json" else status.table(content, now=now))
     return 0 if content["agentRuns"] and content["envoyRuns"] and not content["staleSeconds"] else 7
+
+
+def _inspect(settings: config.SidecarSettings, command: str, output: str) -> int:
+    files = settings, Agent.last_good_path(settings), Admin(str(Agent.admin_socket(settings)))
+    if command == "config":
+        view = trio.run(inspecting.config, *files)
+        print(inspecting.as_json(view) if output == "json" else inspecting.config_text(view))
+        return 0
+    verdict = trio.run(inspecting.diff, *files)
+    print(inspecting.as_json(verdict) if output == "json" else inspecting.diff_text(verdict))
+    return 0 if verdict.same and not verdict.refused else 8
 
 
 def _explain(group: BaseExceptionGroup[Exception]) -> int:

@@ -185,7 +185,7 @@ class Agent:
             raise ValueError(f"{identity.spiffe_id} is no service")
         workload = self._settings.workload(service, identity.spiffe_id.trust_domain)
         state, learnt = MeshState(Keyspace(identity.key_prefix)), dict[str, bool]()
-        saved = lastgood.read_file(self._last_good_path)
+        saved = lastgood.read_file(self.last_good_path(self._settings))
         if saved is not None and saved.prefix == identity.key_prefix:
             state, learnt = lastgood.restore(saved), dict.fromkeys(saved.learnt, True)
             log.info("last known good: revision %d of %d s ago", saved.revision, time.time() - saved.saved)
@@ -468,9 +468,14 @@ class Agent:
 
     # -- disk
 
-    @property
-    def _last_good_path(self) -> Path:
-        return self._state_dir / "last-good.msgpack"
+    @staticmethod
+    def last_good_path(settings: SidecarSettings) -> Path:
+        return Path(settings.state_dir) / "last-good.msgpack"
+
+    @staticmethod
+    def admin_socket(settings: SidecarSettings) -> Path:
+        """Of Envoy."""
+        return Path(settings.runtime_dir) / "admin.sock"
 
     @property
     def _ads_socket(self) -> Path:
@@ -490,14 +495,14 @@ class Agent:
     async def _save_now(self) -> None:
         data = lastgood.dump(self._pipeline.state, self._pipeline.compiler.learnt, now=int(time.time()))
         try:
-            await trio.to_thread.run_sync(lastgood.write_file, self._last_good_path, data)
+            await trio.to_thread.run_sync(lastgood.write_file, self.last_good_path(self._settings), data)
         except OSError as error:
             log.error("the last known good could not be saved: %s", error)
 
     # -- Envoy
 
     def _envoy_settings(self, executable: str) -> EnvoySettings:
-        admin_socket = str(self._runtime_dir / "admin.sock")
+        admin_socket = str(self.admin_socket(self._settings))
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # Envoy raises its own limit to the hard one
         given = bootstrap.BootstrapInput(
             node_id=self._node,

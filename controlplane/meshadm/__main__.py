@@ -11,6 +11,7 @@ from controlplane.meshadm.commands.identity import identity
 from controlplane.meshadm.commands.init import init
 from controlplane.meshadm.commands.login import login, logout
 from controlplane.meshadm.commands.operator import operator
+from controlplane.meshadm.commands.proxy import proxy
 from controlplane.meshadm.commands.read import describe, get
 from controlplane.meshadm.commands.status import status
 from controlplane.meshadm.commands.token import token
@@ -29,7 +30,7 @@ def main() -> None:
 
 COMMANDS = (
     init, login, logout, token, operator, identity, attestor, apply, get, describe, delete, status, validate, watch, ca,
-    check, federation, bundle, schema, completion,
+    check, federation, bundle, proxy, schema, completion,
 )  # fmt: skip
 
 for command in COMMANDS:

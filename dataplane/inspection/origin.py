@@ -1,0 +1,46 @@
+"""Resource ▸ the objects that it came from, by its name (compile.clusters, compile.inbound, compile.outbound). Pure."""
+
+from dataplane.compile.authorization import applies
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, ROUTES, SECRET, ResourceKey
+from dataplane.compile.workload import Workload
+from dataplane.snapshot.state import MeshState
+from schemas.errors import InvalidInput
+from schemas.names import ServiceRef
+from schemas.objects.service import Service
+
+SETTINGS = "the sidecar's settings"
+IDENTITY = "the sidecar's identity"
+
+
+def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]:
+    """``Kind namespace/name`` of each object, or where else it comes from."""
+    if key.type_url == SECRET:
+        return [IDENTITY]
+    kind, _, rest = key.name.partition("|")
+    own = _service(state, workload.service)
+    if kind == "app":
+        return own
+    if kind == "inbound":
+        return own + (_policies(state, workload.service) if key.type_url == ROUTES else [])
+    if kind != "outbound":
+        return ["a request that the app made"]  # the detour of what was learnt
+    if rest == "proxy":
+        return [SETTINGS]
+    if rest.startswith("bound|"):
+        return [f"{own[0]}, dependencies"] if own else []
+    try:
+        service = ServiceRef.parse(rest.partition("|")[0])
+    except InvalidInput:
+        return []
+    policy = state.traffic_policy(service) if key.type_url in (CLUSTER, ENDPOINTS) else None
+    return _service(state, service) + ([str(policy.ref)] if policy is not None else [])
+
+
+def _service(state: MeshState, service: ServiceRef) -> list[str]:
+    declared = state.destination(service)
+    return [str(declared.ref)] if declared is not None else [f"{Service.__name__} {service}, which is gone"]
+
+
+def _policies(state: MeshState, service: ServiceRef) -> list[str]:
+    policies = state.authorization_policies(service.namespace)
+    return [str(policy.ref) for policy in policies if applies(policy, service)]

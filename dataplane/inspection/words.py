@@ -1,0 +1,143 @@
+"""Resources ▸ what they do, a line or a few each. Pure; says nothing that the messages don't say."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+
+from dataplane.compile.backends import HTTP_OPTIONS
+from dataplane.compile.inbound import ALLOW, DENY
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
+from dataplane.compile.workload import Workload
+from dataplane.inspection.differ import address, placed_addresses
+from dataplane.inspection.origin import origins
+from dataplane.snapshot.state import MeshState
+
+# Sections, in the order in which a request meets them.
+SECTIONS = {"listeners": LISTENER, "routes": ROUTES, "clusters": CLUSTER, "endpoints": ENDPOINTS, "secrets": SECRET}
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    name: str
+    does: tuple[str, ...]
+    origin: tuple[str, ...]
+    """The objects that it came from."""
+
+
+def described(
+    messages: Mapping[ResourceKey, Any], state: MeshState, workload: Workload
+) -> dict[str, tuple[Described, ...]]:
+    """By section."""
+    words = {LISTENER: _listener, ROUTES: _routes, CLUSTER: _cluster, ENDPOINTS: _endpoints, SECRET: _secret}
+    return {
+        section: tuple(
+            Described(
+                name=key.name,
+                does=tuple(words[type_url](messages[key])),
+                origin=tuple(origins(state, workload, key)),
+            )
+            for key in sorted(messages)
+            if key.type_url == type_url
+        )
+        for section, type_url in SECTIONS.items()
+    }
+
+
+def _listener(listener: Any) -> Iterator[str]:
+    parts = [f"on {address(listener.address)}"]
+    for chain in listener.filter_chains:
+        if chain.HasField("transport_socket"):
+            parts.append("takes mTLS only")
+        for one in chain.filters:
+            if one.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
+                manager = hcm_pb2.HttpConnectionManager.FromString(one.typed_config.value)
+                takes = " and CONNECT" if manager.upgrade_configs else ""
+                parts.append(f"reads HTTP{takes}, by routes {manager.rds.route_config_name}")
+            elif one.typed_config.Is(tcp_proxy_pb2.TcpProxy.DESCRIPTOR):
+                proxy = tcp_proxy_pb2.TcpProxy.FromString(one.typed_config.value)
+                tunnel = (
+                    f" in a CONNECT to {proxy.tunneling_config.hostname}" if proxy.tunneling_config.hostname else ""
+                )
+                parts.append(f"passes bytes to {proxy.cluster}{tunnel}")
+    yield ", ".join(parts)
+
+
+def _routes(configuration: Any) -> Iterator[str]:
+    for host in configuration.virtual_hosts:
+        for name, verb in ((DENY, "denies"), (ALLOW, "allows")):
+            if name in host.typed_per_filter_config:
+                rules = rbac_pb2.RBACPerRoute.FromString(host.typed_per_filter_config[name].value).rbac.rules
+                yield f"{verb}: {', '.join(sorted(rules.policies)) or 'nothing'}"
+        for route in host.routes:
+            yield f"{', '.join(host.domains)} {_match(route)} → {_action(route)}"
+
+
+def _match(route: Any) -> str:
+    match = route.match
+    kind = match.WhichOneof("path_specifier")
+    text = {
+        "prefix": f"{match.prefix}*",
+        "path": match.path,
+        "path_separated_prefix": f"{match.path_separated_prefix} and below",
+        "safe_regex": f"~{match.safe_regex.regex}",
+        "connect_matcher": "CONNECT",
+    }.get(kind, str(kind))
+    headers = [f"{'no ' if one.invert_match else ''}{one.name}" for one in match.headers]
+    headers += [f"?{one.name}" for one in match.query_parameters]
+    named = f" ({route.name})" if route.name else ""
+    return str(text) + (f" with {', '.join(headers)}" if headers else "") + named
+
+
+def _action(route: Any) -> str:
+    match route.WhichOneof("action"):
+        case "direct_response":
+            body = route.direct_response.body.inline_string.strip()
+            return f"answers {route.direct_response.status}{f' {body!r}' if body else ''}"
+        case "redirect":
+            return "redirects"
+    action = route.route
+    match action.WhichOneof("cluster_specifier"):
+        case "weighted_clusters":
+            parts = [f"{one.name} ({one.weight.value})" for one in action.weighted_clusters.clusters]
+            return f"one of {', '.join(parts)}"
+        case "cluster_header":
+            return f"the cluster that {action.cluster_header} names, learnt if need be"
+        case _:
+            return str(action.cluster)
+
+
+def _cluster(cluster: Any) -> Iterator[str]:
+    parts = [_protocol(cluster), cluster_pb2.Cluster.LbPolicy.Name(cluster.lb_policy)]
+    if cluster.HasField("transport_socket"):
+        context = tls_pb2.UpstreamTlsContext.FromString(cluster.transport_socket.typed_config.value)
+        default = context.common_tls_context.combined_validation_context.default_validation_context
+        names = [one.matcher.exact for one in default.match_typed_subject_alt_names]
+        parts.append(f"mTLS with exactly {', '.join(names)}")
+    if cluster.type == cluster_pb2.Cluster.STATIC:
+        parts.append(f"at {', '.join(placed_addresses(cluster.load_assignment))}")
+    yield ", ".join(parts)
+
+
+def _protocol(cluster: Any) -> str:
+    if HTTP_OPTIONS not in cluster.typed_extension_protocol_options:
+        return "HTTP/1.1 or bytes"
+    options = http_protocol_options_pb2.HttpProtocolOptions.FromString(
+        cluster.typed_extension_protocol_options[HTTP_OPTIONS].value
+    )
+    if options.HasField("explicit_http_config"):
+        return "HTTP/2" if options.explicit_http_config.HasField("http2_protocol_options") else "HTTP/1.1"
+    return "the caller's HTTP"
+
+
+def _endpoints(assignment: Any) -> Iterator[str]:
+    yield from sorted(placed_addresses(assignment)) or ["nobody: callers are answered 503"]
+
+
+def _secret(secret: Any) -> Iterator[str]:
+    yield "own certificate and key" if secret.HasField("tls_certificate") else "whom to trust"
