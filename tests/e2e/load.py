@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
@@ -63,12 +63,12 @@ async def open_loop(mesh: E2eMesh, by: str = "web-1") -> AsyncIterator[Load]:
     HTTP/1.1, HTTP/2 and gRPC keep their connections; each TCP request is a connection, and so a tunnel, of its own.
     """
     load = Load()
-    async with mesh.http(by) as http, mesh.http2(by) as http2:
-        await http2.get("/")  # the connection is there before many requests at once could open it
+    async with mesh.http(by) as http, AsyncExitStack() as open_until:
+        http2 = _Http2(mesh, by, open_until)
         with mesh.grpc(by) as channel:
             ways: tuple[Once, ...] = (
                 lambda: _http(http, "http://api.shop/"),
-                lambda: _http2(http2, "/"),
+                http2.ask,
                 lambda: _grpc(channel),
                 lambda: _tcp(mesh, by),
             )
@@ -92,13 +92,22 @@ async def _http(client: httpx.AsyncClient, url: str) -> str | None:
     return None if answer.status_code == 200 else f"{answer.status_code} {answer.text}"
 
 
-async def _http2(client: httpx.AsyncClient, url: str) -> str | None:
-    try:
-        return await _http(client, url)
-    except ValueError as error:
-        # httpcore miscounts its streams when several requests open a connection together, and says so when it lets go
-        # of one that has been answered; of one that has failed, the reason is the context.
-        return None if error.__context__ is None else repr(error.__context__)
+class _Http2:
+    """Kept connections, each with one stream at a time: httpcore loses count of streams that share one, and then waits
+    for ever. Concurrent streams are gRPC's part of the load."""
+
+    def __init__(self, mesh: E2eMesh, by: str, open_until: AsyncExitStack) -> None:
+        self._mesh, self._by, self._open_until = mesh, by, open_until
+        self._idle: list[httpx.AsyncClient] = []
+
+    async def ask(self) -> str | None:
+        if self._idle:
+            client = self._idle.pop()
+        else:
+            client = await self._open_until.enter_async_context(self._mesh.http2(self._by))
+        said = await _http(client, "/")
+        self._idle.append(client)  # not one whose request has failed
+        return said
 
 
 async def _grpc(channel: grpc.Channel) -> str | None:

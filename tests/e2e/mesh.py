@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -43,6 +44,7 @@ from tests.support.net import eventually
 from trio_grpc import TLS
 
 KEYS = Keyspace()
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # apps speak plain HTTP; a client makes one of its own in 30 ms
 BOUND_HTTP2, BOUND_GRPC, BOUND_TCP = 9201, 9202, 9203  # at web, each leading to that port of api
 APPLY_SECONDS = 30.0  # convergence takes milliseconds; a bound for a busy machine
 
@@ -299,14 +301,16 @@ class E2eMesh:
     async def http(self, name: str = "web-1") -> AsyncIterator[httpx.AsyncClient]:
         """HTTP/1.1 through the proxy port; connections are kept alive."""
         proxy = self.instances[name].proxy
-        async with httpx.AsyncClient(proxy=proxy, trust_env=False, timeout=10) as client:
+        async with httpx.AsyncClient(proxy=proxy, trust_env=False, timeout=10, verify=NO_TLS) as client:
             yield client
 
     @asynccontextmanager
     async def http2(self, name: str = "web-1") -> AsyncIterator[httpx.AsyncClient]:
         """HTTP/2 without TLS to the bound port; one connection."""
         base = f"http://{self.instances[name].local}:{BOUND_HTTP2}"
-        async with httpx.AsyncClient(base_url=base, http1=False, http2=True, trust_env=False, timeout=10) as client:
+        async with httpx.AsyncClient(
+            base_url=base, http1=False, http2=True, trust_env=False, timeout=10, verify=NO_TLS
+        ) as client:
             yield client
 
     async def get(
