@@ -7,14 +7,15 @@ would take away what works. The same holds when the workload's dependencies chan
 from dataclasses import dataclass, field
 
 from dataplane.compile.compiler import Compiler
+from dataplane.compile.reach import reached
 from dataplane.compile.resources import Update
 from dataplane.compile.scope import Scope
 from dataplane.compile.workload import Credentials
 from dataplane.snapshot.state import Change, MeshState
 from dataplane.watch.events import Event
 from schemas.errors import Problem
-from schemas.names import ServiceRef
-from schemas.objects import Service
+from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import ROUTE_KINDS, Service
 from schemas.records import TrustBundle
 
 
@@ -53,14 +54,17 @@ class Pipeline:
                 self._learning.append(event.authority)
             return False
         before = self.state.epoch
-        self._pending += self.state.apply(event)
+        changes = self.state.apply(event)
+        self._pending += changes
+        if any(isinstance(change.ref, ObjectRef) and change.ref.kind in ROUTE_KINDS for change in changes):
+            self._wanted = frozenset()  # a route may lead to services that nobody declared
         return before is not None and self.state.epoch not in (None, before)
 
     def wanted(self) -> frozenset[bytes]:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
         service = self.compiler.workload.service
         declared, learnt = self.state.service(service), len(self.compiler.learnt)
-        changed = declared is not self._wanted_by[0] or learnt != self._wanted_by[1]
+        changed = not self._wanted or declared is not self._wanted_by[0] or learnt != self._wanted_by[1]
         if changed:
             self._wanted_by, self._scope = (declared, learnt), self.compiler.wanted_scope(self.state)
         callers = any(one in self._scope for one in self.state.zone_bound)
@@ -74,7 +78,10 @@ class Pipeline:
         keyspace = self.state.keyspace
         if scope.everything:
             return base_prefixes(self.state) | {keyspace.endpoints()}
-        return base_prefixes(self.state) | {keyspace.endpoints_of(one) for one in scope.named | callers}
+        return base_prefixes(self.state) | {
+            keyspace.endpoints_of(one)
+            for one in reached(self.state, scope, self.compiler.workload) | scope.named | callers
+        }
 
     @property
     def complete(self) -> bool:

@@ -34,13 +34,13 @@ def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known)
 
 
 def narrows(change: Change, known: Known) -> bool:
-    """Whether what others say of this service may no longer hold: it goes, a port goes, or one port becomes several."""
+    """Whether what others say of this service may no longer hold: it goes, a port goes, or one becomes several."""
     stored = known.objects.get(change.ref)
     if change.ref.kind not in ("Service", "ExternalService") or stored is None:
         return False
     put, before_it = change.put, stored.object
     if not isinstance(put, Service | ExternalService) or not isinstance(before_it, Service | ExternalService):
         return True
-    before = {port.port for port in before_it.spec.ports}
-    after = {port.port for port in put.spec.ports}
+    before = {(port.port, port.name, port.protocol) for port in before_it.spec.ports}
+    after = {(port.port, port.name, port.protocol) for port in put.spec.ports}
     return bool(before - after) or (len(before) == 1 and len(after) > 1)

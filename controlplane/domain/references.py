@@ -3,8 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from routing.backends import backend_refs
 from schemas.names import ObjectRef
-from schemas.objects import AnyObject, AuthorizationPolicy, BackendTrafficPolicy, Service
+from schemas.objects import (
+    AnyObject,
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    GRPCRoute,
+    HTTPRoute,
+    Service,
+    TCPRoute,
+)
 from schemas.objects.service import Dependency
 
 ANY_SERVICE = "*"
@@ -24,6 +33,13 @@ def references(value: AnyObject) -> Iterator[Reference]:
             for index, dependency in enumerate(value.spec.dependencies or ()):
                 if dependency.name != ANY_SERVICE:
                     yield Reference(dependency_target(value, dependency), f"$.spec.dependencies[{index}]")
+        case HTTPRoute() | GRPCRoute() | TCPRoute():
+            own = value.metadata.namespace
+            for index, parent in enumerate(value.spec.parent_refs):
+                ref = ObjectRef(parent.kind, parent.namespace or own, parent.name)
+                yield Reference(ref, f"$.spec.parentRefs[{index}]")
+            for path, backend in backend_refs(value):
+                yield Reference(ObjectRef(backend.kind, backend.namespace or own, backend.name), path)
         case AuthorizationPolicy() | BackendTrafficPolicy():
             for index, target in enumerate(value.spec.target_refs or ()):
                 ref = ObjectRef(target.kind, value.metadata.namespace, target.name)

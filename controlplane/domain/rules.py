@@ -11,6 +11,7 @@ from controlplane.domain.federation import (
 )
 from controlplane.domain.known import After
 from controlplane.domain.references import ANY_SERVICE, Reference, dependency_target, references
+from controlplane.domain.routes import route_problems
 from schemas.checking import json_path
 from schemas.errors import Problem
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef
@@ -19,8 +20,11 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    GRPCRoute,
+    HTTPRoute,
     Mesh,
     Service,
+    TCPRoute,
     TrustBundle,
 )
 from schemas.objects.health import AppHealthCheck
@@ -38,6 +42,8 @@ def problems_of(value: AnyObject, after: After, subject: str) -> Iterator[Proble
             yield from _mesh(value, subject)
         case Service():
             yield from _service(value, after, subject)
+        case HTTPRoute() | GRPCRoute() | TCPRoute():
+            yield from route_problems(value, after, subject)
         case BackendTrafficPolicy():
             yield from _traffic_policy(value, after, subject)
         case ExternalService():

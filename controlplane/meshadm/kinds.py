@@ -9,6 +9,9 @@ DEFAULT_NAMESPACE = "default"
 
 SHORT_FORMS = {
     "Service": ("svc",),
+    "HTTPRoute": ("http",),
+    "GRPCRoute": ("grpc",),
+    "TCPRoute": ("tcp",),
     "AuthorizationPolicy": ("authz",),
     "BackendTrafficPolicy": ("btp",),
     "ExternalService": ("extsvc",),

@@ -7,11 +7,12 @@ import msgspec
 
 from controlplane.meshadm.table import Table, count, joined, printable
 from controlplane.meshadm.values import Listing, Stored
+from routing.backends import services_named
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.keys import Keyspace
 from schemas.names import ObjectRef
-from schemas.objects import ExternalService, Service
+from schemas.objects import AnyRoute, ExternalService, Service
 from schemas.objects.common import TargetRef
 
 ACTIONS = {
@@ -41,8 +42,29 @@ def _dependencies(service: Service) -> str:
     )
 
 
+def _parents(route: AnyRoute) -> str:
+    own = route.metadata.namespace
+    return joined(
+        (ref.name if ref.namespace in (None, own) else f"{ref.name}.{ref.namespace}")
+        + (f":{ref.port or ref.section_name}" if ref.port or ref.section_name else "")
+        for ref in route.spec.parent_refs
+    )
+
+
+def _backends(route: AnyRoute) -> str:
+    return joined(sorted({str(service) for service in services_named(route)}))
+
+
+_ROUTE_COLUMNS: Sequence[Column] = (
+    ("FOR", _parents),
+    ("RULES", lambda one: str(len(one.spec.rules))),
+    ("TO", _backends),
+)
 _COLUMNS: Mapping[str, Sequence[Column]] = {
     "Service": (("PORTS", _ports), ("DEPENDENCIES", _dependencies)),
+    "HTTPRoute": _ROUTE_COLUMNS,
+    "GRPCRoute": _ROUTE_COLUMNS,
+    "TCPRoute": _ROUTE_COLUMNS,
     "AuthorizationPolicy": (
         ("ACTION", lambda one: one.spec.action),
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),

@@ -1,6 +1,6 @@
 """Upstreams: other sidecars by service port, and the own app; and the endpoints of the former."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2, base_pb2
@@ -13,6 +13,7 @@ from dataplane.compile.http import http2_options
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, Resource
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
+from routing.backends import Labels, Target
 from schemas.errors import Problem
 from schemas.names import ServiceRef, SpiffeId
 from schemas.objects.external import ExternalService
@@ -25,8 +26,17 @@ CONNECT_TIMEOUT_S = 2
 NO_LIMIT = 2**32 - 1
 
 
-def outbound_name(service: ServiceRef, port: int) -> str:
-    return f"outbound|{service}|{port}"
+def outbound_name(service: ServiceRef, port: int, labels: Labels = ()) -> str:
+    """labels: of a subset, sorted by name."""
+    subset = ",".join(f"{name}={value}" for name, value in labels)
+    return f"outbound|{service}|{port}" + (f"|{subset}" if subset else "")
+
+
+def name_of(target: Target) -> str:
+    """The cluster that a route leads to."""
+    if target.missing:
+        return f"missing|{target.service}|{target.port}"
+    return outbound_name(target.service, target.port, target.labels)
 
 
 def app_name(port: ServicePort) -> str:
@@ -37,16 +47,18 @@ def socket_address(address: str, port: int) -> address_pb2.Address:
     return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=address, port_value=port))
 
 
-def outbound_clusters(state: MeshState, service: ServiceRef, trust_domain: str) -> list[Resource]:
-    """One cluster a port of the service; none where the service does not exist."""
+def outbound_clusters(
+    state: MeshState, service: ServiceRef, trust_domain: str, extra: Sequence[Target] = ()
+) -> list[Resource]:
+    """One cluster a port of the service, none where the service does not exist; beside them what routes ask for."""
+    result = list({name_of(one): missing_cluster(one) for one in extra if one.missing}.values())
     declared = state.destination(service)
     if declared is None:
-        return []
+        return result
     server = _server(declared, service, trust_domain)
     policy = state.traffic_policy(service)
-    result = []
-    for port in declared.spec.ports:
-        cluster = _cluster(outbound_name(service, port.port))
+    for port, labels in _subsets(declared, extra):
+        cluster = _cluster(outbound_name(service, port.port, labels))
         cluster.type = cluster_pb2.Cluster.EDS
         cluster.eds_cluster_config.eds_config.CopyFrom(tls.ads_source())
         cluster.transport_socket.CopyFrom(tls.upstream(server))
@@ -57,13 +69,40 @@ def outbound_clusters(state: MeshState, service: ServiceRef, trust_domain: str) 
     return result
 
 
-def app_cluster(port: ServicePort, address: str, app_port: int) -> Resource:
-    """The own app, in the protocol that it speaks."""
-    cluster = _cluster(app_name(port))
+def static_cluster(name: str, address: str, port: int) -> Resource:
+    """One address, plain."""
+    cluster = _static(name, address, port)
+    return Resource.of(CLUSTER, name, cluster)
+
+
+def _static(name: str, address: str, port: int) -> cluster_pb2.Cluster:
+    cluster = _cluster(name)
+    cluster.type = cluster_pb2.Cluster.STATIC
+    cluster.load_assignment.cluster_name = name
+    host = cluster.load_assignment.endpoints.add().lb_endpoints.add()
+    host.endpoint.address.CopyFrom(socket_address(address, port))
+    return cluster
+
+
+def missing_cluster(target: Target) -> Resource:
+    """Where a route's requests go that leads to nothing: no instance, 503, and the reason in the answer."""
+    cluster = _cluster(name_of(target))
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.cluster_name = cluster.name
-    host = cluster.load_assignment.endpoints.add().lb_endpoints.add()
-    host.endpoint.address.CopyFrom(socket_address(address, app_port))
+    cluster.metadata.filter_metadata["mesh"].update({"reason": f": {target.missing}"})
+    return Resource.of(CLUSTER, cluster.name, cluster)
+
+
+def _subsets(declared: Service | ExternalService, extra: Sequence[Target]) -> Iterator[tuple[ServicePort, Labels]]:
+    """Each port with all its instances, and with those that carry the labels of a subset."""
+    for port in declared.spec.ports:
+        yield port, ()
+        yield from ((port, one.labels) for one in extra if one.labels and not one.missing and one.port == port.port)
+
+
+def app_cluster(port: ServicePort, address: str, app_port: int) -> Resource:
+    """The own app, in the protocol that it speaks."""
+    cluster = _static(app_name(port), address, app_port)
     if port.protocol in ("http2", "grpc"):
         options = http_protocol_options_pb2.HttpProtocolOptions()
         options.explicit_http_config.http2_protocol_options.CopyFrom(http2_options())
@@ -71,8 +110,11 @@ def app_cluster(port: ServicePort, address: str, app_port: int) -> Resource:
     return Resource.of(CLUSTER, cluster.name, cluster)
 
 
-def load_assignments(state: MeshState, service: ServiceRef, caller: Workload) -> list[Resource]:
-    """The live endpoints by zone, one assignment a port of the service. An instance that lacks a port is not in it."""
+def load_assignments(
+    state: MeshState, service: ServiceRef, caller: Workload, extra: Sequence[Target] = ()
+) -> list[Resource]:
+    """The live endpoints by zone, one assignment a port of the service and a subset (`extra`) of it. An instance that
+    lacks a port is not in it."""
     declared = state.destination(service)
     if declared is None:
         return []
@@ -82,11 +124,12 @@ def load_assignments(state: MeshState, service: ServiceRef, caller: Workload) ->
     callers = state.endpoints(caller.service) if localities.prefers_local(policy) else []
     callers_by_zone = localities.zones_of(one for _, one in callers)
     result = []
-    for port in declared.spec.ports:
-        name = outbound_name(service, port.port)
+    for port, labels in _subsets(declared, extra):
+        name = outbound_name(service, port.port, labels)
         assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
         by_zone: dict[Locality, list[tuple[str, int]]] = {}
-        for zone, address, number in () if revoked else _addresses(state, declared, service, port, caller):
+        found = () if revoked else _addresses(state, declared, service, port, labels, caller)
+        for zone, address, number in found:
             by_zone.setdefault(zone, []).append((address, number))
         counts = {zone: len(addresses) for zone, addresses in by_zone.items()}
         placed = localities.places(localities.zone_aware(policy), caller.locality, counts, callers_by_zone)
@@ -104,17 +147,22 @@ def _server(declared: Service | ExternalService, service: ServiceRef, trust_doma
 
 
 def _addresses(
-    state: MeshState, declared: Service | ExternalService, service: ServiceRef, port: ServicePort, caller: Workload
+    state: MeshState,
+    declared: Service | ExternalService,
+    service: ServiceRef,
+    port: ServicePort,
+    labels: Labels,
+    caller: Workload,
 ) -> Iterator[tuple[Locality, str, int]]:
     if isinstance(declared, ExternalService):
         if untrusted(state, declared, caller) is not None:
             return  # what is connected from before is let go, too
-        for endpoint in declared.spec.endpoints:
+        for endpoint in declared.spec.endpoints if not labels else ():  # they carry none
             yield Locality(), endpoint.address, (endpoint.ports or {}).get(port.name, port.port)
         return
     for _, instance in state.endpoints(service):
         number = instance.ports.get(port.name)
-        if number is not None:
+        if number is not None and all(instance.labels.get(name) == value for name, value in labels):
             yield instance.locality, instance.address, number
 
 

@@ -5,21 +5,33 @@ configuration. A change names the units that it may affect; those are built anew
 same is dropped. So the result depends on the state alone, never on the way to it, and the work on the change alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dataplane.compile import clusters, inbound, on_demand, outbound, tls
 from dataplane.compile.authorization import applies
 from dataplane.compile.hashing import hash_of
+from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
 from dataplane.compile.resources import Resource, ResourceKey, Update
+from dataplane.compile.route_problems import route_problems
 from dataplane.compile.scope import Scope, scope_of
 from dataplane.compile.workload import Credentials, Workload
 from dataplane.snapshot.state import Change, MeshState, targets
+from routing.backends import services_named
+from routing.table import parents
 from schemas.errors import Problem
 from schemas.keys import EndpointRef, RevocationRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, ExternalService, Service, federation
+from schemas.objects import (
+    ROUTE_KINDS,
+    AnyRoute,
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    ExternalService,
+    Service,
+    federation,
+)
 from schemas.objects.traffic import ConsistentHash
 from schemas.records import Endpoint, Locality, TrustBundle
 
@@ -71,7 +83,7 @@ class Compiler:
     _taken_in: int = 0
     """How many of `learnt` are in `scope`."""
     _built: dict[Unit, Mapping[ResourceKey, Resource]] = field(default_factory=dict)
-    _problems: dict[Unit, Problem] = field(default_factory=dict)
+    _problems: dict[Unit, tuple[Problem, ...]] = field(default_factory=dict)
 
     def resources(self) -> dict[ResourceKey, Resource]:
         """The whole configuration."""
@@ -79,7 +91,7 @@ class Compiler:
 
     def problems(self) -> list[Problem]:
         """References that lead nowhere, as far as they concern this workload."""
-        return [self._problems[unit] for unit in sorted(self._problems)]
+        return [problem for unit in sorted(self._problems) for problem in self._problems[unit]]
 
     def rebuild(self, state: MeshState) -> Update:
         """Everything from scratch; the difference to what was built before."""
@@ -116,8 +128,10 @@ class Compiler:
             return set()
         self._taken_in = len(self.learnt)
         before, self.scope = self.scope, self._scope_in_force(state)
-        added = [service for service in self.scope.named - before.named if state.destination(service)]
-        return {*map(clusters_of, added), *map(endpoints_of, added), *([PROXY_ROUTES] if added else [])}
+        added = self.scope.named - before.named
+        # Their routes may lead to services that were in scope already, and ask for subsets of those.
+        led_to = (services_named(route) for service in added for route in state.routes_for(service))
+        return {*self._services(added.union(*led_to)), *([PROXY_ROUTES] if added else [])}
 
     def open_detours(self, state: MeshState, authorities: Iterable[str]) -> Update:
         """Envoy has all that an earlier update said of them: lets go what it holds for them."""
@@ -140,7 +154,7 @@ class Compiler:
         return ObjectRef(Service.__name__, self.workload.service.namespace, self.workload.service.name)
 
     def _units(self, state: MeshState) -> set[Unit]:
-        services = self.scope.services(state)
+        services = reached(state, self.scope, self.workload)
         return {
             SECRETS, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
             *map(clusters_of, services), *map(endpoints_of, services),
@@ -153,12 +167,16 @@ class Compiler:
         match change.ref:
             case ObjectRef(kind=Service.__name__ | ExternalService.__name__, namespace=namespace, name=name):
                 service = ServiceRef(namespace, name)
-                if service not in self.scope:
+                if not self._reaches(state, service):
                     return set()
-                ports = {bound(one.bind_port) for one in self.scope.bound if one.service == service}
-                return {clusters_of(service), endpoints_of(service), PROXY_ROUTES} | ports
+                # Routes that lead to it, or from it, tell what is missing.
+                named = {service}.union(*(services_named(route) for route in state.routes_for(service)))
+                callers = {service}.union(*(parents(route) for route in state.routes_to(service)))
+                return {PROXY_ROUTES, *self._services(named), *self._bound_to(callers)}
+            case ObjectRef(kind=kind) if kind in ROUTE_KINDS:
+                return self._touched_by_route(state, change)
             case ObjectRef(kind=BackendTrafficPolicy.__name__):
-                return self._touched_by_policy(change)
+                return self._touched_by_policy(state, change)
             case ObjectRef(kind=AuthorizationPolicy.__name__, namespace=namespace):
                 if namespace != self.workload.service.namespace:
                     return set()
@@ -169,9 +187,9 @@ class Compiler:
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
                 return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
             case EndpointRef(service=service):
-                touched = {endpoints_of(service)} if service in self.scope else set()
+                touched = {endpoints_of(service)} if self._reaches(state, service) else set()
                 if service == self.workload.service and _zone_of(change.before) != _zone_of(change.after):
-                    touched |= {endpoints_of(one) for one in state.zone_bound if one in self.scope}
+                    touched |= {endpoints_of(one) for one in state.zone_bound if self._reaches(state, one)}
                 return touched
             case ObjectRef(kind=federation.TrustBundle.__name__):
                 values = [one for one in (change.before, change.after) if isinstance(one, federation.TrustBundle)]
@@ -179,7 +197,7 @@ class Compiler:
             case TrustRef(trust_domain=domain):
                 return self._touched_by_trust(state, {domain})
             case RevocationRef(service=service):
-                return {INBOUND_ROUTES} | ({endpoints_of(service)} if service in self.scope else set())
+                return {INBOUND_ROUTES} | ({endpoints_of(service)} if self._reaches(state, service) else set())
         return set()
 
     def _touched_by_trust(self, state: MeshState, domains: set[str]) -> set[Unit]:
@@ -187,14 +205,32 @@ class Compiler:
         if domains == {self.workload.trust_domain}:
             return {SECRETS}
         externals = {ref for domain in domains for ref in state.externals_of(domain)}
-        return {SECRETS, INBOUND_ROUTES, *(endpoints_of(ref) for ref in externals if ref in self.scope)}
+        reached_ones = (ref for ref in externals if self._reaches(state, ref))
+        return {SECRETS, INBOUND_ROUTES, *map(endpoints_of, reached_ones)}
 
-    def _touched_by_policy(self, change: Change) -> set[Unit]:
-        affected = {one for one in (*targets(change.before), *targets(change.after)) if one in self.scope}
-        touched = {unit for service in affected for unit in (clusters_of(service), endpoints_of(service))}
+    def _touched_by_policy(self, state: MeshState, change: Change) -> set[Unit]:
+        affected = {one for one in (*targets(change.before), *targets(change.after)) if self._reaches(state, one)}
+        touched = self._services(affected)
         if affected and _hash_of(change.before) != _hash_of(change.after):
-            touched |= {PROXY_ROUTES} | {bound(one.bind_port) for one in self.scope.bound if one.service in affected}
+            callers = affected.union(*(parents(route) for one in affected for route in state.routes_to(one)))
+            touched |= {PROXY_ROUTES, *self._bound_to(callers)}
         return touched
+
+    def _touched_by_route(self, state: MeshState, change: Change) -> set[Unit]:
+        touched: set[Unit] = set()
+        for route in (change.before, change.after):
+            if isinstance(route, AnyRoute) and leads_anywhere(self.scope, self.workload, route):
+                touched |= {PROXY_ROUTES, *self._services(services_named(route)), *self._bound_to(set(parents(route)))}
+        return touched
+
+    def _reaches(self, state: MeshState, service: ServiceRef) -> bool:
+        return is_reached(state, self.scope, self.workload, service)
+
+    def _services(self, services: Iterable[ServiceRef]) -> set[Unit]:
+        return {unit for service in services for unit in (clusters_of(service), endpoints_of(service))}
+
+    def _bound_to(self, services: Set[ServiceRef]) -> set[Unit]:
+        return {bound(one.bind_port) for one in self.scope.bound if one.service in services}
 
     def _build(self, state: MeshState, units: Iterable[Unit]) -> Update:
         changed: list[Resource] = []
@@ -213,22 +249,28 @@ class Compiler:
                 case Unit("inbound routes"):
                     after = _by_key(inbound.inbound_routes(state, self.workload, closed=self.expired))
                 case Unit("proxy listener"):
-                    after = _by_key([outbound.proxy_listener(self.workload, self.scope, closed=self.expired)])
+                    listener = outbound.proxy_listener(self.workload, self.scope, closed=self.expired)
+                    after = _by_key([listener, outbound.self_cluster(self.workload)])
                 case Unit("proxy routes"):
                     after = _by_key([outbound.proxy_routes(state, self.workload, self.scope)])
+                    if found := route_problems(state, self.workload, self.scope):
+                        self._problems[unit] = found
                 case Unit("clusters", of) if of in services:
-                    after = _by_key(clusters.outbound_clusters(state, services[of], self.workload.trust_domain))
+                    extra = targets_in(state, self.scope, self.workload, services[of])
+                    own = self.workload.trust_domain
+                    after = _by_key(clusters.outbound_clusters(state, services[of], own, extra))
                 case Unit("endpoints", of) if of in services:
-                    after = _by_key(clusters.load_assignments(state, services[of], self.workload))
+                    extra = targets_in(state, self.scope, self.workload, services[of])
+                    after = _by_key(clusters.load_assignments(state, services[of], self.workload, extra))
                     doubt = clusters.untrusted(state, state.destination(services[of]), self.workload)
                     if doubt is not None:
-                        self._problems[unit] = doubt
+                        self._problems[unit] = (doubt,)
                 case Unit("detour", of) if self.scope.on_demand:
                     after = _by_key([on_demand.detour(of, self.workload)])
                 case Unit("bound", of) if of in ports:
                     result = outbound.bound_resources(state, self.workload, ports[of])
                     if isinstance(result, Problem):
-                        self._problems[unit] = result
+                        self._problems[unit] = (result,)
                     else:
                         after = _by_key(result)
             if after:
@@ -241,7 +283,7 @@ class Compiler:
         """The services that `units` speak of and that are in scope; only those, so that the work is the change's."""
         for of in {unit.of for unit in units if unit.kind in ("clusters", "endpoints")}:
             service = ServiceRef.parse(of)
-            if service in self.scope:
+            if self._reaches(state, service):
                 yield service
 
     def _bundles(self, state: MeshState) -> list[TrustBundle]:

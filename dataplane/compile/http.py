@@ -23,6 +23,9 @@ HTTP2_CONNECTION_WINDOW_BYTES = 2 * 1024 * 1024
 REQUEST_HEADERS_TIMEOUT_S = 10
 # Seconds. Long enough for quiet gRPC streams and long polls; a stream that a dead peer left behind still ends.
 STREAM_IDLE_TIMEOUT_S = 3600
+# Protocols that HTTP/1.1 connections may be upgraded to: WebSocket (RFC 6455), and what container engines use. Envoy
+# knows no "all"; h2c is not among them, which nobody needs: apps may speak HTTP/2 at once.
+UPGRADES = ("websocket", "tcp", "spdy/3.1")
 
 
 def http2_options() -> protocol_pb2.Http2ProtocolOptions:
@@ -64,6 +67,8 @@ def connection_manager(
         generate_request_id=wrappers_pb2.BoolValue(value=not inbound),
         preserve_external_request_id=True,
         http_filters=[*filters, _router()],
+        # Over HTTP/2 they travel as extended CONNECT (RFC 8441), and arrive as what they were.
+        upgrade_configs=[_Manager.UpgradeConfig(upgrade_type=one) for one in UPGRADES],
     )
     # WSGI and CGI fold '_' and '-' into one name: `X_Forwarded_Client_Cert` would pass for the identity header.
     manager.common_http_protocol_options.headers_with_underscores_action = (
@@ -73,11 +78,23 @@ def connection_manager(
         manager.set_current_client_cert_details.uri = True
     else:
         manager.http_protocol_options.allow_absolute_url.value = True
+        manager.local_reply_config.CopyFrom(_reasons())
     if takes_connect:
         manager.upgrade_configs.add(upgrade_type="CONNECT")
     return listener_components_pb2.Filter(
         name="envoy.filters.network.http_connection_manager", typed_config=packed(manager)
     )
+
+
+def _reasons() -> hcm_pb2.LocalReplyConfig:
+    """Who calls what is not there is told what, and which object says so: `clusters.missing_cluster`."""
+    mapper = hcm_pb2.ResponseMapper()
+    mapper.filter.response_flag_filter.flags.append("UH")
+    mapper.body_format_override.text_format_source.inline_string = (
+        "%LOCAL_REPLY_BODY%: %UPSTREAM_CLUSTER%%METADATA(CLUSTER:mesh:reason)%\n"
+    )
+    mapper.body_format_override.omit_empty_values = True
+    return hcm_pb2.LocalReplyConfig(mappers=[mapper])
 
 
 def _router() -> hcm_pb2.HttpFilter:

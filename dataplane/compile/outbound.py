@@ -8,26 +8,25 @@ from collections.abc import Iterator
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
-from google.protobuf import duration_pb2, wrappers_pb2
+from google.protobuf import duration_pb2
 
 from dataplane.compile import clusters, on_demand, tls
-from dataplane.compile.hashing import hash_route, hash_tcp, source_filter
+from dataplane.compile.hashing import hash_tcp, source_filter
 from dataplane.compile.http import connection_manager
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
+from dataplane.compile.route_actions import RETRIES, http_routes, tcp_action, tcp_backends
+from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.scope import BoundPort, Scope, bound_target
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
+from routing.table import Table, table
 from schemas.errors import Problem
 from schemas.names import ServiceRef
 from schemas.objects.external import ExternalService
 from schemas.objects.service import Service, ServicePort
-from schemas.objects.traffic import BackendTrafficPolicy
 
 PROXY = "outbound|proxy"
-# Only what never reached an app is tried again, so that it is safe for every method: no connection, a stream refused
-# by a draining peer, a reset before the request was sent.
-RETRY_ON = "connect-failure,refused-stream,reset-before-request"
-RETRIES = 2
+SELF = "outbound|self"
 
 
 def bound_name(bound: BoundPort) -> str:
@@ -43,10 +42,15 @@ def host_names(service: ServiceRef, caller: ServiceRef) -> list[str]:
 def proxy_listener(workload: Workload, scope: Scope, *, closed: bool = False) -> Resource:
     """closed: tunnels that are open end with the drain time, since their filter chain is another one now."""
     listener = _listener(PROXY, workload, workload.proxy_port)
-    filters = [on_demand.hold_filter()] if scope.on_demand else []
+    filters = [*([on_demand.hold_filter()] if scope.on_demand else []), *dormant_filters()]
     manager = connection_manager(name=PROXY, inbound=False, takes_connect=True, filters=filters)
     listener.filter_chains.add(name="closed" if closed else "").filters.extend([source_filter(workload), manager])
     return Resource.of(LISTENER, PROXY, listener)
+
+
+def self_cluster(workload: Workload) -> Resource:
+    """The own proxy port, for what comes out of tunnels."""
+    return clusters.static_cluster(SELF, workload.local_address, workload.proxy_port)
 
 
 def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource:
@@ -55,9 +59,7 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
     for ref in scope.services(state):
         service = state.destination(ref)
         if service is not None:
-            configuration.virtual_hosts.extend(
-                _virtual_hosts(service, ref, workload.service, state.traffic_policy(ref))
-            )
+            configuration.virtual_hosts.extend(_virtual_hosts(state, service, ref, workload.service))
     if scope.on_demand:
         for host in configuration.virtual_hosts:
             host.request_headers_to_remove.append(on_demand.SECOND_PASS)
@@ -79,25 +81,30 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     port = _taken(state, workload, bound) or bound_target(state, bound)
     if isinstance(port, Problem):
         return port
-    name, cluster = bound_name(bound), clusters.outbound_name(bound.service, port.port)
+    name = bound_name(bound)
     listener = _listener(name, workload, bound.bind_port)
     chain = listener.filter_chains.add()
     chain.filters.append(source_filter(workload))
-    policy = state.traffic_policy(bound.service)
+    routes = table_of(state, bound.service, port, workload.service)
     if port.protocol == "tcp":
-        proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name, cluster=cluster)
+        proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name)
+        found = tcp_backends(state, routes)
+        if len(found) == 1:
+            proxy.cluster = clusters.name_of(found[0].target)
+        for one in found if len(found) > 1 else ():
+            proxy.weighted_clusters.clusters.add(name=clusters.name_of(one.target), weight=one.weight)
         proxy.tunneling_config.hostname = f"{bound.service}.{on_demand.HOST_SUFFIX}:{port.port}"
         proxy.max_connect_attempts.value = 1 + RETRIES
-        hash_tcp(proxy, policy)
+        hash_tcp(proxy, state.traffic_policy(found[0].target.service))
         chain.filters.append(
             listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=tls.packed(proxy))
         )
         return [Resource.of(LISTENER, name, listener)]
-    chain.filters.append(connection_manager(name=name, inbound=False))
+    chain.filters.append(connection_manager(name=name, inbound=False, filters=dormant_filters()))
     configuration = route_pb2.RouteConfiguration(name=name)
     configuration.validate_clusters.value = False
     host = configuration.virtual_hosts.add(name=name, domains=["*"])
-    host.routes.append(_http_route(cluster, policy))
+    host.routes.extend(http_routes(state, routes))
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
 
 
@@ -119,11 +126,12 @@ def _listener(name: str, workload: Workload, port: int) -> listener_pb2.Listener
     )
 
 
+def table_of(state: MeshState, service: ServiceRef, port: ServicePort, caller: ServiceRef) -> Table:
+    return table(service, port, caller, state.routes_for(service))
+
+
 def _virtual_hosts(
-    service: Service | ExternalService,
-    ref: ServiceRef,
-    caller: ServiceRef,
-    policy: BackendTrafficPolicy | None,
+    state: MeshState, service: Service | ExternalService, ref: ServiceRef, caller: ServiceRef
 ) -> Iterator[route_components_pb2.VirtualHost]:
     names = host_names(ref, caller)
     default = _default_port(service)
@@ -133,19 +141,20 @@ def _virtual_hosts(
         if port is default:
             domains += names
         host = route_components_pb2.VirtualHost(name=cluster, domains=domains)
+        routes = table_of(state, ref, port, caller)
         tunnel = host.routes.add(match=_connect_match())
-        tunnel.route.cluster = cluster
-        tunnel.route.timeout.CopyFrom(duration_pb2.Duration())
-        connect = tunnel.route.upgrade_configs.add(upgrade_type="CONNECT")
         if port.protocol == "tcp":
             # The tunnel goes on to the other sidecar, which ends it.
-            tunnel.route.retry_policy.CopyFrom(_retry_policy())
-            hash_route(tunnel.route, policy, is_tcp=True)
+            tunnel.route.CopyFrom(tcp_action(state, routes))
+            tunnel.route.upgrade_configs.add(upgrade_type="CONNECT")
             text = f"port {port.port} of {ref} is a TCP port: use CONNECT, or a bound port\n"
             host.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 400, text))
         else:
-            connect.connect_config.SetInParent()  # it ends here: what is in it is HTTP
-            host.routes.append(_http_route(cluster, policy))
+            # It ends here: what is in it is HTTP. Where routes are to judge that, it enters the proxy port once more.
+            tunnel.route.cluster = SELF if routes.routed else cluster
+            tunnel.route.timeout.CopyFrom(duration_pb2.Duration())
+            tunnel.route.upgrade_configs.add(upgrade_type="CONNECT").connect_config.SetInParent()
+            host.routes.extend(http_routes(state, routes))
         yield host
 
 
@@ -157,19 +166,6 @@ def _default_port(service: Service | ExternalService) -> ServicePort | None:
 
 def _connect_match() -> route_components_pb2.RouteMatch:
     return route_components_pb2.RouteMatch(connect_matcher=route_components_pb2.RouteMatch.ConnectMatcher())
-
-
-def _http_route(cluster: str, policy: BackendTrafficPolicy | None) -> route_components_pb2.Route:
-    route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(prefix="/"))
-    route.route.cluster = cluster
-    route.route.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
-    route.route.retry_policy.CopyFrom(_retry_policy())
-    hash_route(route.route, policy)
-    return route
-
-
-def _retry_policy() -> route_components_pb2.RetryPolicy:
-    return route_components_pb2.RetryPolicy(retry_on=RETRY_ON, num_retries=wrappers_pb2.UInt32Value(value=RETRIES))
 
 
 def _answer(match: route_components_pb2.RouteMatch, status: int, text: str) -> route_components_pb2.Route:

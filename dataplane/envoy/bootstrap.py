@@ -87,6 +87,11 @@ def bootstrap(given: BootstrapInput) -> dict[str, Any]:
             "lds_config": ads,
         },
         "static_resources": {"clusters": [_xds_cluster(given.ads_socket)]},
+        # Envoy refuses a regular expression of more than 100 instructions by default, and with it a whole route table.
+        # What routes may hold is bounded where they are checked (routing/expressions.py): well below this.
+        "layered_runtime": {
+            "layers": [{"name": "mesh", "static_layer": {"re2": {"max_program_size": {"error_level": 100_000}}}}]
+        },
         # Statistics are computed when they are read; nothing is pushed, so no timer either.
         "stats_flush_on_admin": True,
         # A cluster's hundreds of statistics come to be with its first request: memory for what is used.

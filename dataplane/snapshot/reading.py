@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping
 
 import msgspec
 
+from routing.check import route_faults
 from schemas import checking, codec
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.keys import DataRef, EndpointRef, EpochRef, RevocationRef, TrustRef
@@ -16,10 +17,14 @@ from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId, che
 from schemas.objects import (
     MESH_WIDE,
     AnyObject,
+    AnyRoute,
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    GRPCRoute,
+    HTTPRoute,
     Service,
+    TCPRoute,
 )
 from schemas.objects.authorization import AuthorizationPolicySpec
 from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
@@ -48,6 +53,8 @@ def read(ref: DataRef, data: bytes) -> Value:
                     _check_policy(value, data, subject)
                 case BackendTrafficPolicy():
                     _check_traffic(value, subject)
+                case HTTPRoute() | GRPCRoute() | TCPRoute():
+                    _check_route(value, subject)
             return value
         case EndpointRef():
             return _endpoint(ref, data, subject)
@@ -112,6 +119,12 @@ def _check_traffic(policy: BackendTrafficPolicy, subject: str) -> None:
     fault = next(traffic_faults(policy.spec), None)
     if fault is not None:
         raise Corrupt(Problem(subject, fault.message, checking.json_path(("spec", *fault.path)), fault.remedy))
+
+
+def _check_route(route: AnyRoute, subject: str) -> None:
+    fault = next(route_faults(route), None)
+    if fault is not None:
+        raise Corrupt(Problem(subject, fault.message, checking.json_path(fault.path), fault.remedy))
 
 
 def _endpoint(ref: EndpointRef, data: bytes, subject: str) -> Endpoint:

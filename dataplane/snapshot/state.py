@@ -12,10 +12,20 @@ from typing import TypeVar
 from dataplane.snapshot.reading import Value, read
 from dataplane.snapshot.revoked import Revoked
 from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing, Put
+from routing.backends import services_named
+from routing.table import parents
 from schemas.errors import Corrupt, Problem
 from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, RevocationRef, StatusRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, ExternalService, Service, federation
+from schemas.objects import (
+    ROUTE_KINDS,
+    AnyRoute,
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    ExternalService,
+    Service,
+    federation,
+)
 from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
 
 K = TypeVar("K")
@@ -56,6 +66,8 @@ class MeshState:
     zone_bound: set[ServiceRef] = field(default_factory=set)
     """Services whose requests are to stay in the caller's zone: what each zone gets depends on the callers' zones."""
     _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
+    _routes_for: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
+    _routes_to: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _services: dict[ServiceRef, Service] = field(default_factory=dict)
     _externals: dict[ServiceRef, ExternalService] = field(default_factory=dict)
     _federated: dict[str, set[ObjectRef]] = field(default_factory=dict)
@@ -89,6 +101,21 @@ class MeshState:
             if isinstance(policy, BackendTrafficPolicy):
                 return policy
         return None
+
+    def routes_for(self, service: ServiceRef) -> list[AnyRoute]:
+        """Those that name it as a parent, in order."""
+        return self._routes(self._routes_for.get(service, ()))
+
+    def routed(self) -> set[ServiceRef]:
+        """The services that any route names as a parent."""
+        return set(self._routes_for)
+
+    def routes_to(self, service: ServiceRef) -> list[AnyRoute]:
+        """Those that lead to it, in order."""
+        return self._routes(self._routes_to.get(service, ()))
+
+    def _routes(self, refs: Iterable[ObjectRef]) -> list[AnyRoute]:
+        return [route for ref in sorted(refs) if isinstance(route := self.values.get(ref), AnyRoute)]
 
     def authorization_policies(self, namespace: str) -> list[AuthorizationPolicy]:
         """All of a namespace, in the order of their names."""
@@ -258,6 +285,8 @@ class MeshState:
                         self.zone_bound.add(target)
                     else:
                         self.zone_bound.discard(target)
+            case _ if isinstance(ref, ObjectRef) and ref.kind in ROUTE_KINDS:
+                self._index_route(ref, before, after)
             case (AuthorizationPolicy(), _) | (_, AuthorizationPolicy()) if isinstance(ref, ObjectRef):
                 if after is None:
                     _discard(self._policies, ref.namespace, ref)
@@ -268,6 +297,18 @@ class MeshState:
                     self._trust[ref.trust_domain] = after
                 else:
                     del self._trust[ref.trust_domain]
+
+    def _index_route(self, ref: ObjectRef, before: Value | None, after: Value | None) -> None:
+        if isinstance(before, AnyRoute):
+            for service in parents(before):
+                _discard(self._routes_for, service, ref)
+            for service in services_named(before):
+                _discard(self._routes_to, service, ref)
+        if isinstance(after, AnyRoute):
+            for service in parents(after):
+                self._routes_for.setdefault(service, set()).add(ref)
+            for service in services_named(after):
+                self._routes_to.setdefault(service, set()).add(ref)
 
 
 def targets(value: Value | None) -> list[ServiceRef]:

@@ -4,21 +4,52 @@ from schemas.objects.authorization import AuthorizationPolicy
 from schemas.objects.common import API_VERSION, Metadata, Object, TargetRef
 from schemas.objects.external import ExternalService
 from schemas.objects.federation import TrustBundle
+from schemas.objects.grpc_route import GRPCRoute
+from schemas.objects.http_route import HTTPRoute
 from schemas.objects.mesh import Mesh
 from schemas.objects.service import Service
+from schemas.objects.tcp_route import TCPRoute
 from schemas.objects.traffic import BackendTrafficPolicy
 
-AnyObject = Mesh | Service | BackendTrafficPolicy | AuthorizationPolicy | ExternalService | TrustBundle
+AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
+AnyObject = Mesh | Service | AnyRoute | BackendTrafficPolicy | AuthorizationPolicy | ExternalService | TrustBundle
 
 KINDS: dict[str, type[AnyObject]] = {
     kind.__name__: kind
-    for kind in (Mesh, Service, BackendTrafficPolicy, AuthorizationPolicy, ExternalService, TrustBundle)
+    for kind in (
+        Mesh,
+        Service,
+        HTTPRoute,
+        GRPCRoute,
+        TCPRoute,
+        BackendTrafficPolicy,
+        AuthorizationPolicy,
+        ExternalService,
+        TrustBundle,
+    )
 }
 
+ROUTE_KINDS = (HTTPRoute.__name__, GRPCRoute.__name__, TCPRoute.__name__)
 MESH_WIDE = frozenset({Mesh.__name__, TrustBundle.__name__})
 """Kinds of no namespace: they are stored in the mesh's own."""
 
 __all__ = [
-    "API_VERSION", "KINDS", "MESH_WIDE", "AnyObject", "AuthorizationPolicy", "BackendTrafficPolicy", "ExternalService",
-    "Mesh", "Metadata", "Object", "Service", "TargetRef", "TrustBundle",
+    "API_VERSION",
+    "KINDS",
+    "MESH_WIDE",
+    "ROUTE_KINDS",
+    "AnyObject",
+    "AnyRoute",
+    "AuthorizationPolicy",
+    "BackendTrafficPolicy",
+    "ExternalService",
+    "GRPCRoute",
+    "HTTPRoute",
+    "Mesh",
+    "Metadata",
+    "Object",
+    "Service",
+    "TCPRoute",
+    "TargetRef",
+    "TrustBundle",
 ]  # fmt: skip

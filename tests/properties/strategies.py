@@ -36,6 +36,7 @@ from schemas.objects.traffic import (
     ZoneFailover,
 )
 from schemas.records import Endpoint, Locality, TrustBundle
+from tests.properties.routes import LABELS, routes
 from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity
 
 PORTS = (ServicePort(name="http", port=80, protocol="http"), ServicePort(name="raw", port=7, protocol="tcp"))
@@ -185,6 +186,7 @@ _endpoints = st.tuples(
         Endpoint,
         address=st.sampled_from(["10.0.0.1", "10.0.0.2", "2001:db8::1"]),
         ports=st.dictionaries(_port_names, _port_numbers, max_size=3),
+        labels=st.sampled_from(LABELS),
         locality=st.sampled_from([Locality(), Locality(region="eu", zone="a"), Locality(region="eu", zone="b")]),
     ).map(codec.encode),
 )
@@ -201,6 +203,8 @@ _bundles = st.builds(
 items = st.one_of(
     services.map(_stored),
     policies().map(_stored),
+    routes.map(_stored),
+    routes.map(_stored),
     _traffic.map(_stored),
     _mesh.map(_stored),
     _externals.map(_stored),

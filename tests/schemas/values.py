@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from schemas import codec
 from schemas.names import ObjectRef, ServiceRef, SpiffeId
 from schemas.objects import AnyObject, Metadata
 from schemas.objects.authorization import AuthorizationPolicy, AuthorizationPolicySpec, Operation, Rule, Source
@@ -101,7 +102,42 @@ FEDERATED = FederatedTrustBundle(
         bundle='{"keys": []}',
     ),
 )
-OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY, EXTERNAL, FEDERATED)
+ROUTES = tuple(
+    document.object
+    for document in codec.load_yaml(
+        """
+apiVersion: mesh/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, name: orders, sectionName: web}]
+  hostnames: ['*.example.com']
+  rules:
+  - matches: [{path: {value: /a}, headers: [{name: x, value: y}], queryParams: [{name: q, value: '1'}], method: GET}]
+    filters:
+    - {type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /b}}}
+    - {type: Fault, fault: {delay: {fixedDelay: 1s, percentage: 0.5}}}
+    backendRefs: [{name: orders, port: 8080, weight: 9, matchLabels: {version: v2}}]
+    timeouts: {request: 10s}
+    retry: {codes: [503], backoff: 10ms}
+    sessionPersistence: {type: Header}
+---
+apiVersion: mesh/v1
+kind: GRPCRoute
+metadata: {name: calls, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, name: orders}]
+  rules: [{matches: [{method: {service: shop.Orders}}], backendRefs: [{name: orders, port: 9000}]}]
+---
+apiVersion: mesh/v1
+kind: TCPRoute
+metadata: {name: db, namespace: shop}
+spec: {parentRefs: [{kind: Service, name: orders, port: 5432}], rules: [{backendRefs: [{name: orders, port: 5432}]}]}
+""",
+        "values",
+    )
+)
+OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY, EXTERNAL, FEDERATED, *ROUTES)
 
 RECORDS: tuple[AnyRecord, ...] = (
     Endpoint(address="10.0.0.1", ports={"web": 8080}, labels={"zone": "a"}),

@@ -167,10 +167,13 @@ def traffic(name: str, *targets: str, **spec: object) -> BackendTrafficPolicy:
 # -- records
 
 
-def instance(name: str, which: str, address: str, zone: str = "", **ports: int) -> tuple[bytes, bytes]:
+def instance(
+    name: str, which: str, address: str, zone: str = "", *, labels: Mapping[str, str] | None = None, **ports: int
+) -> tuple[bytes, bytes]:
     """`zone`: ``region/zone``."""
     key = KEYS.endpoint(EndpointRef(ref(name), which))
-    return key, codec.encode(Endpoint(address=address, ports=ports, locality=locality(zone)))
+    record = Endpoint(address=address, ports=ports, labels=dict(labels or {}), locality=locality(zone))
+    return key, codec.encode(record)
 
 
 def locality(zone: str) -> Locality:

@@ -35,6 +35,7 @@ from tests.states.build import (
     who,
     workload,
 )
+from tests.states.routes import ROUTE_STATES
 
 TRUST = bundle(1, ROOT_DER)
 
@@ -331,6 +332,7 @@ STATES: tuple[State, ...] = (
         TRUST,
     ),
     *BACKENDS,
+    *ROUTE_STATES,
 )
 
 BY_NAME = {one.name: one for one in STATES}

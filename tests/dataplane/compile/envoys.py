@@ -117,6 +117,9 @@ class FedEnvoy:
                 "cds_config": from_ads,
                 "lds_config": from_ads,
             },
+            "layered_runtime": {
+                "layers": [{"name": "mesh", "static_layer": {"re2": {"max_program_size": {"error_level": 100_000}}}}]
+            },
             "static_resources": {
                 "clusters": [
                     {

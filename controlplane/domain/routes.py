@@ -1,0 +1,46 @@
+"""What a route must hold in the state as it will be: its parents have ports for it, its backends have theirs. Pure."""
+
+from collections.abc import Iterator
+
+from controlplane.domain.known import After
+from routing.backends import backend_refs, service_of, target_of
+from routing.check import route_faults
+from routing.table import fits, names_port, parent_of
+from schemas.checking import json_path
+from schemas.errors import Problem
+from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import AnyRoute, ExternalService, Service, TCPRoute
+
+
+def route_problems(route: AnyRoute, after: After, subject: str) -> Iterator[Problem]:
+    """References to what does not exist are said elsewhere."""
+    for fault in route_faults(route):
+        yield Problem(subject, fault.message, json_path(fault.path), fault.remedy)
+    own = route.metadata.namespace
+    for index, parent in enumerate(route.spec.parent_refs):
+        found = _destination(after, parent.kind, parent_of(route, parent))
+        path = f"$.spec.parentRefs[{index}]"
+        if found is None:
+            continue
+        named = [port for port in found.spec.ports if names_port(parent, port)]
+        if not named:
+            field = "port" if parent.port is not None else "sectionName"
+            ports = ", ".join(f"{port.name} ({port.port})" for port in found.spec.ports)
+            yield Problem(subject, f"{found.ref} has no such port", f"{path}.{field}", f"its ports are {ports}")
+        elif not any(fits(route, port) for port in named):
+            protocols = ", ".join(sorted({port.protocol for port in named}))
+            message = f"a {route.kind} is not for ports of protocol {protocols}"
+            yield Problem(subject, message, path, "choose another kind of route, or another port")
+    for path, ref in backend_refs(route):
+        found = _destination(after, ref.kind, service_of(ref, own))
+        if found is None:
+            continue
+        target = target_of(ref, own, {service_of(ref, own): found}.get, tcp=isinstance(route, TCPRoute))
+        if target.missing:
+            ports = ", ".join(f"{port.port} ({port.protocol})" for port in found.spec.ports)
+            yield Problem(subject, target.missing, f"{path}.port", f"its ports are {ports}")
+
+
+def _destination(after: After, kind: str, ref: ServiceRef) -> Service | ExternalService | None:
+    found = after.get(ObjectRef(kind, ref.namespace, ref.name))
+    return found if isinstance(found, Service | ExternalService) else None

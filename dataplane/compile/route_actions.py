@@ -1,0 +1,173 @@
+"""A rule ▸ what Envoy does with the requests that it is for: send them somewhere, redirect them, refuse them.
+
+What leads to nothing that exists still has a cluster, without an instance (`clusters.missing_name`): its share of the
+requests is answered 503 with the reason, and never given to the other backends.
+"""
+
+from collections.abc import Sequence
+
+from envoy.config.route.v3 import route_components_pb2
+from envoy.type.v3 import percent_pb2
+from google.protobuf import duration_pb2, wrappers_pb2
+
+from dataplane.compile import clusters
+from dataplane.compile.hashing import hash_of, hash_route
+from dataplane.compile.route_filters import (
+    apply_filters,
+    header_modifier,
+    redirect_of,
+    session_config,
+)
+from dataplane.compile.route_match import route_match
+from dataplane.snapshot.state import MeshState
+from routing.backends import Backend, Target, backends_of, mirrors_of, target_of
+from routing.table import Entry, Table
+from schemas.durations import milliseconds
+from schemas.objects.route_filters import BackendFilter, RequestMirror
+from schemas.objects.route_parts import Retry, Timeouts
+from schemas.objects.tcp_route import TCPRouteRule
+
+Route = route_components_pb2.Route
+RouteAction = route_components_pb2.RouteAction
+
+# Only what never reached an app is tried again, so that it is safe for every method: no connection, a stream refused
+# by a draining peer, a reset before the request was sent.
+RETRY_ON = ("connect-failure", "refused-stream", "reset-before-request")
+RETRIES = 2
+# What a rule that asks for retries means beside its codes: Gateway API's "connection errors" (HTTPRouteRetry).
+_CONNECTION_ERRORS = ("reset",)
+_MILLION = 1_000_000
+
+
+def http_routes(state: MeshState, table: Table) -> list[route_components_pb2.Route]:
+    """The routes of one HTTP port, first match first; what none of them matches is answered 404."""
+    if not table.routed:
+        return [plain_route(state, table)]
+    names = ", ".join(dict.fromkeys(str(entry.route) for entry in table.entries))
+    refused = Route(name="no rule matches", match=route_components_pb2.RouteMatch(prefix="/"))
+    refused.direct_response.status = 404
+    refused.direct_response.body.inline_string = f"no rule of {names} matches\n"
+    return [*(_route(state, entry) for entry in table.entries), refused]
+
+
+def plain_route(state: MeshState, table: Table) -> route_components_pb2.Route:
+    """Everything to the service itself."""
+    route = Route(match=route_components_pb2.RouteMatch(prefix="/"))
+    route.route.cluster = clusters.outbound_name(table.service, table.port.port)
+    route.route.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
+    route.route.retry_policy.CopyFrom(retry_policy())
+    hash_route(route.route, state.traffic_policy(table.service))
+    return route
+
+
+def tcp_action(state: MeshState, table: Table) -> route_components_pb2.RouteAction:
+    """For the CONNECT that a TCP connection travels in."""
+    action = RouteAction(timeout=duration_pb2.Duration(), retry_policy=retry_policy())
+    found = tcp_backends(state, table)
+    send_to(action, [(clusters.name_of(one.target), one.weight, ()) for one in found])
+    hash_route(action, state.traffic_policy(found[0].target.service), is_tcp=True)
+    return action
+
+
+def tcp_backends(state: MeshState, table: Table) -> tuple[Backend, ...]:
+    """Where the connections to a TCP port go; never empty."""
+    own = Backend(0, Target(table.service, table.port.port), 1)
+    if not table.routed:
+        return (own,)
+    entry = table.entries[0]
+    found = backends_of(entry.rule, entry.route.namespace, state.destination)
+    reason = f"{entry} sends nothing anywhere: all weights are 0"
+    return found or (Backend(0, Target(table.service, table.port.port, missing=reason), 1),)
+
+
+def send_to(
+    action: route_components_pb2.RouteAction, shares: Sequence[tuple[str, int, Sequence[BackendFilter]]]
+) -> None:
+    """shares: cluster, weight above 0, filters of that backend."""
+    if len(shares) == 1 and not shares[0][2]:
+        action.cluster = shares[0][0]
+        return
+    for name, weight, filters in shares:
+        share = action.weighted_clusters.clusters.add(name=name, weight=wrappers_pb2.UInt32Value(value=weight))
+        for one in filters:
+            if one.url_rewrite is not None and one.url_rewrite.hostname is not None:
+                share.host_rewrite_literal = one.url_rewrite.hostname
+            header_modifier(share, one)
+
+
+def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -> route_components_pb2.RetryPolicy:
+    """What never reached an app is always tried again; beside it what `retry` says."""
+    conditions = list(RETRY_ON)
+    policy = route_components_pb2.RetryPolicy(num_retries=wrappers_pb2.UInt32Value(value=RETRIES))
+    if retry is not None:
+        policy.num_retries.value = retry.attempts
+        conditions += retry.triggers or _CONNECTION_ERRORS
+        if retry.codes:
+            conditions.append("retriable-status-codes")
+            policy.retriable_status_codes.extend(sorted(set(retry.codes)))
+        if retry.backoff is not None or retry.max_backoff is not None:
+            base = milliseconds(retry.backoff or "25ms")
+            longest = milliseconds(retry.max_backoff) if retry.max_backoff is not None else 10 * base
+            policy.retry_back_off.base_interval.FromMilliseconds(base)
+            policy.retry_back_off.max_interval.FromMilliseconds(longest)
+    if timeouts is not None and timeouts.backend_request is not None:
+        limit = milliseconds(timeouts.backend_request)
+        if limit:
+            policy.per_try_timeout.FromMilliseconds(limit)
+    policy.retry_on = ",".join(dict.fromkeys(conditions))
+    return policy
+
+
+# -- one entry
+
+
+def _route(state: MeshState, entry: Entry) -> route_components_pb2.Route:
+    rule = entry.rule
+    assert not isinstance(rule, TCPRouteRule)  # noqa: S101  (a TCP port has no HTTP routes)
+    kind = "preflight" if entry.preflight else "match"
+    route = Route(name=f"{entry} {kind} {entry.match_index}", match=route_match(entry.condition))
+    redirect = next((found for one in rule.filters if (found := getattr(one, "request_redirect", None))), None)
+    backends = backends_of(rule, entry.route.namespace, state.destination)
+    if redirect is not None:
+        route.redirect.CopyFrom(redirect_of(redirect, entry.condition.path))
+    elif not backends:
+        # Gateway API: 500 where no backend is left.
+        route.direct_response.status = 500
+        route.direct_response.body.inline_string = f"{entry} sends nothing anywhere: all weights are 0\n"
+    else:
+        _forward(state, entry, route.route, backends)
+    apply_filters(route, rule.filters, entry.condition.path)
+    if rule.session_persistence is not None and backends:
+        session_config(route, rule.session_persistence)
+    return route
+
+
+def _forward(
+    state: MeshState, entry: Entry, action: route_components_pb2.RouteAction, backends: Sequence[Backend]
+) -> None:
+    rule = entry.rule
+    assert not isinstance(rule, TCPRouteRule)  # noqa: S101  (a TCP port has no HTTP routes)
+    send_to(action, [(clusters.name_of(one.target), one.weight, one.filters) for one in backends])
+    whole = milliseconds(rule.timeouts.request) if rule.timeouts.request is not None else 0
+    action.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
+    action.timeout.FromMilliseconds(whole)
+    action.retry_policy.CopyFrom(retry_policy(rule.retry, rule.timeouts))
+    policies = (state.traffic_policy(one.target.service) for one in backends)
+    # One route has one hash: that of the first backend that has any.
+    hash_route(action, next((policy for policy in policies if hash_of(policy) is not None), None))
+    for _, mirror in mirrors_of(rule):
+        target = target_of(mirror.backend_ref, entry.route.namespace, state.destination)
+        if not target.missing:
+            copy = action.request_mirror_policies.add(cluster=clusters.name_of(target))
+            copy.runtime_fraction.default_value.CopyFrom(_mirrored(mirror))
+
+
+def _mirrored(mirror: RequestMirror) -> percent_pb2.FractionalPercent:
+    share = 1.0
+    if mirror.percent is not None:
+        share = mirror.percent / 100
+    elif mirror.fraction is not None:
+        share = mirror.fraction.numerator / mirror.fraction.denominator
+    return percent_pb2.FractionalPercent(
+        numerator=round(share * _MILLION), denominator=percent_pb2.FractionalPercent.MILLION
+    )

@@ -1,0 +1,106 @@
+"""Where a rule sends requests: each backend with its share, and what is wrong with it. Pure."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from routing.table import AnyRule
+from schemas.names import ServiceRef
+from schemas.objects import AnyRoute, ExternalService, Service
+from schemas.objects.route_filters import BackendFilter, GrpcFilter, HttpFilter, RequestMirror
+from schemas.objects.route_parts import BackendRef, WeightedBackendRef
+from schemas.objects.service import ServicePort
+from schemas.objects.tcp_route import TCPRouteRule
+
+Lookup = Callable[[ServiceRef], Service | ExternalService | None]
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """Instances of a service port. `missing`: why there can be none; then `port` is 0 where none was named."""
+
+    service: ServiceRef
+    port: int
+    labels: Labels = ()
+    missing: str = ""
+
+    def __str__(self) -> str:
+        subset = ",".join(f"{name}={value}" for name, value in self.labels)
+        return f"{self.service}:{self.port or '?'}" + (f" [{subset}]" if subset else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """`index`: its place in the rule's `backendRefs`."""
+
+    index: int
+    target: Target
+    weight: int
+    filters: tuple[BackendFilter, ...] = ()
+
+
+def service_of(ref: BackendRef, namespace: str) -> ServiceRef:
+    return ServiceRef(ref.namespace or namespace, ref.name)
+
+
+def target_of(ref: BackendRef, namespace: str, services: Lookup, *, tcp: bool = False) -> Target:
+    """`namespace`: the route's own. tcp: whether it is for connections, not for requests."""
+    service = service_of(ref, namespace)
+    labels = tuple(sorted(ref.match_labels.items()))
+    found = services(service)
+    if found is None:
+        return Target(service, ref.port or 0, labels, f"service {service} does not exist")
+    port = port_of(ref, found)
+    if port is None and ref.port is None:
+        return Target(service, 0, labels, f"service {service} has several ports, and the route names none")
+    if port is None:
+        return Target(service, ref.port or 0, labels, f"service {service} has no port {ref.port}")
+    if tcp != (port.protocol == "tcp"):
+        kind = "TCP" if port.protocol == "tcp" else "HTTP"
+        return Target(service, port.port, labels, f"port {port.port} of service {service} is a port for {kind}")
+    return Target(service, port.port, labels)
+
+
+def port_of(ref: BackendRef, service: Service | ExternalService) -> ServicePort | None:
+    ports = service.spec.ports
+    if ref.port is None:
+        return ports[0] if len(ports) == 1 else None
+    return next((port for port in ports if port.port == ref.port), None)
+
+
+def backends_of(rule: AnyRule, namespace: str, services: Lookup) -> tuple[Backend, ...]:
+    """Those that get a part of the requests."""
+    tcp = isinstance(rule, TCPRouteRule)
+    return tuple(
+        Backend(index, target_of(ref, namespace, services, tcp=tcp), ref.weight, _filters(ref))
+        for index, ref in enumerate(rule.backend_refs)
+        if ref.weight
+    )
+
+
+def _filters(ref: WeightedBackendRef) -> tuple[BackendFilter, ...]:
+    return getattr(ref, "filters", ())
+
+
+def mirrors_of(rule: AnyRule) -> tuple[tuple[int, RequestMirror], ...]:
+    """Each with the place of its filter in the rule."""
+    if isinstance(rule, TCPRouteRule):
+        return ()
+    filters: Sequence[HttpFilter | GrpcFilter] = rule.filters
+    return tuple((index, one.request_mirror) for index, one in enumerate(filters) if one.request_mirror)
+
+
+def backend_refs(route: AnyRoute) -> Iterator[tuple[str, BackendRef]]:
+    """Every backend and mirror that the route names, each with its path in JSONPath form."""
+    rules: tuple[AnyRule, ...] = route.spec.rules
+    for number, rule in enumerate(rules):
+        path = f"$.spec.rules[{number}]"
+        for index, ref in enumerate(rule.backend_refs):
+            yield f"{path}.backendRefs[{index}]", ref
+        for index, mirror in mirrors_of(rule):
+            yield f"{path}.filters[{index}].requestMirror.backendRef", mirror.backend_ref
+
+
+def services_named(route: AnyRoute) -> frozenset[ServiceRef]:
+    """All that may be called because of the route."""
+    return frozenset(service_of(ref, route.metadata.namespace) for _, ref in backend_refs(route))

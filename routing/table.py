@@ -1,0 +1,175 @@
+"""The routes of one service port as a caller sees them, in Gateway API's order of precedence. Pure.
+
+Where a route is attached to a port it replaces the port's own way: what no rule matches is answered 404 (GEP-1294).
+A route whose parent is in another namespace is a *consumer's*: it holds for callers of its own namespace only, and for
+those instead of the *producer's*, the routes of the service's namespace (GEP-1324). Of several kinds on one port the
+most specific counts: GRPCRoute, HTTPRoute, TCPRoute.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from routing import conditions
+from routing.conditions import ANYTHING, Condition, Text
+from routing.requests import Request
+from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import AnyRoute, GRPCRoute, HTTPRoute, TCPRoute
+from schemas.objects.grpc_route import GRPCRouteMatch, GRPCRouteRule
+from schemas.objects.http_route import HTTPRouteMatch, HTTPRouteRule
+from schemas.objects.route_parts import ParentRef
+from schemas.objects.service import ServicePort
+from schemas.objects.tcp_route import TCPRouteRule
+
+AnyRule = HTTPRouteRule | GRPCRouteRule | TCPRouteRule
+
+_MOST_SPECIFIC_FIRST: tuple[type[AnyRoute], ...] = (GRPCRoute, HTTPRoute, TCPRoute)
+_FITS: dict[type[AnyRoute], tuple[str, ...]] = {
+    GRPCRoute: ("grpc", "http2", "http"),
+    HTTPRoute: ("http", "http2", "grpc"),
+    TCPRoute: ("tcp",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One match of one rule. `preflight`: the CORS preflights of a rule that asks for a method."""
+
+    route: ObjectRef
+    rule_index: int
+    match_index: int
+    rule: AnyRule
+    condition: Condition = ANYTHING
+    preflight: bool = False
+
+    def __str__(self) -> str:
+        name = f" {self.rule.name!r}" if self.rule.name else ""
+        return f"{self.route} rule {self.rule_index}{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`entries`: first match wins. `outranked`: routes that are attached and don't count, each with the reason."""
+
+    service: ServiceRef
+    port: ServicePort
+    routed: bool = False
+    """False: no route is attached, and everything goes to the service's own instances."""
+    entries: tuple[Entry, ...] = ()
+    outranked: tuple[tuple[ObjectRef, str], ...] = ()
+    conflicting: tuple[tuple[ObjectRef, str], ...] = ()
+    """Those of `outranked` that nobody can have wanted."""
+
+    def find(self, request: Request) -> Entry | None:
+        return next((entry for entry in self.entries if entry.condition.failure(request) is None), None)
+
+
+def fits(route: AnyRoute, port: ServicePort) -> bool:
+    """Whether a route of that kind can be for a port of that protocol."""
+    return port.protocol in _FITS[type(route)]
+
+
+def parent_of(route: AnyRoute, parent: ParentRef) -> ServiceRef:
+    return ServiceRef(parent.namespace or route.metadata.namespace, parent.name)
+
+
+def parents(route: AnyRoute) -> Iterator[ServiceRef]:
+    return (parent_of(route, parent) for parent in route.spec.parent_refs)
+
+
+def names_port(parent: ParentRef, port: ServicePort) -> bool:
+    return parent.port in (None, port.port) and parent.section_name in (None, port.name)
+
+
+def concerns(route: AnyRoute, service: ServiceRef, caller: ServiceRef) -> bool:
+    """Whether it may be for that caller's requests to the service, on whatever port."""
+    own = route.metadata.namespace
+    return own in (service.namespace, caller.namespace) and service in parents(route)
+
+
+def table(service: ServiceRef, port: ServicePort, caller: ServiceRef, routes: Iterable[AnyRoute]) -> Table:
+    """`routes`: all that name the service as a parent, in any order; others are passed over."""
+    attached = [
+        route
+        for route in routes
+        if fits(route, port)
+        and concerns(route, service, caller)
+        and any(parent_of(route, one) == service and names_port(one, port) for one in route.spec.parent_refs)
+    ]
+    attached.sort(key=_by_name)
+    outranked: list[tuple[ObjectRef, str]] = []
+    consumers = [route for route in attached if route.metadata.namespace != service.namespace]
+    if consumers:
+        why = f"namespace {caller.namespace} has routes of its own for {service}"
+        outranked += [(route.ref, why) for route in attached if route not in consumers]
+        attached = consumers
+    kind = next((one for one in _MOST_SPECIFIC_FIRST if any(isinstance(route, one) for route in attached)), None)
+    counted = [route for route in attached if type(route) is kind]
+    conflicting = [
+        (route.ref, f"a {kind.__name__} is attached to the same port, and is more specific")
+        for route in attached
+        if kind is not None and type(route) is not kind
+    ]
+    if kind is TCPRoute:
+        conflicting += [(route.ref, f"{counted[0].ref} comes first") for route in counted[1:]]
+        counted = counted[:1]
+    entries = [entry for route in counted for entry in _entries(route)]
+    entries.sort(key=_precedence)
+    return Table(service, port, bool(counted), tuple(entries), (*outranked, *conflicting), tuple(conflicting))
+
+
+def _by_name(route: AnyRoute) -> tuple[str, str, str]:
+    return (route.metadata.namespace, route.metadata.name, route.kind)
+
+
+def _entries(route: AnyRoute) -> Iterator[Entry]:
+    if isinstance(route, TCPRoute):
+        yield from (Entry(route.ref, index, 0, rule) for index, rule in enumerate(route.spec.rules))
+        return
+    hosts: tuple[str | None, ...] = tuple(dict.fromkeys(route.spec.hostnames)) or (None,)
+    for host in hosts:
+        if isinstance(route, GRPCRoute):
+            for index, calls in enumerate(route.spec.rules):
+                for number, call in enumerate(calls.matches or (GRPCRouteMatch(),)):
+                    yield Entry(route.ref, index, number, calls, conditions.of_grpc(call, host))
+            continue
+        for index, rule in enumerate(route.spec.rules):
+            for number, match in enumerate(rule.matches or (HTTPRouteMatch(),)):
+                condition = conditions.of_http(match, host)
+                yield Entry(route.ref, index, number, rule, condition)
+                if condition.method not in (None, "OPTIONS") and any(one.type == "CORS" for one in rule.filters):
+                    yield Entry(route.ref, index, number, rule, _preflight(condition), preflight=True)
+
+
+def _preflight(condition: Condition) -> Condition:
+    """What a browser asks with before it sends such a request (Fetch standard, CORS-preflight fetch).
+
+    The headers that the request itself would carry are not in it.
+    """
+    asked = Text("access-control-request-method", condition.method or "")
+    return Condition(condition.host, condition.path, "OPTIONS", (asked,), condition.query)
+
+
+def _precedence(entry: Entry) -> tuple[object, ...]:
+    """Smaller goes first (Gateway API, HTTPRouteRule.matches and GRPCRouteRule.matches).
+
+    Regular expressions, whose place the standard leaves open, come behind exact paths and before prefixes. The oldest
+    route would win a tie; objects carry no time, so it is the first by namespace and name, the standard's next rule.
+    """
+    condition = entry.condition
+    host = condition.host
+    by_host = (2, 0) if host is None else (int(host.startswith("*.")), -len(host))
+    path = condition.path
+    by_path = {"exact": 0, "regex": 1, "prefix": 2}[path.kind]
+    return (
+        *by_host,
+        by_path,
+        -len(path.value),
+        condition.method is None,
+        -len(condition.headers),
+        -len(condition.query),
+        entry.route.namespace,
+        entry.route.name,
+        entry.rule_index,
+        entry.match_index,
+        entry.preflight,
+    )
