@@ -206,6 +206,7 @@ class Agent:
                     self._take(events.receive_nowait(), follower)
                 except trio.WouldBlock:
                     break
+            follower.list_again(self._pipeline.to_list_again())
             follower.want(self._pipeline.wanted())
             if waited.cancelled_caught and not has_last_good:
                 log.warning("etcd does not answer, and there is no last known good: nothing is served before it does")

@@ -4,15 +4,16 @@ Nothing is given out until every prefix that the workload needs has been listed:
 would take away what works. The same holds when the workload's dependencies change and more prefixes are asked for.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.reach import reached
 from dataplane.compile.resources import Update
 from dataplane.compile.scope import Scope
 from dataplane.compile.workload import Credentials
+from dataplane.snapshot.relevance import Relevance
 from dataplane.snapshot.state import Change, MeshState
-from dataplane.watch.events import Event
+from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing
 from schemas.errors import Problem
 from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import ROUTE_KINDS, Service
@@ -43,22 +44,72 @@ class Pipeline:
     _wanted_by: tuple[Service | None, int] = (None, -1)
     """The declaration and the number of authorities learnt."""
     _scope: Scope = field(default_factory=Scope)
+    _services: frozenset[ServiceRef] = frozenset()
+    """What is in scope, and what routes lead to from there; meaningless where everything is in scope."""
     _wants_callers: bool = False
+    _again: set[bytes] = field(default_factory=set)
     _wanted: frozenset[bytes] = frozenset()
 
     def take(self, event: Event | Demand) -> bool:
         """One event of the watch stage, or from Envoy. True where it shows that etcd was restored: everything must be
         listed again."""
         if isinstance(event, Demand):
+            relevance = self.relevance()
             if self.compiler.learn(event.authority):
                 self._learning.append(event.authority)
+                self._follow(relevance)
             return False
         before = self.state.epoch
+        if isinstance(event, Dropped) or event.prefix != self.state.keyspace.config():
+            self._apply(event)
+        elif isinstance(event, Listing):
+            self._take_listing(event)
+        else:
+            relevance = self.relevance()
+            events = tuple(one for one in event.events if self._keeps(relevance, one.key))
+            self._apply(replace(event, events=events))
+            self._follow(relevance)
+        return before is not None and self.state.epoch not in (None, before)
+
+    def relevance(self) -> Relevance:
+        """What the state keeps of the configuration, by what is known so far."""
+        self.wanted()
+        return Relevance(self.compiler.workload.service, None if self._scope.everything else self._services)
+
+    def to_list_again(self) -> frozenset[bytes]:
+        """Prefixes under which more has become relevant than was kept; each is said once."""
+        again, self._again = frozenset(self._again), set()
+        return again
+
+    def _take_listing(self, listing: Listing) -> None:
+        """What it holds says what is relevant in it: the own Service, then what that one depends on."""
+        while True:
+            relevance = self.relevance()
+            items = tuple(one for one in listing.items if self._keeps(relevance, one.key))
+            self._apply(replace(listing, items=items))
+            if self.relevance() == relevance:
+                return
+
+    def _keeps(self, relevance: Relevance, key: bytes) -> bool:
+        return relevance.services is None or relevance.keeps(self.state.keyspace.parse(key))
+
+    def _follow(self, before: Relevance) -> None:
+        """Forget what is relevant no longer, and ask for what has become relevant."""
+        after, config = self.relevance(), self.state.keyspace.config()
+        if after == before:
+            return
+        if before.services is not None and (after.services is None or after.services - before.services):
+            self._again.add(config)
+            self.state.listed.discard(config)
+        kept = (*self.state.stored, *self.state.quarantine)
+        gone = sorted({key for key in kept if key.startswith(config) and not self._keeps(after, key)})
+        self._apply(Changes(config, 0, tuple(Delete(key, 0) for key in gone)))
+
+    def _apply(self, event: Event) -> None:
         changes = self.state.apply(event)
         self._pending += changes
         if any(isinstance(change.ref, ObjectRef) and change.ref.kind in ROUTE_KINDS for change in changes):
             self._wanted = frozenset()  # a route may lead to services that nobody declared
-        return before is not None and self.state.epoch not in (None, before)
 
     def wanted(self) -> frozenset[bytes]:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
@@ -67,21 +118,21 @@ class Pipeline:
         changed = not self._wanted or declared is not self._wanted_by[0] or learnt != self._wanted_by[1]
         if changed:
             self._wanted_by, self._scope = (declared, learnt), self.compiler.wanted_scope(self.state)
+            if not self._scope.everything:
+                led_to = reached(self.state, self._scope, self.compiler.workload)
+                self._services = self._scope.named | led_to
         callers = any(one in self._scope for one in self.state.zone_bound)
         if changed or callers != self._wants_callers:
             self._wants_callers = callers
-            self._wanted = self._wanted_for(self._scope, {service} if callers else set())
+            self._wanted = self._wanted_for({service} if callers else set())
         return self._wanted
 
-    def _wanted_for(self, scope: Scope, callers: set[ServiceRef]) -> frozenset[bytes]:
+    def _wanted_for(self, callers: set[ServiceRef]) -> frozenset[bytes]:
         """callers: the own service, where what a zone gets depends on the instances of it."""
         keyspace = self.state.keyspace
-        if scope.everything:
+        if self._scope.everything:
             return base_prefixes(self.state) | {keyspace.endpoints()}
-        return base_prefixes(self.state) | {
-            keyspace.endpoints_of(one)
-            for one in reached(self.state, scope, self.compiler.workload) | scope.named | callers
-        }
+        return base_prefixes(self.state) | {keyspace.endpoints_of(one) for one in self._services | callers}
 
     @property
     def complete(self) -> bool:

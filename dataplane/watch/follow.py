@@ -5,7 +5,7 @@ want({a, b}) ─┬─▶ a: Listing@R, Changes@R+1, Changes@R+2 …
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -48,11 +48,12 @@ class Follower:
         for prefix in sorted(prefixes - self._scopes.keys()):
             self._start(prefix)
 
-    def list_again(self) -> None:
-        """Every prefix anew: what was known may be of another time."""
+    def list_again(self, prefixes: Collection[bytes] | None = None) -> None:
+        """These anew; without any, all: what was known may be of another time."""
         for prefix, scope in list(self._scopes.items()):
-            scope.cancel()
-            self._start(prefix)
+            if prefixes is None or prefix in prefixes:
+                scope.cancel()
+                self._start(prefix)
 
     def _start(self, prefix: bytes) -> None:
         scope = self._scopes[prefix] = trio.CancelScope()

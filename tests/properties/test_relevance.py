@@ -1,0 +1,107 @@
+"""A sidecar that keeps only what is relevant to it comes to the same configuration as one that keeps everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dataplane.compile.compiler import Compiler
+from dataplane.pipeline import Demand, Pipeline
+from dataplane.snapshot.state import MeshState
+from dataplane.watch.events import Changes, Dropped, Listing, Put
+from schemas import codec
+from schemas.names import ObjectRef, ServiceRef
+from tests.properties.sidecar import Sidecar, difference
+from tests.properties.strategies import items
+from tests.properties.test_incremental import believable
+from tests.states.build import CREDENTIALS, KEYS, ORDERS, need, service, workload
+
+authorities = st.sampled_from(["web", "cart.shop", "web.back.mesh:8080", "nobody"])
+steps = st.lists(st.tuples(st.lists(st.tuples(items, st.booleans()), max_size=3), authorities | st.none()), max_size=10)
+
+
+class Watched:
+    """A pipeline, and an etcd that follows what it wants."""
+
+    def __init__(self) -> None:
+        self.pipeline = Pipeline(MeshState(KEYS), Compiler(workload(ORDERS), credentials=CREDENTIALS))
+        self.values: dict[bytes, bytes] = {}
+        self.revision = 1
+        self.watched: set[bytes] = set()
+        self.settle()
+
+    def put(self, after: Mapping[bytes, bytes]) -> None:
+        self.revision += 1
+        events = difference(self.values, after, self.revision)
+        self.values = dict(after)
+        for prefix in sorted(self.watched):
+            mine = tuple(one for one in events if one.key.startswith(prefix))
+            self.pipeline.take(Changes(prefix, self.revision, mine))
+        self.settle()
+
+    def settle(self) -> None:
+        while True:
+            wanted, again = self.pipeline.wanted(), self.pipeline.to_list_again()
+            for prefix in sorted(self.watched - wanted):
+                self.pipeline.take(Dropped(prefix))
+            for prefix in sorted((wanted - self.watched) | again):
+                listed = sorted(item for item in self.values.items() if item[0].startswith(prefix))
+                self.pipeline.take(Listing(prefix, self.revision, tuple(Put(*one, self.revision) for one in listed)))
+            if self.watched == wanted and not again:
+                break
+            self.watched = set(wanted)
+        assert self.pipeline.build() is not None
+
+    def check(self) -> None:
+        everything = Sidecar(workload(ORDERS))
+        for authority in self.pipeline.compiler.learnt:
+            everything.learn(authority, detour=False)
+        for prefix in (KEYS.config(), KEYS.trust(), KEYS.epoch(), KEYS.endpoints()):
+            listed = sorted(item for item in self.values.items() if item[0].startswith(prefix))
+            everything.take(Listing(prefix, self.revision, tuple(Put(*one, self.revision) for one in listed)))
+        assert self.pipeline.compiler.resources() == everything.compiler.resources()
+        assert self.pipeline.compiler.problems() == everything.compiler.problems()
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(steps, st.booleans())
+def test_what_is_dropped_makes_no_difference(
+    history: list[tuple[list[tuple[tuple[bytes, bytes], bool]], str | None]], declared: bool
+) -> None:
+    watched = Watched()
+    own = service("orders", needs=[need("web"), need("cart.back")] if declared else None)
+    watched.put({KEYS.object(own.ref): codec.encode(own)})
+    for step, authority in history:
+        after = dict(watched.values)
+        for (key, value), delete in step:
+            if delete:
+                after.pop(key, None)
+            else:
+                after[key] = value
+        if not believable(after):
+            continue  # what a bad value leaves in force is a matter of history
+        watched.put(after)
+        if authority is not None:
+            watched.pipeline.take(Demand(authority))
+            watched.settle()
+        watched.check()
+
+
+def test_memory_is_that_of_the_dependencies() -> None:
+    watched = Watched()
+    own = service("orders", needs=[need(f"dependency-{number}") for number in range(10)])
+    objects = [own, *(service(f"dependency-{number}") for number in range(10))]
+    objects += [service(f"other-{number}.elsewhere") for number in range(1000)]
+    watched.put({KEYS.object(one.ref): codec.encode(one) for one in objects})
+    assert len(watched.pipeline.state.stored) == 11
+    watched.check()
+
+    watched.put(
+        {**watched.values, KEYS.object(own.ref): codec.encode(service("orders", needs=[need("other-7.elsewhere")]))}
+    )
+    kept = {KEYS.parse(key) for key in watched.pipeline.state.stored}
+    assert kept == {ObjectRef("Service", "shop", "orders"), ObjectRef("Service", "elsewhere", "other-7")}
+    assert ServiceRef("elsewhere", "other-7") in watched.pipeline.compiler.scope
+    watched.check()
