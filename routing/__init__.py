@@ -8,4 +8,6 @@ conditions   one match of a rule, and whether a request fulfils it
 table        the routes of one service port as a caller sees them, in Gateway API's order of precedence
 backends     where a rule sends requests, with shares, and what of it is missing
 requests     a request as Envoy sees it
+names        the host names and the port that a URL may mean a service by
+explain      all of that for one request, in words
 """

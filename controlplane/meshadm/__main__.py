@@ -13,6 +13,7 @@ from controlplane.meshadm.commands.login import login, logout
 from controlplane.meshadm.commands.operator import operator
 from controlplane.meshadm.commands.proxy import proxy
 from controlplane.meshadm.commands.read import describe, get
+from controlplane.meshadm.commands.route import route
 from controlplane.meshadm.commands.status import status
 from controlplane.meshadm.commands.token import token
 from controlplane.meshadm.commands.tools import completion, schema
@@ -30,7 +31,7 @@ def main() -> None:
 
 COMMANDS = (
     init, login, logout, token, operator, identity, attestor, apply, get, describe, delete, status, validate, watch, ca,
-    check, federation, bundle, proxy, schema, completion,
+    check, route, federation, bundle, proxy, schema, completion,
 )  # fmt: skip
 
 for command in COMMANDS:

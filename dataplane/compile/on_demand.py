@@ -25,10 +25,9 @@ from google.protobuf import duration_pb2
 from dataplane.compile import clusters, tls
 from dataplane.compile.resources import CLUSTER, Resource
 from dataplane.compile.workload import Workload
+from routing.names import HOST_SUFFIX
 from schemas.errors import InvalidInput
 from schemas.names import ServiceRef
-
-HOST_SUFFIX = "mesh"
 
 SECOND_PASS = "x-mesh-second-pass"  # noqa: S105  (a header)
 """Header of a request that has been held. An app that sets it skips the wait, and nothing else."""

@@ -19,6 +19,7 @@ from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.scope import BoundPort, Scope, bound_target
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
+from routing.names import HOST_SUFFIX, default_port, host_names
 from routing.table import Table, table
 from schemas.errors import Problem
 from schemas.names import ServiceRef
@@ -31,12 +32,6 @@ SELF = "outbound|self"
 
 def bound_name(bound: BoundPort) -> str:
     return f"outbound|bound|{bound.bind_port}"
-
-
-def host_names(service: ServiceRef, caller: ServiceRef) -> list[str]:
-    """The names by which `caller` may call `service`; the short one within a namespace only."""
-    names = [f"{service}.{on_demand.HOST_SUFFIX}", str(service)]
-    return [*names, service.name] if service.namespace == caller.namespace else names
 
 
 def proxy_listener(workload: Workload, scope: Scope, *, closed: bool = False) -> Resource:
@@ -93,7 +88,7 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
             proxy.cluster = clusters.name_of(found[0].target)
         for one in found if len(found) > 1 else ():
             proxy.weighted_clusters.clusters.add(name=clusters.name_of(one.target), weight=one.weight)
-        proxy.tunneling_config.hostname = f"{bound.service}.{on_demand.HOST_SUFFIX}:{port.port}"
+        proxy.tunneling_config.hostname = f"{bound.service}.{HOST_SUFFIX}:{port.port}"
         proxy.max_connect_attempts.value = 1 + RETRIES
         hash_tcp(proxy, state.traffic_policy(found[0].target.service))
         chain.filters.append(
@@ -134,7 +129,7 @@ def _virtual_hosts(
     state: MeshState, service: Service | ExternalService, ref: ServiceRef, caller: ServiceRef
 ) -> Iterator[route_components_pb2.VirtualHost]:
     names = host_names(ref, caller)
-    default = _default_port(service)
+    default = default_port(service)
     for port in service.spec.ports:
         cluster = clusters.outbound_name(ref, port.port)
         domains = [f"{name}:{port.port}" for name in names]
@@ -156,12 +151,6 @@ def _virtual_hosts(
             tunnel.route.upgrade_configs.add(upgrade_type="CONNECT").connect_config.SetInParent()
             host.routes.extend(http_routes(state, routes))
         yield host
-
-
-def _default_port(service: Service | ExternalService) -> ServicePort | None:
-    """The port that a URL without a port means: 80 where the service has it, else its first HTTP port."""
-    http = [port for port in service.spec.ports if port.protocol != "tcp"]
-    return next((port for port in http if port.port == 80), http[0] if http else None)
 
 
 def _connect_match() -> route_components_pb2.RouteMatch:

@@ -1,0 +1,158 @@
+"""Which route, rule and backend would serve a request, and why: what `table` says, in words. Pure; nothing is sent."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from routing.backends import Backend, backends_of, mirrors_of, target_of
+from routing.names import default_port, host_names
+from routing.requests import Address, Request
+from routing.table import Entry, concerns, table
+from schemas.errors import InvalidInput, Problem
+from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import AnyRoute, ExternalService, Service
+from schemas.objects.service import ServicePort
+from schemas.objects.tcp_route import TCPRouteRule
+
+Services = Mapping[ServiceRef, Service | ExternalService]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`percent` of the requests; `missing`: they are answered 503, and why."""
+
+    target: str
+    percent: float
+    missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    service: ServiceRef
+    port: ServicePort
+    entry: Entry | None = None
+    """None: no route is attached, or no rule matches."""
+    answer: str = ""
+    """What the sidecar answers by itself; empty: the request goes to `shares`."""
+    shares: tuple[Share, ...] = ()
+    does: tuple[str, ...] = ()
+    """Filters, timeouts, retries, in words."""
+    before: tuple[tuple[Entry, str], ...] = ()
+    """What went before in the order of precedence, and why it did not match."""
+    outranked: tuple[tuple[ObjectRef, str], ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def explain(
+    caller: ServiceRef,
+    service: ServiceRef,
+    address: Address,
+    request: Request,
+    services: Services,
+    routes: Iterable[AnyRoute],
+) -> Verdict:
+    """`services`: at least the two and what the routes name. Raises InvalidInput for a service or port that is not."""
+    destination = services.get(service)
+    if destination is None:
+        raise InvalidInput(Problem(f"service {service}", "does not exist", remedy="meshadm get services -A"))
+    port = _port(service, destination, address, request)
+    attached = [one for one in routes if concerns(one, service, caller)]
+    found = table(service, port, caller, attached)
+    notes = tuple(_notes(caller, service, request, services))
+    if port.protocol == "tcp" and request.method != "CONNECT":
+        text = f"400: port {port.port} is a TCP port: use CONNECT, or a bound port"
+        return Verdict(service, port, answer=text, outranked=found.outranked, notes=notes)
+    if not found.routed:
+        shares = (Share(f"{service}:{port.port}", 100.0),)
+        return Verdict(service, port, shares=shares, outranked=found.outranked, notes=notes)
+    before: list[tuple[Entry, str]] = []
+    for entry in found.entries:
+        failure = None if port.protocol == "tcp" else entry.condition.failure(request)
+        if failure is not None:
+            before.append((entry, failure))
+            continue
+        return _served(
+            entry, services, Verdict(service, port, entry, "", (), (), tuple(before), found.outranked, notes)
+        )
+    answer = "404: no rule matches"
+    return Verdict(service, port, None, answer, (), (), tuple(before), found.outranked, notes)
+
+
+def _port(
+    service: ServiceRef, destination: Service | ExternalService, address: Address, request: Request
+) -> ServicePort:
+    numbers = ", ".join(f"{one.port} ({one.protocol})" for one in destination.spec.ports)
+    remedy = f"its ports are {numbers}"
+    if address.port is None:
+        found = default_port(destination)
+        if found is None:
+            raise InvalidInput(Problem(f"service {service}", "has no HTTP port, and the URL names none", remedy=remedy))
+        return found
+    for port in destination.spec.ports:
+        if port.port == address.port:
+            return port
+    raise InvalidInput(Problem(f"service {service}", f"has no port {address.port}", remedy=remedy))
+
+
+def _notes(caller: ServiceRef, service: ServiceRef, request: Request, services: Services) -> Iterable[str]:
+    own = services.get(caller)
+    if own is None:
+        yield f"service {caller} does not exist: no sidecar of it can run"
+    elif isinstance(own, Service) and own.spec.dependencies is not None:
+        declared = {ServiceRef(one.namespace or caller.namespace, one.name) for one in own.spec.dependencies}
+        if service not in declared and not any(one.name == "*" for one in own.spec.dependencies):
+            yield f"{caller} does not declare {service} as a dependency: its sidecar answers 503"
+    if request.host not in host_names(service, caller):
+        yield f"{request.host} is no name of {service} at the proxy port: so only through a bound port"
+
+
+def _served(entry: Entry, services: Services, verdict: Verdict) -> Verdict:
+    rule, namespace = entry.rule, entry.route.namespace
+    backends = backends_of(rule, namespace, services.get)
+    answer = ""
+    redirect = None
+    if not isinstance(rule, TCPRouteRule):
+        redirect = next((found for one in rule.filters if (found := getattr(one, "request_redirect", None))), None)
+    if redirect is not None:
+        answer = f"{redirect.status_code}: a redirect"
+    elif not backends:
+        answer = "500: all weights are 0"
+    return Verdict(
+        verdict.service,
+        verdict.port,
+        entry,
+        answer,
+        () if redirect is not None else tuple(_shares(backends)),
+        tuple(_does(entry, services)),
+        verdict.before,
+        verdict.outranked,
+        verdict.notes,
+    )
+
+
+def _shares(backends: Iterable[Backend]) -> Iterable[Share]:
+    found = list(backends)
+    whole = sum(one.weight for one in found)
+    return (Share(str(one.target), 100 * one.weight / whole, one.target.missing) for one in found)
+
+
+def _does(entry: Entry, services: Services) -> Iterable[str]:
+    rule = entry.rule
+    if isinstance(rule, TCPRouteRule):
+        return
+    if entry.preflight:
+        yield "a CORS preflight: answered by the sidecar where the origin is allowed"
+    for one in rule.filters:
+        if one.type != "RequestMirror":
+            yield f"filter {one.type}"
+    for _, mirror in mirrors_of(rule):
+        target = target_of(mirror.backend_ref, entry.route.namespace, services.get)
+        yield f"mirrored to {target}" + (f" ({target.missing}: not done)" if target.missing else "")
+    if rule.timeouts.request:
+        yield f"timeout {rule.timeouts.request}"
+    if rule.timeouts.backend_request:
+        yield f"timeout of each try {rule.timeouts.backend_request}"
+    if rule.retry is not None:
+        what = [*map(str, rule.retry.codes), *(rule.retry.triggers or ("lost connections", "resets"))]
+        yield f"{rule.retry.attempts} retries on {', '.join(what)}"
+    if rule.session_persistence is not None:
+        yield f"session by {rule.session_persistence.type.lower()} {rule.session_persistence.session_name}"
