@@ -47,7 +47,7 @@ def http_routes(state: MeshState, table: Table) -> list[route_components_pb2.Rou
     refused = Route(name="no rule matches", match=route_components_pb2.RouteMatch(prefix="/"))
     refused.direct_response.status = 404
     refused.direct_response.body.inline_string = f"no rule of {names} matches\n"
-    return [*(_route(state, entry) for entry in table.entries), refused]
+    return [*(_route(state, entry, table.port.port) for entry in table.entries), refused]
 
 
 def plain_route(state: MeshState, table: Table) -> route_components_pb2.Route:
@@ -121,7 +121,7 @@ def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -
 # -- one entry
 
 
-def _route(state: MeshState, entry: Entry) -> route_components_pb2.Route:
+def _route(state: MeshState, entry: Entry, port: int) -> route_components_pb2.Route:
     rule = entry.rule
     assert not isinstance(rule, TCPRouteRule)  # noqa: S101  (a TCP port has no HTTP routes)
     kind = "preflight" if entry.preflight else "match"
@@ -129,7 +129,7 @@ def _route(state: MeshState, entry: Entry) -> route_components_pb2.Route:
     redirect = next((found for one in rule.filters if (found := getattr(one, "request_redirect", None))), None)
     backends = backends_of(rule, entry.route.namespace, state.destination)
     if redirect is not None:
-        route.redirect.CopyFrom(redirect_of(redirect, entry.condition.path))
+        route.redirect.CopyFrom(redirect_of(redirect, entry.condition.path, port))
     elif not backends:
         # Gateway API: 500 where no backend is left.
         route.direct_response.status = 500

@@ -106,7 +106,8 @@ def _rewrite(action: route_components_pb2.RouteAction, rewrite: UrlRewrite, path
     _replace_prefix(action, rewrite.path, path)
 
 
-def redirect_of(redirect: RequestRedirect, path: Path) -> route_components_pb2.RedirectAction:
+def redirect_of(redirect: RequestRedirect, path: Path, port: int) -> route_components_pb2.RedirectAction:
+    """`port`: the service's, which stays where nothing says otherwise."""
     action = _Redirect(response_code=_REDIRECT_CODES[redirect.status_code])
     if redirect.scheme is not None:
         action.scheme_redirect = redirect.scheme
@@ -115,7 +116,9 @@ def redirect_of(redirect: RequestRedirect, path: Path) -> route_components_pb2.R
     if redirect.port is not None:
         action.port_redirect = redirect.port
     elif redirect.scheme is not None and redirect.hostname is None:
-        action.port_redirect = _WELL_KNOWN[redirect.scheme]
+        action.port_redirect = _WELL_KNOWN[redirect.scheme]  # else the port of the request's Host would stay
+    elif redirect.scheme is None and redirect.hostname is not None and port != _WELL_KNOWN["http"]:
+        action.port_redirect = port
     if redirect.path is not None and redirect.path.type == "ReplaceFullPath":
         action.path_redirect = redirect.path.replace_full_path or "/"
     elif redirect.path is not None:

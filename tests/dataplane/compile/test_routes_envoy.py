@@ -257,7 +257,7 @@ def test_host_and_whole_path_are_replaced(mesh: Routed) -> None:
 @pytest.mark.parametrize(
     ("fields", "asked", "status", "location"),
     [
-        ("hostname: other.example.com", "/a?q=1", 302, "http://other.example.com/a?q=1"),
+        ("hostname: other.example.com", "/a?q=1", 302, f"http://other.example.com:{HTTP}/a?q=1"),
         ("hostname: other.example.com, port: 8443, statusCode: 301", "/", 301, "http://other.example.com:8443/"),
         ("scheme: https, hostname: other.example.com, statusCode: 303", "/", 303, "https://other.example.com/"),
         ("port: 8083, statusCode: 307", "/", 307, "http://orders.shop:8083/"),
@@ -515,6 +515,11 @@ def test_grpc_retries_timeouts_and_faults(mesh: Routed) -> None:
     assert mesh.call() in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
     mesh.put(grpc_route(_g("{}", V1, "    filters: [{type: Fault, fault: {abort: {grpcStatus: 8}}}]\n")))
     assert mesh.call() == "RESOURCE_EXHAUSTED"
+
+
+def test_grpc_with_all_weights_zero(mesh: Routed) -> None:
+    mesh.put(grpc_route(f"  - backendRefs: [{{name: orders, port: {GRPC}, weight: 0}}]\n"))
+    assert mesh.call() == "UNKNOWN"  # what 500 is in gRPC (gRPC: http-grpc-status-mapping)
 
 
 def test_grpc_to_a_service_that_is_gone(mesh: Routed) -> None:
