@@ -84,7 +84,8 @@ class App:
         class Line(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 self.wfile.write(app.name.encode() + b"\n")
-                self.rfile.read()  # until the peer has ended it
+                for line in self.rfile:  # until the peer has ended it
+                    self.wfile.write(line)
 
         self.servers = (
             http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler),
