@@ -121,7 +121,7 @@ class Pipeline:
             if not self._scope.everything:
                 led_to = reached(self.state, self._scope, self.compiler.workload)
                 self._services = self._scope.named | led_to
-        callers = any(one in self._scope for one in self.state.zone_bound)
+        callers = bool(self.state.zone_bound if self._scope.everything else self.state.zone_bound & self._services)
         if changed or callers != self._wants_callers:
             self._wants_callers = callers
             self._wanted = self._wanted_for({service} if callers else set())

@@ -250,7 +250,8 @@ class Compiler:
                     after = _by_key(inbound.inbound_routes(state, self.workload, closed=self.expired))
                 case Unit("proxy listener"):
                     listener = outbound.proxy_listener(self.workload, self.scope, closed=self.expired)
-                    after = _by_key([listener, outbound.self_cluster(self.workload)])
+                    # An expired sidecar keeps no way on for what is open.
+                    after = _by_key([listener, *([] if self.expired else [outbound.self_cluster(self.workload)])])
                 case Unit("proxy routes"):
                     after = _by_key([outbound.proxy_routes(state, self.workload, self.scope)])
                     if found := route_problems(state, self.workload, self.scope):

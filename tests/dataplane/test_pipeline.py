@@ -8,6 +8,7 @@ from dataplane.snapshot.state import MeshState
 from dataplane.watch.events import Changes, Delete, Listing, Put
 from schemas import codec
 from tests.states.build import CREDENTIALS, KEYS, ORDERS, listings, need, ref, service, state, traffic, workload
+from tests.states.routes import http_route
 
 PREFER = traffic("p", "payments", loadBalancer={"zoneAware": {"preferLocal": {}}})
 OWN, PAYMENTS = KEYS.endpoints_of(ORDERS), KEYS.endpoints_of(ref("payments"))
@@ -34,3 +35,18 @@ def test_the_own_instances_are_watched_while_a_zone_is_preferred() -> None:
 
     pipeline.take(Changes(KEYS.config(), 3, (Delete(put.key, 3),)))
     assert OWN not in pipeline.wanted()
+
+
+def test_they_are_watched_where_a_route_leads_to_such_a_service() -> None:
+    """Nobody declares it: the route of a declared one sends requests there."""
+    values = state(
+        "", "", service("orders", needs=[need("web")]), service("web"), service("payments"), PREFER,
+        http_route(
+            "- backendRefs: [{name: payments, port: 80}]", spec="parentRefs: [{kind: Service, name: web, port: 80}]"
+        ),
+    ).values  # fmt: skip
+    pipeline = Pipeline(MeshState(KEYS), Compiler(workload(ORDERS), credentials=CREDENTIALS))
+    for listing in listings(values):
+        if listing.prefix != KEYS.endpoints():
+            pipeline.take(listing)
+    assert {OWN, PAYMENTS} <= pipeline.wanted()
