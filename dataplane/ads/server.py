@@ -6,6 +6,7 @@
 One Unix socket in a directory that only its owner may enter: what is served holds private keys.
 """
 
+import contextlib
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
@@ -27,6 +29,7 @@ from trio_grpc import RpcAbort, StatusCode
 from trio_grpc.http2 import Call, Connection, Limits, Usage, open_unix_server
 
 SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+ACCESS_LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 DELTA, SOTW = SERVICE + "DeltaAggregatedResources", SERVICE + "StreamAggregatedResources"
 
 PATIENCE_S = 5.0
@@ -57,6 +60,9 @@ class AckState:
     """While there are such: the newest update, as `AdsServer.update` counts, whose every consequence is acked."""
 
 
+OnReport = Callable[[str, als_pb2.StreamAccessLogsMessage], None]
+
+
 @dataclass(eq=False, slots=True)
 class _Stream:
     session: Session[Any, Any]
@@ -72,8 +78,9 @@ class _Stream:
 class AdsServer:
     """Made by `open_ads_server`. All methods are for trio's thread."""
 
-    def __init__(self, envoy_node: str) -> None:
+    def __init__(self, envoy_node: str, on_report: OnReport) -> None:
         self._envoy_node = envoy_node
+        self._on_report = on_report
         self._table = ResourceTable()
         self._streams: set[_Stream] = set()
         self._envoy: _Stream | None = None
@@ -119,8 +126,19 @@ class AdsServer:
             await self._serve(call, DeltaSession(self._table), discovery_pb2.DeltaDiscoveryRequest)
         elif call.request.path == SOTW:
             await self._serve(call, SotwSession(self._table), discovery_pb2.DiscoveryRequest)
+        elif call.request.path == ACCESS_LOGS:
+            await self._hear(call)
         else:
-            raise RpcAbort(StatusCode.UNIMPLEMENTED, "only aggregated discovery is served here")
+            raise RpcAbort(StatusCode.UNIMPLEMENTED, "only aggregated discovery and access logs are served here")
+
+    async def _hear(self, call: Call) -> None:
+        """Access logs that Envoy sends, for as long as it likes."""
+        name = ""
+        with contextlib.suppress(trio.EndOfChannel):
+            while True:
+                report = _decoded(als_pb2.StreamAccessLogsMessage, await call.receive())
+                name = report.identifier.log_name or name  # the first message of a call says it for all
+                self._on_report(name, report)
 
     async def _serve(self, call: Call, session: Session[Any, Any], kind: type[Any]) -> None:
         async with trio.open_nursery() as nursery:
@@ -197,16 +215,21 @@ def _decoded(kind: type[Any], payload: bytes) -> Any:
 
 @asynccontextmanager
 async def open_ads_server(
-    socket: Path, *, envoy_node: str, on_error: Callable[[str, Exception], None]
+    socket: Path,
+    *,
+    envoy_node: str,
+    on_error: Callable[[str, Exception], None],
+    on_report: OnReport = lambda name, report: None,
 ) -> AsyncIterator[AdsServer]:
     """Serve on the Unix socket `socket` for the body of the `async with`; its streams end with it.
 
-    `envoy_node` is the node.id of the Envoy whose acks count. `on_error(method, exception)` is told of our own faults.
+    `envoy_node` is the node.id of the Envoy whose acks count. `on_error(method, exception)` is told of our own faults,
+    `on_report(log's name, message)` of access logs.
     The directory is made with mode 0700 if it is missing; the socket has 0600. A socket file left by a dead agent is
     replaced. Raises PermissionError if others may enter the directory, trio_grpc.BindError if the socket can't be had.
     """
     _check_directory(socket)
-    server = AdsServer(envoy_node)
+    server = AdsServer(envoy_node, on_report)
 
     async def serve(connection: trio.socket.SocketType, uid: int, usage: Usage) -> None:
         await Connection(connection, uid, server.serve, LIMITS, usage, on_error).run()

@@ -13,7 +13,7 @@ from dataplane.compile import clusters, inbound, on_demand, outbound, tls
 from dataplane.compile.authorization import applies
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
-from dataplane.compile.resources import Resource, ResourceKey, Update
+from dataplane.compile.resources import ROUTES, Resource, ResourceKey, Update
 from dataplane.compile.route_problems import route_problems
 from dataplane.compile.scope import Scope, scope_of
 from dataplane.compile.workload import Credentials, Workload
@@ -92,6 +92,10 @@ class Compiler:
     def problems(self) -> list[Problem]:
         """References that lead nowhere, as far as they concern this workload."""
         return [problem for unit in sorted(self._problems) for problem in self._problems[unit]]
+
+    def inbound_routes(self, name: str) -> Resource | None:
+        """With the rules of the port whose listener has that name, as built last."""
+        return self._built.get(INBOUND_ROUTES, {}).get(ResourceKey(ROUTES, name))
 
     def rebuild(self, state: MeshState) -> Update:
         """Everything from scratch; the difference to what was built before."""

@@ -10,6 +10,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 )
 from google.protobuf import duration_pb2, wrappers_pb2
 
+from dataplane.compile.open_streams import add_reports
 from dataplane.compile.tls import ads_source, packed
 
 _Manager = hcm_pb2.HttpConnectionManager
@@ -76,6 +77,7 @@ def connection_manager(
     )
     if inbound:
         manager.set_current_client_cert_details.uri = True
+        add_reports(manager, name)
     else:
         manager.http_protocol_options.allow_absolute_url.value = True
         manager.local_reply_config.CopyFrom(_reasons())

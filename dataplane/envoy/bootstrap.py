@@ -8,9 +8,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from dataplane.compile.open_streams import AGENT_CLUSTER
 from schemas.errors import InvalidInput, Problem
 
-XDS_CLUSTER = "xds"
+XDS_CLUSTER = AGENT_CLUSTER
 
 MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its final NUL (unix(7))
 

@@ -9,12 +9,14 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import trio
 
+from dataplane.compile.open_streams import Connection
+from dataplane.envoy import sockets
 from dataplane.envoy.lifecycle import PidRecord, Seen
 from schemas.errors import MeshError
 
@@ -57,7 +59,12 @@ class Child:
         """
         try:
             popen = subprocess.Popen(  # no shell; the program is what find_envoy gave
-                arguments, stdin=subprocess.DEVNULL, cwd="/", env=dict(environ), start_new_session=True
+                arguments,
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                env=dict(environ),
+                start_new_session=True,
+                preexec_fn=sockets.let_successors_reach_us,  # one system call, which takes no lock
             )
         except OSError as error:
             raise EnvoyMissing(f"{arguments[0]} can't be started: {error}") from error
@@ -94,6 +101,17 @@ class Child:
         """Does nothing to a process that has ended."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
+
+    async def shut(self, connections: Collection[Connection]) -> int:
+        """Ends those connections of it; how many it had. Raises PermissionDenied."""
+        if self._pidfd < 0:
+            return 0
+        held = os.dup(self._pidfd)  # `close` may come meanwhile
+        try:
+            # In a thread: with thousands of descriptors it takes a while.
+            return await trio.to_thread.run_sync(sockets.shut, held, self.pid, frozenset(connections))
+        finally:
+            os.close(held)
 
     async def wait(self) -> int | None:
         """Its exit code when it has ended, -N for signal N; None where it was not our child and nobody can know."""

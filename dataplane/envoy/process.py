@@ -16,12 +16,13 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
+from dataplane.compile.open_streams import Connection
 from dataplane.envoy import bootstrap, child
 from dataplane.envoy.admin import Admin
 from dataplane.envoy.child import Child
@@ -217,6 +218,12 @@ class EnvoyProcess:
         """End the running Envoy at once, with every connection that it has; another starts without configuration."""
         if self._child is not None:
             self._child.signal(signal.SIGKILL)
+
+    async def shut(self, connections: Collection[Connection]) -> int:
+        """Ends those connections of the running Envoy; how many it had. Raises PermissionDenied."""
+        if self._child is None:
+            return 0  # it has ended, and every connection with it
+        return await self._child.shut(connections)
 
     # -- stop
 

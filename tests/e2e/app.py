@@ -63,6 +63,9 @@ class App:
                 while not isinstance(await self._next(connection, stream), h11.EndOfMessage):
                     pass
                 body = await self.answer(request.method.decode(), request.target.decode(), request.headers)
+                if any(name == b"upgrade" for name, _ in request.headers):
+                    await self._upgrade(connection, stream)
+                    return
                 length = ("Content-Length", str(len(body)))
                 status = 503 if request.target == b"/health" and not self.well else 200
                 await self._send(connection, stream, h11.Response(status_code=status, headers=[length]))
@@ -70,6 +73,14 @@ class App:
                 await self._send(connection, stream, h11.EndOfMessage())
                 if connection.our_state is h11.DONE and connection.their_state is h11.DONE:
                     connection.start_next_cycle()
+
+    async def _upgrade(self, connection: h11.Connection, stream: trio.SocketStream) -> None:
+        """What comes over it is said again, byte by byte: what a WebSocket frames is of no interest here."""
+        headers = [("Connection", "upgrade"), ("Upgrade", "websocket")]
+        await self._send(connection, stream, h11.InformationalResponse(status_code=101, headers=headers))
+        await stream.send_all(connection.trailing_data[0])
+        async for data in stream:
+            await stream.send_all(data)
 
     async def _next(self, connection: h11.Connection, stream: trio.SocketStream) -> object:
         while True:

@@ -1,0 +1,81 @@
+"""What is open: Envoy tells the agent of every stream that lasts, again and again, for the agent to judge it anew.
+
+Envoy judges a request when it begins. A tunnel, an upgraded connection or a gRPC stream then goes on under rules that
+may have changed since. Only what is longer open than `REPORT_EVERY_S` is reported: ordinary requests cost nothing.
+Nothing is remembered from one report to the next: an agent that has just started knows as much as any other.
+"""
+
+from collections.abc import Iterator
+from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.core.v3 import address_pb2, config_source_pb2
+from envoy.data.accesslog.v3 import accesslog_pb2 as entry_pb2
+from envoy.extensions.access_loggers.grpc.v3 import als_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.service.accesslog.v3 import als_pb2 as service_pb2
+
+from dataplane.compile.tls import packed
+
+AGENT_CLUSTER = "xds"
+"""The bootstrap's cluster of the agent's socket."""
+# Seconds. The greater part of the time for which something goes on that is not allowed any more. A report is some 10 µs
+# of the agent's time, so that 10,000 open tunnels are a tenth of a core.
+REPORT_EVERY_S = 1
+# Milliseconds that Envoy gathers reports for, so that many streams are one message.
+GATHER_MS = 100
+
+
+class Connection(NamedTuple):
+    """A TCP connection as its receiver sees it: (address, port) of either end."""
+
+    local: tuple[str, int]
+    remote: tuple[str, int]
+
+
+class OpenStream(NamedTuple):
+    connection: Connection
+    identities: tuple[str, ...]
+    """URI names of the certificate that the peer has shown."""
+    method: str
+    path: str
+
+
+def add_reports(manager: hcm_pb2.HttpConnectionManager, name: str) -> None:
+    """Let `manager` report what is open to the agent, under `name`."""
+    log = als_pb2.HttpGrpcAccessLogConfig()
+    log.common_config.log_name = name
+    log.common_config.grpc_service.envoy_grpc.cluster_name = AGENT_CLUSTER
+    log.common_config.transport_api_version = config_source_pb2.ApiVersion.V3
+    log.additional_request_headers_to_log.extend([":method", ":path"])  # entries know the commonest methods only
+    log.common_config.buffer_flush_interval.FromMilliseconds(GATHER_MS)
+    reports = accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(log))
+    reports.filter.log_type_filter.types.append(entry_pb2.DownstreamPeriodic)
+    manager.access_log.append(reports)
+    manager.access_log_options.access_log_flush_interval.seconds = REPORT_EVERY_S
+
+
+def reported(message: service_pb2.StreamAccessLogsMessage) -> Iterator[OpenStream]:
+    """The streams of one report. One of which it does not say whose it is has no identity."""
+    for entry in message.http_logs.log_entry:
+        common = entry.common_properties
+        names = common.tls_properties.peer_certificate_properties.subject_alt_name
+        yield OpenStream(
+            Connection(_address(common.downstream_local_address), _address(common.downstream_direct_remote_address)),
+            tuple(name.uri for name in names if name.uri),
+            entry.request.request_headers[":method"],
+            entry.request.request_headers[":path"],
+        )
+
+
+def address_of(text: str, port: int) -> tuple[str, int]:
+    """In one spelling: an IPv4 peer of an IPv6 socket is the IPv4 peer."""
+    address = ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address), port
+
+
+def _address(given: address_pb2.Address) -> tuple[str, int]:
+    socket = given.socket_address
+    return address_of(socket.address, socket.port_value) if socket.address else ("", 0)

@@ -1,0 +1,120 @@
+"""Would Envoy still let this stream in? By the very rules that it was sent, so that the two can't disagree.
+
+Knows what `authorization` makes and nothing else. What it does not know is closed: it denies in a DENY, and allows
+nothing in an ALLOW.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from envoy.config.rbac.v3 import rbac_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+from envoy.type.matcher.v3 import string_pb2
+
+from dataplane.compile.inbound import ALLOW, DENY
+from dataplane.compile.open_streams import OpenStream
+from dataplane.compile.resources import Resource
+
+_Asked = tuple[tuple[str, ...], str, str]
+# Different streams of one port whose verdicts are kept: peers are few, paths may be many.
+_KEPT = 10_000
+
+
+class _Unknown(Exception):
+    """A form that `authorization` never makes."""
+
+
+@dataclass(slots=True)
+class Judge:
+    """Holds the rules of each port as read last, and what they say of those who asked."""
+
+    _rules: dict[str, "_Rules"] = field(default_factory=dict)
+
+    def denies(self, routes: Resource, stream: OpenStream) -> bool:
+        """routes: the RouteConfiguration in force for the stream's port."""
+        rules = self._rules.get(routes.key.name)
+        if rules is None or rules.version != routes.version:
+            rules = self._rules[routes.key.name] = _read(routes)
+        return not rules.allows(stream)
+
+
+@dataclass(slots=True)
+class _Rules:
+    version: str
+    deny: rbac_pb2.RBAC | None
+    """None where the route has none: then nobody is let in."""
+    allow: rbac_pb2.RBAC | None
+    _said: dict[_Asked, bool] = field(default_factory=dict)
+
+    def allows(self, stream: OpenStream) -> bool:
+        asked = (stream.identities, stream.method, stream.path)
+        if asked not in self._said:
+            if len(self._said) >= _KEPT:
+                self._said.clear()
+            self._said[asked] = self._judge(stream)
+        return self._said[asked]
+
+    def _judge(self, stream: OpenStream) -> bool:
+        if self.deny is None or self.allow is None:
+            return False
+        if any(_policy(one, stream, if_unknown=True) for one in self.deny.policies.values()):
+            return False
+        return any(_policy(one, stream, if_unknown=False) for one in self.allow.policies.values())
+
+
+def _read(routes: Resource) -> _Rules:
+    found: dict[str, rbac_pb2.RBAC] = {}
+    for host in route_pb2.RouteConfiguration.FromString(routes.body).virtual_hosts:
+        for name, packed in host.typed_per_filter_config.items():
+            per_route = http_rbac_pb2.RBACPerRoute()
+            if name in (DENY, ALLOW) and packed.Unpack(per_route):
+                found[name] = per_route.rbac.rules
+    return _Rules(routes.version, found.get(DENY), found.get(ALLOW))
+
+
+def _policy(policy: rbac_pb2.Policy, stream: OpenStream, *, if_unknown: bool) -> bool:
+    try:
+        if policy.HasField("condition") or policy.HasField("checked_condition"):
+            raise _Unknown
+        principals = any(_principal(one, stream.identities) for one in policy.principals)
+        return principals and any(_permission(one, stream) for one in policy.permissions)
+    except _Unknown:
+        return if_unknown
+
+
+def _permission(permission: rbac_pb2.Permission, stream: OpenStream) -> bool:
+    match permission.WhichOneof("rule"):
+        case "any":
+            return bool(permission.any)
+        case "and_rules":
+            return all(_permission(one, stream) for one in permission.and_rules.rules)
+        case "or_rules":
+            return any(_permission(one, stream) for one in permission.or_rules.rules)
+        case "header" if permission.header.name == ":method" and not permission.header.invert_match:
+            return _string(permission.header.string_match, [stream.method])
+        case "url_path":
+            return _string(permission.url_path.path, [stream.path.partition("?")[0].partition("#")[0]])
+    raise _Unknown
+
+
+def _principal(principal: rbac_pb2.Principal, identities: Iterable[str]) -> bool:
+    match principal.WhichOneof("identifier"):
+        case "any":
+            return bool(principal.any)
+        case "and_ids":
+            return all(_principal(one, identities) for one in principal.and_ids.ids)
+        case "or_ids":
+            return any(_principal(one, identities) for one in principal.or_ids.ids)
+        case "authenticated":
+            return _string(principal.authenticated.principal_name, identities)
+    raise _Unknown
+
+
+def _string(matcher: string_pb2.StringMatcher, values: Iterable[str]) -> bool:
+    match matcher.WhichOneof("match_pattern"):
+        case "exact" if not matcher.ignore_case:
+            return any(value == matcher.exact for value in values)
+        case "prefix" if not matcher.ignore_case:
+            return any(value.startswith(matcher.prefix) for value in values)
+    raise _Unknown

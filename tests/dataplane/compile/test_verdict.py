@@ -1,0 +1,66 @@
+"""What can't be judged is closed, and what a report says is taken as it is."""
+
+from __future__ import annotations
+
+import pytest
+from envoy.config.rbac.v3 import rbac_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+from envoy.service.accesslog.v3 import als_pb2
+
+from dataplane.compile.inbound import ALLOW, DENY
+from dataplane.compile.open_streams import Connection, OpenStream, address_of, reported
+from dataplane.compile.resources import ROUTES, Resource
+from dataplane.compile.tls import packed
+from dataplane.compile.verdict import Judge
+
+WEB = "spiffe://shop.example/ns/shop/svc/web"
+STREAM = OpenStream(Connection(("192.0.2.1", 8080), ("192.0.2.2", 4711)), (WEB,), "GET", "/a")
+ANYTHING = rbac_pb2.Policy(permissions=[rbac_pb2.Permission(any=True)], principals=[rbac_pb2.Principal(any=True)])
+UNKNOWN = rbac_pb2.Policy(
+    permissions=[rbac_pb2.Permission(destination_port=8080)], principals=[rbac_pb2.Principal(any=True)]
+)
+
+
+def routes(*, deny: rbac_pb2.Policy | None = None, allow: rbac_pb2.Policy | None = None) -> Resource:
+    host = route_components_pb2.VirtualHost(name="x", domains=["*"])
+    for name, action, policy in ((DENY, rbac_pb2.RBAC.DENY, deny), (ALLOW, rbac_pb2.RBAC.ALLOW, allow)):
+        rules = rbac_pb2.RBAC(action=action, policies={} if policy is None else {"one": policy})
+        per_route = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=rules))
+        host.typed_per_filter_config[name].CopyFrom(packed(per_route))
+    return Resource.of(ROUTES, "inbound|http", route_pb2.RouteConfiguration(virtual_hosts=[host]))
+
+
+@pytest.mark.parametrize(
+    ("given", "denied"),
+    [
+        (routes(allow=ANYTHING), False),
+        (routes(), True),
+        (routes(allow=ANYTHING, deny=ANYTHING), True),
+        (routes(allow=UNKNOWN), True),
+        (routes(allow=ANYTHING, deny=UNKNOWN), True),
+        (Resource.of(ROUTES, "inbound|http", route_pb2.RouteConfiguration()), True),
+    ],
+)
+def test_what_is_not_known_to_be_allowed_is_denied(given: Resource, denied: bool) -> None:
+    assert Judge().denies(given, STREAM) is denied
+
+
+def test_a_report() -> None:
+    message = als_pb2.StreamAccessLogsMessage()
+    entry = message.http_logs.log_entry.add()
+    common = entry.common_properties
+    common.downstream_local_address.socket_address.address = "192.0.2.1"
+    common.downstream_local_address.socket_address.port_value = 8080
+    # What the peer says in X-Forwarded-For must not decide whose connection is closed.
+    common.downstream_remote_address.socket_address.address = "198.51.100.1"
+    common.downstream_direct_remote_address.socket_address.address = "192.0.2.2"
+    common.downstream_direct_remote_address.socket_address.port_value = 4711
+    common.tls_properties.peer_certificate_properties.subject_alt_name.add(uri=WEB)
+    entry.request.request_headers.update({":method": "GET", ":path": "/a"})
+    assert list(reported(message)) == [STREAM]
+
+
+def test_an_address_has_one_spelling() -> None:
+    assert address_of("::ffff:192.0.2.1", 1) == ("192.0.2.1", 1)
+    assert address_of("2001:DB8:0::1", 1) == address_of("2001:db8::1", 1)
