@@ -4,7 +4,6 @@ follow: control/rotation ─▶ Rotator ─▶ CaSteps ─▶ etcd        Author
 issuing changed ─▶ Presence ─▶ etcd
 """
 
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from random import SystemRandom
@@ -14,7 +13,7 @@ import trio
 from controlplane.api.authority_service import AuthorityService
 from controlplane.api.issuing import Issuing
 from controlplane.ca.seal import KeyRing
-from controlplane.presence import Presence, replica_id
+from controlplane.presence import Presence, replica_id, replica_name
 from controlplane.rotation.driver import Rotator
 from controlplane.rotation.expiry import Watch
 from controlplane.rotation.steps import CaSteps
@@ -47,7 +46,7 @@ class CaLife:
         serves_bundle: bool,
     ) -> None:
         self._store = store
-        name = f"{socket.gethostname()} {address}"
+        name = replica_name(address)
         steps = CaSteps(store, CaWriter(store, requests), kek, issuing.now, issuing.random, name)
         watch = Watch(tuple(files), issuing.now)
         kek_ids = tuple(key.id for key in kek.keys)

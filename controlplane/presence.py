@@ -6,6 +6,7 @@ A key is not removed while a replica may still issue with it. One that can't tel
 
 import hashlib
 import logging
+import socket
 
 import msgspec
 import trio
@@ -24,6 +25,11 @@ RETRY_SECONDS = 1.0
 GOODBYE_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
+
+
+def replica_name(address: str) -> str:
+    """For people. address: where it is reached."""
+    return f"{socket.gethostname()} {address}"
 
 
 def replica_id(name: str, socket: str) -> str:

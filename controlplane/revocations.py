@@ -4,12 +4,13 @@ The file is the floor below which no restore of etcd takes the mesh: what it hol
 """
 
 import logging
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import trio
 
+from controlplane import floor_file
 from controlplane.api.caller import Caller, CallerKind
 from controlplane.log import event
 from controlplane.store.etcd import Store
@@ -32,10 +33,12 @@ logger = logging.getLogger(__name__)
 class Revocations:
     """A sink of `follow`; `run` it beside. `synced`: etcd has been listed, and nothing is issued before.
 
+    on_loss: is told when etcd lacks a record, which is never deleted, or has an older one: it was restored.
     Raises InvalidInput for a floor that can't be read: issuing without it could undo what it holds.
     """
 
-    def __init__(self, store: Store, state_dir: Path | None) -> None:
+    def __init__(self, store: Store, state_dir: Path | None, on_loss: Callable[[], None] = lambda: None) -> None:
+        self._on_loss = on_loss
         self._store = store
         self._path = state_dir / FLOOR_FILE if state_dir is not None else None
         self._held = dict(_read_floor(self._path))
@@ -123,7 +126,7 @@ class Revocations:
             return
         held = dict(self._held)
         data = msgspec.msgpack.encode([codec.encode(held[service]) for service in sorted(held)])
-        await trio.to_thread.run_sync(_replace, self._path, data)
+        await trio.to_thread.run_sync(floor_file.replace, self._path, data)
         self._saved = held
 
     async def _write_missing(self) -> None:
@@ -136,21 +139,13 @@ class Revocations:
             key = self._store.keyspace.revocation(service)
             guard = KeyGuard(key, kv.mod_revision if kv is not None else 0)
             revision = await self._store.transact((guard,), (Put(key, codec.encode(record)),))
+            if service not in self._unreadable:
+                self._on_loss()
             if revision is not None:  # else another replica was first, and the watch tells
                 event(
                     logger, logging.WARNING, "etcd had lost a revocation; it is there again",
                     identity=f"{service.namespace}/{service.name}", serial=record.serial, revision=revision,
                 )  # fmt: skip
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Whole or not at all; what is on the disk afterwards outlives a loss of power. Blocks; raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def _read_floor(path: Path | None) -> dict[ServiceRef, Revocation]:

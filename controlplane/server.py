@@ -12,7 +12,8 @@
                           │  watchdog, signals                                                    │
                           └──────────────────────────────────────────────────────────────────────┘
 
-A replica holds nothing that etcd does not have: any one may die at any time, between any two instructions.
+A replica holds nothing that etcd does not have, but for what a restore of etcd must not undo: any one may die at any
+time, between any two instructions.
 """
 
 import logging
@@ -50,6 +51,8 @@ from controlplane.federation_life import FederationLife
 from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
 from controlplane.metrics import ReplicaMetrics
+from controlplane.presence import replica_id, replica_name
+from controlplane.restores import Restores
 from controlplane.revocations import Revocations
 from controlplane.socket_path import prepare_socket
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
@@ -128,6 +131,10 @@ async def run(
         notifier.status("waiting for etcd")
         await _wait_for_etcd(store, config)
 
+        own_id = replica_id(replica_name(config.advertised_api[0]), config.listen.socket)
+        restores = Restores(store, state_dir := config.state_path(environ), own_id, now, random)
+        nursery.start_soon(follow, store, keyspace.tokens(), restores)
+        nursery.start_soon(restores.run)
         view, board, clock = MeshView(keyspace), StatusBoard(keyspace), ConfigClock()
         issuing = Issuing(told, now, random)
         keeper = AuthorityKeeper(view, kek, issuing)
@@ -137,7 +144,7 @@ async def run(
         nursery.start_soon(follow, store, keyspace.ca(), view.ca)
         nursery.start_soon(follow, store, keyspace.statuses(), board)
         nursery.start_soon(follow, store, keyspace.config(), clock)
-        revocations = Revocations(store, config.state_path(environ))
+        revocations = Revocations(store, state_dir, restores.notice)
         nursery.start_soon(follow, store, keyspace.revocations(), revocations)
         nursery.start_soon(revocations.run)
         nursery.start_soon(keeper.run)
@@ -155,10 +162,11 @@ async def run(
 
         operators = Operators(store)
         possession = X509Possession(store, lambda: issuing.current().authority.trust_domain, now, random)
-        attestors: dict[str, Attestor] = {"token": JoinTokenAttestor(store, now, random), "x509": possession}
+        attestors: dict[str, Attestor] = {"token": JoinTokenAttestor(store, now, random, restores), "x509": possession}
         notifier.status("waiting for the mesh to be initialised")
         await keeper.wait_ready()
         await revocations.synced.wait()  # before anything is issued
+        await restores.synced.wait()
         life.show(nursery)
         nursery.start_soon(make_jwt_key, store, kek, issuing)
 
@@ -171,7 +179,7 @@ async def run(
             IdentityService(issuing, attestors, possession),
             SvidService(issuing),
             TokenService(store, writer, issuing, operators),
-            OperatorService(store, writer, issuing, operators),
+            OperatorService(store, writer, issuing, operators, restores),
             AttestorService(store, writer, issuing),
             SidecarService(store, board, clock, statuses),
         )

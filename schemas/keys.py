@@ -127,6 +127,9 @@ class Keyspace:
     def replica(self, replica_id: str) -> bytes:
         return f"{self.prefix}/control/replicas/{replica_id}".encode()
 
+    def beacon(self, replica_id: str) -> bytes:
+        return f"{self.prefix}/control/beacons/{replica_id}".encode()
+
     def token(self, token_id: str) -> bytes:
         return f"{self.prefix}/control/tokens/{token_id}".encode()
 

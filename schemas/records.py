@@ -77,6 +77,13 @@ class Epoch(Record, frozen=True, kw_only=True, tag="Epoch"):
     id: str
 
 
+class Beacon(Record, frozen=True, kw_only=True, tag="Beacon"):
+    """A replica's own count, which only grows: one below what the replica remembers shows that etcd was restored."""
+
+    replica: str
+    count: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+
+
 class Revocation(Record, frozen=True, kw_only=True, tag="Revocation"):
     """Whether a workload's identity is revoked. Of two that are known the one with the higher serial is true.
 
@@ -317,6 +324,7 @@ AnyRecord = (
     Endpoint
     | SidecarStatus
     | Epoch
+    | Beacon
     | Revocation
     | TrustBundle
     | SealedKey

@@ -10,6 +10,7 @@ from controlplane.api.request_id import request_of
 from controlplane.ca import tokens
 from controlplane.ca.authority import expires
 from controlplane.domain import operators as deciding
+from controlplane.restores import Restores
 from controlplane.store.etcd import Store
 from controlplane.store.ops import KeyGuard, Put
 from controlplane.store.requests import Request, RequestWriter
@@ -26,8 +27,16 @@ OPERATOR_SECONDS = 12 * 3600
 
 
 class OperatorService:
-    def __init__(self, store: Store, writer: RequestWriter, issuing: Issuing, operators: Operators) -> None:
+    def __init__(
+        self,
+        store: Store,
+        writer: RequestWriter,
+        issuing: Issuing,
+        operators: Operators,
+        restores: Restores | None = None,
+    ) -> None:
         self._store = store
+        self._restores = restores
         self._writer = writer
         self._issuing = issuing
         self._operators = operators
@@ -47,7 +56,7 @@ class OperatorService:
         """A bad signing request costs no token; a token that was made before a revocation lets nobody in."""
         token = tokens.parse(message.token, LoginToken)
         call.tell(token=token.id)
-        held = await token_use.look(self._store, token.id)
+        held = await token_use.look(self._store, token.id, self._restores)
         now = self._issuing.now()
         tokens.check(token, held.record, held.epoch, now)
         assert isinstance(held.record, LoginToken)  # noqa: S101  (check refuses all else)
@@ -60,7 +69,10 @@ class OperatorService:
         reply = self._issue(operator, message.csr)
         as_ = TokenUse(at=int(now), by=call.caller.where, identity=reply.spiffe_id, id=self._issuing.random(8).hex())
         guards = (KeyGuard(kv.key, kv.mod_revision),)
-        call.tell(revision=await token_use.use(self._store, token, as_, now=now, seconds=call.seconds, guards=guards))
+        revision = await token_use.use(
+            self._store, token, as_, now=now, seconds=call.seconds, guards=guards, restores=self._restores
+        )
+        call.tell(revision=revision)
         tell_issued(call, reply.spiffe_id, reply.chain[0], reply.expires)
         return reply
 

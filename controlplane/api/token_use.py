@@ -6,6 +6,7 @@ import trio
 
 from controlplane.ca import tokens
 from controlplane.ca.tokens import AnyToken
+from controlplane.restores import Restores
 from controlplane.store.etcd import PAUSE_SECONDS, Store
 from controlplane.store.ops import Guard, KeyGuard, Put
 from schemas import codec
@@ -24,8 +25,16 @@ class Held:
     epoch_guard: KeyGuard
 
 
-async def look(store: Store, token_id: str) -> Held:
-    """Raises Corrupt, Unavailable."""
+async def look(store: Store, token_id: str, restores: Restores | None = None) -> Held:
+    """restores: is asked whether etcd still knows what it knew. Raises Corrupt, Unavailable."""
+    while True:
+        known = restores.known(token_id) if restores is not None else 0
+        held = await _read(store, token_id)
+        if restores is None or await restores.check(held.record, known):
+            return held
+
+
+async def _read(store: Store, token_id: str) -> Held:
     key, epoch_key = store.keyspace.token(token_id), store.keyspace.epoch()
     found = await store.get_many((key, epoch_key))
     epoch = found.get(epoch_key)
@@ -48,6 +57,7 @@ async def use(
     now: float,
     seconds: float,
     guards: tuple[Guard, ...] = (),
+    restores: Restores | None = None,
 ) -> int:
     """The revision at which one use of the token was counted as ours, while `guards` held. Safe after a lost answer:
     `as_.id` is unique, so our own use is known again.
@@ -59,14 +69,15 @@ async def use(
     doubt: Unavailable | None = None
     while True:
         with trio.move_on_at(deadline) as bound:
-            held = await look(store, presented.id)
+            held = await look(store, presented.id, restores)
         if bound.cancelled_caught:
             raise doubt or Unavailable(f"no time was left to use token {presented.id}: ask again")
         if held.record is not None and held.kv is not None and any(one.id == as_.id for one in held.record.used):
             return held.kv.mod_revision
         tokens.check(presented, held.record, held.epoch, now)
         assert held.record is not None and held.kv is not None  # noqa: S101, PT018  (check refuses what is not there)
-        consumed = codec.encode_over(held.kv.value, tokens.consume(held.record, as_))
+        used = tokens.consume(held.record, as_)
+        consumed = codec.encode_over(held.kv.value, used)
         own = KeyGuard(held.kv.key, held.kv.mod_revision)
         try:
             revision = await store.transact(
@@ -79,6 +90,8 @@ async def use(
             await trio.sleep(PAUSE_SECONDS)
             continue
         if revision is not None:
+            if restores is not None:
+                restores.remember(used, revision)
             return revision
         if guards and await _moved(store, guards):
             raise Conflict("who may log in changed meanwhile: ask again")

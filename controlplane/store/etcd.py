@@ -1,12 +1,13 @@
 """[edge] etcd as the replica uses it: few operations, our own errors, a deadline on each call."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
 import trio_etcd
 from controlplane.store.losses import Pulse
+from controlplane.store.newest import Newest
 from controlplane.store.ops import MAX_TXN_OPS, Delete, Guard, KeyGuard, LeaseGuard, Op, PrefixGuard, Put
 from schemas import errors
 from schemas.errors import MeshError, Problem
@@ -33,6 +34,23 @@ class Store:
     def __init__(self, client: Client, keyspace: Keyspace) -> None:
         self._client = client
         self.keyspace = keyspace
+        self.newest = Newest()
+        self._following: set[trio.CancelScope] = set()
+
+    @contextmanager
+    def until_restored(self) -> Iterator[trio.CancelScope]:
+        """Cancels its body when what etcd holds is of another time, and everything has to be listed again."""
+        with trio.CancelScope() as scope:
+            self._following.add(scope)
+            try:
+                yield scope
+            finally:
+                self._following.discard(scope)
+
+    def list_again(self) -> None:
+        """etcd was restored: end all that goes by what it held before."""
+        for scope in tuple(self._following):
+            scope.cancel()
 
     async def get(self, key: bytes) -> KeyValue | None:
         with _translated():
@@ -52,9 +70,10 @@ class Store:
         deadline = trio.current_time() + CALL_SECONDS
         while True:
             try:
-                with _translated():
+                with _translated(), self.newest.seen_by() as answered:
                     left = max(0.05, deadline - trio.current_time())
                     result = await self._client.txn([], gets, timeout=min(left, ATTEMPT_SECONDS))
+                    answered(result.revision)
                 return [one for one in result.results if isinstance(one, RangeResult)]
             except errors.Unavailable as error:
                 if trio.current_time() + PAUSE_SECONDS >= deadline:
@@ -73,8 +92,10 @@ class Store:
 
     async def list(self, prefix: bytes) -> Listing:
         """All below `prefix`, at one revision."""
-        with _translated():
-            return await self._client.list(prefix, timeout=CALL_SECONDS)
+        with _translated(), self.newest.seen_by() as answered:
+            listing = await self._client.list(prefix, timeout=CALL_SECONDS)
+            answered(listing.revision)
+        return listing
 
     async def list_keys(self, prefix: bytes) -> tuple[bytes, ...]:
         """The keys below `prefix`, without values."""
@@ -89,10 +110,11 @@ class Store:
 
         Raises LeaseGone; LimitExceeded; Unavailable, which says whether the write may have happened.
         """
-        with _translated():
+        with _translated(), self.newest.seen_by() as answered:
             result = await self._client.txn(
                 [_compare(guard) for guard in guards], [_operation(op) for op in ops], timeout=seconds
             )
+            answered(result.revision)
         return result.revision if result.succeeded else None
 
     async def grant_lease(self, ttl: int, *, lease_id: int = 0) -> int:

@@ -30,14 +30,15 @@ async def follow(store: Store, prefix: bytes, sink: Sink) -> None:
     troubled = False
     while True:
         try:
-            listing = await store.list(prefix)
-            sink.listed(listing)
-            if troubled:
-                event(logger, logging.INFO, "following again", prefix=prefix.decode(), revision=listing.revision)
-                troubled = False
-            async with store.watch(prefix, listing.revision + 1) as watch:
-                async for batch in watch:
-                    sink.changed(batch)
+            with store.until_restored():
+                listing = await store.list(prefix)
+                sink.listed(listing)
+                if troubled:
+                    event(logger, logging.INFO, "following again", prefix=prefix.decode(), revision=listing.revision)
+                    troubled = False
+                async with store.watch(prefix, listing.revision + 1) as watch:
+                    async for batch in watch:
+                        sink.changed(batch)
         except MustListAgain as error:
             event(logger, logging.INFO, "listing again", prefix=prefix.decode(), why=error)
             await trio.sleep(LIST_AGAIN_SECONDS)

@@ -17,6 +17,7 @@ from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpe
 from schemas.objects.traffic import BackendTrafficPolicy, BackendTrafficPolicySpec, LoadBalancer
 from schemas.records import (
     AnyRecord,
+    Beacon,
     Endpoint,
     Epoch,
     FederationStatus,
@@ -152,6 +153,7 @@ RECORDS: tuple[AnyRecord, ...] = (
         svid_expires=1_700_003_600,
     ),
     Epoch(id="4f1c"),
+    Beacon(replica="4f1c", count=7),
     Revocation(
         namespace="shop",
         service="orders",

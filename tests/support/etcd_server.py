@@ -206,6 +206,20 @@ class EtcdServer:
         assert done.returncode == 0 or not check, f"etcdctl {' '.join(args)}: {said}"
         return said.strip()
 
+    async def restore_snapshot(self, snapshot: Path, *, bump_revision: int) -> None:
+        """Make the data directory, which must not exist, out of `snapshot` (or a copy of a member's ``snap/db``).
+
+        Revisions go on `bump_revision` above the snapshot's, and what is before is marked as compacted.
+        """
+        member = self._member
+        await self.ctl(
+            "snapshot", "restore", str(snapshot), "--skip-hash-check",
+            "--data-dir", str(self.data_dir), "--name", member.name,
+            "--initial-cluster", ",".join(f"{one.name}={one.peer(self.host)}" for one in self._cluster),
+            "--initial-advertise-peer-urls", member.peer(self.host),
+            "--bump-revision", str(bump_revision), "--mark-compacted",
+        )  # fmt: skip
+
     # --- how ---
 
     def _command(self) -> list[str]:
