@@ -9,6 +9,7 @@ etcd:
   prefix: /mesh/v1                   # of all keys
   allowKnownBad: false               # start with an etcd whose access control is known to have holes
   sidecarEndpoints: [10.0.0.1:2379]  # what sidecars are told; default: endpoints
+  clientCrl: /var/lib/mesh-crl/clients.crl # written for etcd's --client-crl-file; default: nowhere
 kek: /etc/mesh/kek                   # key-encryption key; default: $CREDENTIALS_DIRECTORY/kek
 nextKek: /etc/mesh/kek.new           # another one that opens CA keys too, while `meshadm ca reseal` replaces the first
 stateDir: /var/lib/mesh-controlplane # what an older backup of etcd must not undo; default: $STATE_DIRECTORY
@@ -53,6 +54,7 @@ class EtcdConfig(Settings, frozen=True, kw_only=True):
     prefix: Prefix = DEFAULT_PREFIX
     allow_known_bad: bool = False
     sidecar_endpoints: Addresses | None = None
+    client_crl: AbsolutePath | None = None
 
 
 class ListenConfig(Settings, frozen=True, kw_only=True):

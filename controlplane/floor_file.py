@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Whole or not at all; what is on the disk afterwards outlives a loss of power. Blocks; raises OSError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with open(beside, "wb") as file:
+        os.fchmod(file.fileno(), mode)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

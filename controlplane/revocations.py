@@ -47,11 +47,16 @@ class Revocations:
         self._touched = trio.Event()
         self._saved = dict(self._held)
         self.synced = trio.Event()
+        self.changed_event = trio.Event()
+        """Set, and replaced by a new one, at each change."""
 
     # -- what counts
 
     def record(self, service: ServiceRef) -> Revocation | None:
         return self._held.get(service)
+
+    def records(self) -> tuple[Revocation, ...]:
+        return tuple(self._held.values())
 
     def check(self, service: ServiceRef) -> None:
         """Raises PermissionDenied for an identity that is revoked, or of which that can't be ruled out."""
@@ -105,6 +110,8 @@ class Revocations:
             return
         if newer(record, self._held.get(ref.service)):
             self._held[ref.service] = record
+            changed, self.changed_event = self.changed_event, trio.Event()
+            changed.set()
 
     # -- the floor
 

@@ -47,6 +47,7 @@ from controlplane.authority_keeper import AuthorityKeeper
 from controlplane.ca.keystore import read_keks
 from controlplane.ca_life import CaLife
 from controlplane.config import ReplicaConfig
+from controlplane.etcd_crl import keep_crl
 from controlplane.federation_life import FederationLife
 from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
@@ -167,6 +168,8 @@ async def run(
         await keeper.wait_ready()
         await revocations.synced.wait()  # before anything is issued
         await restores.synced.wait()
+        if config.etcd.client_crl is not None:
+            nursery.start_soon(keep_crl, Path(config.etcd.client_crl), issuing, revocations)
         life.show(nursery)
         nursery.start_soon(make_jwt_key, store, kek, issuing)
 

@@ -9,6 +9,7 @@ import trio
 from controlplane.api.call import Call
 from controlplane.api.turns import Turns
 from controlplane.ca.authority import Authority, expires
+from controlplane.ca.etcd_revocation import client_serial
 from controlplane.ca.jwt_key import JwtSigner
 from controlplane.ca.rotation import FENCE_SECONDS
 from controlplane.ca.sign import serial_number
@@ -122,7 +123,7 @@ class Issuing:
         ttl = in_force.mesh.spec.svid_ttl_seconds
         chain = in_force.authority.issue_workload(service, key, now, ttl, serial)
         # The same lifetime: the two are renewed together.
-        etcd_chain = in_force.authority.issue_etcd_client(ETCD_USER, etcd_key, now, ttl, self.serial())
+        etcd_chain = in_force.authority.issue_etcd_client(ETCD_USER, etcd_key, now, ttl, client_serial(service, now))
         self.issued += 1
         return Pair(chain, etcd_chain, min(expires(chain), expires(etcd_chain)), f"{serial:x}")
 
