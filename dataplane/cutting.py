@@ -11,10 +11,13 @@ from collections.abc import Awaitable, Callable, Collection
 import trio
 from envoy.service.accesslog.v3 import als_pb2
 
-from dataplane.compile.open_streams import Connection, OpenStream, reported
+from dataplane.compile.open_streams import REPORT_EVERY_S, Connection, OpenStream, reported
 from dataplane.compile.resources import Resource
 from dataplane.compile.verdict import Judge
 from schemas.errors import PermissionDenied
+
+# Seconds without a report of anything denied, after which nothing of that kind can be open any more.
+QUIET_S = 3.0 * REPORT_EVERY_S
 
 log = logging.getLogger("mesh.cutting")
 
@@ -53,7 +56,11 @@ class Cutter:
 
     async def run(self) -> None:
         while True:
-            await self._arrived.wait()
+            with trio.move_on_after(QUIET_S if self.problem else float("inf")) as waits:
+                await self._arrived.wait()
+            if waits.cancelled_caught:
+                self._say(None)
+                continue
             self._arrived = trio.Event()
             denied, self._denied = self._denied, {}
             problem = None
@@ -67,6 +74,9 @@ class Cutter:
                 for name, stream in denied.values():
                     who = ", ".join(stream.identities) or "a peer without identity"
                     log.info("closed a connection of %s to %s: it is no longer allowed", who, name)
-            if problem != self.problem:
-                self.problem = problem
-                self._news()
+            self._say(problem)
+
+    def _say(self, problem: str | None) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self._news()

@@ -2,76 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 
 from dataplane.compile.open_streams import GATHER_MS, REPORT_EVERY_S
 from schemas.objects.authorization import Operation
-from tests.e2e.app import GREETING, HTTP, TCP
-from tests.e2e.mesh import BOUND_GRPC, REPORTS_ID, WEB_ID, E2eMesh, caller
+from tests.e2e.lasting import Echo, arrived, grpc_chat, tunnel, web_socket
+from tests.e2e.mesh import REPORTS_ID, WEB_ID, E2eMesh, caller
 from tests.states.build import policy, revocation, rule
-from trio_grpc import Channel, RpcError, Stream
 
 # Seconds. `REPORT_EVERY_S` and `GATHER_MS` are by design; the rest is for a machine that is busy.
 BOUND_S = REPORT_EVERY_S + GATHER_MS / 1000 + 5.0
 
 BOTH_MAY = policy("web-may", "ALLOW", rule(caller(WEB_ID, REPORTS_ID)), on=["api"])
 REPORTS_MAY = policy("web-may", "ALLOW", rule(caller(REPORTS_ID)), on=["api"])
-
-Echo = Callable[[bytes], Awaitable[bytes]]
-"""Says it to the app over what is open, and returns what comes back: nothing when that has ended."""
-
-
-async def over(stream: trio.SocketStream, message: bytes) -> bytes:
-    try:
-        await stream.send_all(message)
-        return bytes(await stream.receive_some())
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        return b""
-
-
-@asynccontextmanager
-async def by_proxy(mesh: E2eMesh, by: str, head: str, until: str) -> AsyncIterator[Echo]:
-    """Through the proxy port: `head` asks for it; it is open when `until` has come."""
-    async with await trio.open_tcp_stream(mesh.instances[by].local, 15001) as stream:
-        await stream.send_all(head.encode())
-        got = b""
-        with trio.fail_after(10):
-            while until.encode() not in got:
-                part = await stream.receive_some()
-                assert part, got
-                got += part
-        yield partial(over, stream)
-
-
-def tunnel(mesh: E2eMesh, by: str) -> AbstractAsyncContextManager[Echo]:
-    return by_proxy(mesh, by, f"CONNECT api.shop:{TCP} HTTP/1.1\r\nHost: api.shop:{TCP}\r\n\r\n", GREETING)
-
-
-def web_socket(mesh: E2eMesh, by: str, path: str = "/socket") -> AbstractAsyncContextManager[Echo]:
-    upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-    return by_proxy(mesh, by, f"GET {path} HTTP/1.1\r\nHost: api.shop:{HTTP}\r\n{upgrade}", "101 Switching")
-
-
-async def over_chat(stream: Stream, message: bytes) -> bytes:
-    try:
-        await stream.send(message)
-        return b"".join(one.rpartition(b" ")[2] for one in await stream.receive())
-    except (RpcError, trio.EndOfChannel, trio.BrokenResourceError):
-        return b""
-
-
-@asynccontextmanager
-async def grpc_chat(mesh: E2eMesh, by: str) -> AsyncIterator[Echo]:
-    with (
-        Channel(f"{mesh.instances[by].local}:{BOUND_GRPC}") as channel,
-        channel.stream("/e2e.Echo/Chat") as stream,
-    ):
-        yield partial(over_chat, stream)
 
 
 async def ended(echo: Echo, name: str) -> None:
@@ -151,14 +98,3 @@ async def test_what_stays_allowed_stays_open(mesh: E2eMesh) -> None:
                     await trio.sleep(0.05)
                 raise AssertionError("a web socket that is allowed was closed")
         assert await stays(b"open") == b"open"
-
-
-async def arrived(mesh: E2eMesh, name: str) -> None:
-    async with trio.open_nursery() as nursery:
-
-        async def look(instance: str) -> None:
-            await mesh.ask_app(instance, f"/arrived/{name}")
-            nursery.cancel_scope.cancel()
-
-        for instance in ("api-1", "api-2"):
-            nursery.start_soon(look, instance)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import trio
+from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
-from dataplane.ads.server import DELTA, PATIENCE_S, AckState, open_ads_server
+from dataplane.ads.server import ACCESS_LOGS, DELTA, PATIENCE_S, AckState, open_ads_server
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Update
 from tests.dataplane.ads import xds
 from trio_grpc import BindError, Channel, RpcError, Stream
@@ -74,6 +75,27 @@ async def test_new_stream_of_envoy_replaces_the_old_one_and_others_do_not_count(
                         await hear(old)
                     assert server.state.connected
                     assert server.sessions == 2
+
+
+async def test_access_logs_are_heard_by_the_name_that_their_first_message_says(tmp_path: Path) -> None:
+    socket = tmp_path / "run" / "ads.sock"
+    heard: list[tuple[str, str]] = []
+    all_heard = trio.Event()
+
+    def hear_report(name: str, report: als_pb2.StreamAccessLogsMessage) -> None:
+        heard.append((name, report.http_logs.log_entry[0].request.path))
+        if len(heard) == 2:
+            all_heard.set()
+
+    async with open_ads_server(socket, envoy_node=NODE, on_error=fail, on_report=hear_report):
+        with Channel(f"unix:{socket}") as channel, channel.stream(ACCESS_LOGS) as stream:
+            for name, path in (("inbound|http", "/a"), ("", "/b")):
+                report = als_pb2.StreamAccessLogsMessage(identifier={"log_name": name} if name else None)
+                report.http_logs.log_entry.add().request.path = path
+                await stream.send(report.SerializeToString())
+            with trio.fail_after(10):
+                await all_heard.wait()
+    assert heard == [("inbound|http", "/a"), ("inbound|http", "/b")]
 
 
 async def test_stream_without_a_node_is_refused(tmp_path: Path) -> None:
