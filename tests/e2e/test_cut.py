@@ -12,6 +12,7 @@ from dataplane.compile.open_streams import GATHER_MS, REPORT_EVERY_S
 from schemas.objects.authorization import Operation
 from tests.e2e.lasting import Echo, arrived, grpc_chat, tunnel, web_socket
 from tests.e2e.mesh import REPORTS_ID, WEB_ID, E2eMesh, caller
+from tests.e2e.test_crashes import restart
 from tests.states.build import policy, revocation, rule
 
 # Seconds. `REPORT_EVERY_S` and `GATHER_MS` are by design; the rest is for a machine that is busy.
@@ -97,4 +98,16 @@ async def test_what_stays_allowed_stays_open(mesh: E2eMesh) -> None:
                 while await again(b"open") == b"open":  # noqa: ASYNC110  (as above)
                     await trio.sleep(0.05)
                 raise AssertionError("a web socket that is allowed was closed")
+        assert await stays(b"open") == b"open"
+
+
+@pytest.mark.fault(24)
+async def test_an_agent_that_took_up_its_envoy_cuts_what_was_open_before(mesh: E2eMesh) -> None:
+    async with mesh.applied(BOTH_MAY), tunnel(mesh, "web-1") as goes, tunnel(mesh, "reports-1") as stays:
+        for name in ("api-1", "api-2"):
+            await mesh.processes.kill(f"sidecar-{name}")
+        await restart(mesh, "api-1", "api-2")
+        assert await goes(b"open") == b"open"
+        await mesh.apply(REPORTS_MAY)
+        await ended(goes, "a tunnel")
         assert await stays(b"open") == b"open"
