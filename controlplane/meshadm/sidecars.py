@@ -1,18 +1,21 @@
 """What the sidecars' own reports mean, and the table of them. Pure."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.meshadm.table import Table, count, duration, printable
+from schemas.names import ServiceRef
 from schemas.records import SidecarStatus
 
 
 class State(enum.Enum):
     """The most urgent thing that holds, in this order. A sidecar whose lease has ended is not listed at all."""
 
+    REVOKED = "revoked"
+    """An operator revoked its identity: nobody serves it and no replica hears it, so that all else is old."""
     EXPIRED = "expired"
     """Its SVID is no longer valid: no peer talks to it."""
     REFUSED = "refused"
@@ -39,9 +42,22 @@ class Sidecar:
         return f"{self.status.namespace}/{self.status.service}.{self.status.instance}"
 
 
-def judged(statuses: Sequence[SidecarStatus], config_revision: int, now: float) -> list[Sidecar]:
+def judged(
+    statuses: Sequence[SidecarStatus],
+    config_revision: int,
+    now: float,
+    revoked: Collection[ServiceRef] = (),
+) -> list[Sidecar]:
     """`now`: seconds since 1970."""
-    return [Sidecar(status, _state(status, config_revision, now)) for status in statuses]
+    return [
+        Sidecar(
+            status,
+            State.REVOKED
+            if ServiceRef(status.namespace, status.service) in revoked
+            else _state(status, config_revision, now),
+        )
+        for status in statuses
+    ]
 
 
 def _state(status: SidecarStatus, config_revision: int, now: float) -> State:
@@ -85,6 +101,13 @@ def details(sidecars: Sequence[Sidecar]) -> list[str]:
     """What the table has no room for: each refusal in Envoy's words, and what sidecars found wrong in the objects."""
     found: list[str] = []
     for one in sidecars:
+        if one.state is State.REVOKED:
+            found.append(
+                printable(
+                    f"{one.name} is revoked; its open watch of etcd, which shows nothing secret, lasts until its "
+                    "connection ends"
+                )
+            )
         found += (
             printable(f"{one.name} refused {nack.resource} of revision {nack.revision}: {nack.message}")
             for nack in one.status.nacks

@@ -12,6 +12,10 @@ from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.sidecars import State
 from controlplane.meshadm.values import Sidecars
+from schemas import codec
+from schemas.api import mesh_pb2 as pb
+from schemas.names import ServiceRef
+from schemas.records import Revocation
 
 
 @click.command(
@@ -30,17 +34,23 @@ def status(connect: Connect, namespace: str | None, form: Format) -> None:
     """Show each sidecar: contact, acked revision, refusals, expiry of its identity.
 
     Ends with 8 when a sidecar has refused something, with 7 when one is stale (no contact with etcd) or its identity
-    has expired, else with 0. A sidecar that is merely behind is no failure: each one is for a moment after a change.
+    has expired, else with 0. One that is revoked is no failure: it is meant to be out. Nor is one that is merely
+    behind: each is for a moment after a change.
     """
 
-    async def ask(client: MeshClient) -> Sidecars:
-        return await client.sidecars()
+    async def ask(client: MeshClient) -> tuple[Sidecars, pb.ListRevocationsReply]:
+        revocations = await client.call(
+            "/mesh.v1.Revocations/List", pb.ListRevocationsRequest(), pb.ListRevocationsReply
+        )
+        return await client.sidecars(), revocations
 
-    found = connect.run(ask)
+    found, reply = connect.run(ask)
+    records = [codec.decode(value, Revocation, "a revocation") for value in reply.revocations]
+    revoked = {ServiceRef(one.namespace, one.service) for one in records if one.revoked}
     now = time.time()
     judged = [
         one
-        for one in judging.judged(found.statuses, found.config_revision, now)
+        for one in judging.judged(found.statuses, found.config_revision, now, revoked)
         if namespace in (None, one.status.namespace)
     ]
     if form == "table":
@@ -51,7 +61,12 @@ def status(connect: Connect, namespace: str | None, form: Format) -> None:
         output.show_plain(judging.plain_status(judged, found.config_revision), form)
     for text in found.unreadable:
         output.notice(f"left out: {text}")
-    nacks = [Refusal(one.name, nack.resource, nack.message) for one in judged for nack in one.status.nacks]
+    nacks = [
+        Refusal(one.name, nack.resource, nack.message)
+        for one in judged
+        if one.state is not State.REVOKED
+        for nack in one.status.nacks
+    ]
     if nacks:
         raise RefusedBySidecar(found.config_revision, sorted(nacks))
     if any(one.state in judging.WRONG for one in judged):

@@ -101,6 +101,35 @@ async def test_a_sidecar_reads_data_and_nothing_else(site: Site) -> None:
                 await anext(aiter(watch))
 
 
+@pytest.mark.fault(25)
+async def test_a_stolen_sidecar_credential_neither_looks_back_nor_beyond(site: Site) -> None:
+    """Previous values, watches of a range, leases of others and leases in numbers: no way to write or to see more."""
+    await ready(site)
+    async with site.client(site.layout.root) as root:
+        lease = (await root.grant(600)).id
+        await root.put(STATUS, b"old", lease=lease)
+        before = {kv.key: kv.value for kv in (await root.list(b"")).kvs}
+    async with site.client_with(*await sidecar_credential(site)) as client:
+        await _denied(
+            client,
+            lambda one: one.put(KEYSPACE.epoch(), b"x", want_previous=True),
+            lambda one: one.delete(STATUS, want_previous=True),
+            lambda one: one.txn([], [Put(STATUS, b"x")], [Put(KEYSPACE.epoch(), b"x")]),
+            lambda one: one.txn([Compare.present(STATUS)], [], []),
+            lambda one: one.revoke(lease),
+        )
+        for key, end in ((KEYSPACE.control(), KEYSPACE.data()), (KEYSPACE.prefix.encode(), NEIGHBOUR)):
+            with pytest.raises(trio_etcd.PermissionDenied):
+                async with client.watch(key, range_end=end, want_previous=True) as watch:
+                    await anext(aiter(watch))
+        for _ in range(20):  # anybody may; but they hold nothing, and end by themselves
+            flood = (await client.grant(5)).id
+            with pytest.raises(trio_etcd.PermissionDenied):
+                await client.put(KEYSPACE.epoch(), b"x", lease=flood)
+    async with site.client(site.layout.root) as root:
+        assert {kv.key: kv.value for kv in (await root.list(b"")).kvs} == before
+
+
 async def test_tooling_reads_data_and_status_and_nothing_else(site: Site) -> None:
     await ready(site)
     async with site.client(site.layout.tooling) as client:

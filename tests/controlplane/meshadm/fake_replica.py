@@ -42,6 +42,7 @@ class FakeReplica:
     objects: dict[Key, tuple[bytes, int]] = field(default_factory=dict)
     revision: int = 10
     statuses: list[bytes] = field(default_factory=list)
+    revocations: list[bytes] = field(default_factory=list)
     waits: list[list[pb.WaitProgress]] = field(default_factory=list)
     """What each call of Wait tells; after the last message it goes on for ever, unless that says done."""
     watches: list[list[pb.WatchEvent]] = field(default_factory=list)
@@ -142,6 +143,9 @@ class FakeReplica:
         self._enter("Sidecars", request)
         return pb.ListSidecarsReply(statuses=self.statuses, config_revision=self.revision)
 
+    async def list_revocations(self, request: pb.ListRevocationsRequest, context: Context) -> pb.ListRevocationsReply:
+        return pb.ListRevocationsReply(revocations=self.revocations, revision=self.revision)
+
     async def wait(self, request: pb.WaitRequest, send: Send[pb.WaitProgress], context: Context) -> None:
         self._enter("Wait", request)
         script = self.waits.pop(0) if self.waits else [pb.WaitProgress(done=True)]
@@ -187,6 +191,7 @@ class FakeReplica:
             "/mesh.v1.Config/Get": one(self.get, pb.GetRequest),
             "/mesh.v1.Config/List": one(self.list, pb.ListRequest),
             "/mesh.v1.Config/Watch": many(self.watch, pb.WatchRequest),
+            "/mesh.v1.Revocations/List": one(self.list_revocations, pb.ListRevocationsRequest),
             "/mesh.v1.Sidecars/List": one(self.sidecars, pb.ListSidecarsRequest),
             "/mesh.v1.Sidecars/Wait": many(self.wait, pb.WaitRequest),
             "/mesh.v1.Tokens/Create": one(self.create_token, pb.CreateTokenRequest),

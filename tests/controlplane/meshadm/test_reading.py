@@ -13,7 +13,7 @@ import yaml
 
 from schemas import codec, joinfile
 from schemas.api import mesh_pb2 as pb
-from schemas.records import Endpoint, Nack, SidecarStatus
+from schemas.records import Endpoint, Nack, Revocation, SidecarStatus
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
 from tests.schemas.values import MESH, OBJECTS, POLICY, SERVICE
 from trio_grpc import RpcAbort, StatusCode
@@ -185,6 +185,21 @@ async def test_status_with_a_sidecar_out_of_contact(
     plain = json.loads((await cli("status", "-o", "json")).stdout)
     assert plain["sidecars"][1]["connected"] is (state != "stale")
     assert (await cli("status", "-n", "elsewhere")).exit_code == 0
+
+
+@pytest.mark.fault(24)
+async def test_status_says_who_is_revoked_and_what_that_leaves_open(cli: Cli, fake: FakeReplica) -> None:
+    nack = Nack(type_url="t", resource="inbound", message="old", revision=9)
+    fake.report(sidecar("a", nacks=(nack,), stale_since=1_700_000_000), sidecar("w", service="web"))
+    for service, revoked in (("orders", True), ("web", False)):
+        record = Revocation(namespace="shop", service=service, serial=1, revoked=revoked, at=1, by="anna")
+        fake.revocations.append(codec.encode(record))
+    said = await cli.ok("status")  # meant to be out: no failure
+    assert [row[4].strip() for row in cells(said)[:3]] == ["STATE", "revoked", "current"]
+    assert "shop/orders.a is revoked; its open watch of etcd" in said
+    assert "shop/web.w is revoked" not in said
+    plain = json.loads(await cli.ok("status", "-o", "json"))
+    assert [one["state"] for one in plain["sidecars"]] == ["revoked", "current"]
 
 
 async def test_status_passes_over_what_it_can_not_read(cli: Cli, fake: FakeReplica) -> None:
