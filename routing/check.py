@@ -134,6 +134,9 @@ def _rule(path: Path, rule: HTTPRouteRule | GRPCRouteRule) -> Iterator[Fault]:
         yield from _retry((*path, "retry"), rule.retry)
     if rule.session_persistence is not None:
         yield from _session((*path, "sessionPersistence"), rule.session_persistence)
+        if rule.session_persistence.type == "Header" and sum(1 for one in backends if one.weight) > 1:
+            message = "a session by header can't keep one of several backends"
+            yield Fault((*path, "sessionPersistence", "type"), message, "use type: Cookie, or one backend")
 
 
 def _timeouts(path: Path, timeouts: Timeouts) -> Iterator[Fault]:

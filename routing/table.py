@@ -24,7 +24,7 @@ AnyRule = HTTPRouteRule | GRPCRouteRule | TCPRouteRule
 
 _MOST_SPECIFIC_FIRST: tuple[type[AnyRoute], ...] = (GRPCRoute, HTTPRoute, TCPRoute)
 _FITS: dict[type[AnyRoute], tuple[str, ...]] = {
-    GRPCRoute: ("grpc", "http2", "http"),
+    GRPCRoute: ("grpc", "http2"),  # gRPC is HTTP/2, which an app behind an `http` port need not speak
     HTTPRoute: ("http", "http2", "grpc"),
     TCPRoute: ("tcp",),
 }

@@ -15,6 +15,8 @@ from dataplane.compile.hashing import hash_of, hash_route
 from dataplane.compile.route_filters import (
     apply_filters,
     header_modifier,
+    keep_backend,
+    kept_backend,
     redirect_of,
     session_config,
 )
@@ -47,7 +49,8 @@ def http_routes(state: MeshState, table: Table) -> list[route_components_pb2.Rou
     refused = Route(name="no rule matches", match=route_components_pb2.RouteMatch(prefix="/"))
     refused.direct_response.status = 404
     refused.direct_response.body.inline_string = f"no rule of {names} matches\n"
-    return [*(_route(state, entry, table.port.port) for entry in table.entries), refused]
+    found = [one for entry in table.entries for one in _routes(state, entry, table.port.port)]
+    return [*found, refused]
 
 
 def plain_route(state: MeshState, table: Table) -> route_components_pb2.Route:
@@ -119,6 +122,27 @@ def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -
 
 
 # -- one entry
+
+
+def _routes(state: MeshState, entry: Entry, port: int) -> list[route_components_pb2.Route]:
+    """One; before it, where sessions are kept among several backends, one for the sessions of each of them."""
+    route = _route(state, entry, port)
+    session = None if isinstance(entry.rule, TCPRouteRule) else entry.rule.session_persistence
+    shares = list(route.route.weighted_clusters.clusters) if route.HasField("route") else []
+    if session is None or len(shares) < 2:
+        return [route]
+    kept = []
+    for share in shares:
+        one = Route()
+        one.CopyFrom(route)
+        one.name += f" of {share.name}"
+        one.match.headers.append(kept_backend(share.name, session))
+        one.route.weighted_clusters.Clear()
+        one.route.weighted_clusters.clusters.append(share)
+        kept.append(one)
+    for share in route.route.weighted_clusters.clusters:
+        keep_backend(share, session)
+    return [*kept, route]
 
 
 def _route(state: MeshState, entry: Entry, port: int) -> route_components_pb2.Route:

@@ -4,6 +4,7 @@ Those filters stand in every outbound chain, switched off: a route that needs on
 a route changes a listener.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -217,6 +218,27 @@ def session_config(route: route_components_pb2.Route, session: SessionPersistenc
         extension_pb2.TypedExtensionConfig(name=f"envoy.http.stateful_session.{kind}", typed_config=tls.packed(state))
     )
     route.typed_per_filter_config[SESSION].CopyFrom(tls.packed(config))
+
+
+def keep_backend(share: route_components_pb2.WeightedCluster.ClusterWeight, session: SessionPersistence) -> None:
+    """An answer of that backend says so in a cookie of its own."""
+    how = "; Path=/; HttpOnly"
+    if session.absolute_timeout is not None:
+        how += f"; Max-Age={milliseconds(session.absolute_timeout) // 1000}"
+    option = share.response_headers_to_add.add(append_action=_Append.APPEND_IF_EXISTS_OR_ADD)
+    option.header.key = "set-cookie"
+    option.header.value = _literal(f"{session.session_name}-backend={_token(share.name)}{how}")
+
+
+def kept_backend(cluster: str, session: SessionPersistence) -> route_components_pb2.HeaderMatcher:
+    """A request that carries that cookie."""
+    cookie = f"{_quoted(session.session_name)}-backend={_token(cluster)}"
+    return header(Text("cookie", f"(?:.*[;,] *)?{cookie}(?:[;,].*)?", regex=True))
+
+
+def _token(cluster: str) -> str:
+    """Tells a backend from others, and nobody what it is."""
+    return hashlib.blake2b(cluster.encode(), digest_size=6).hexdigest()
 
 
 def _duration(text: str) -> duration_pb2.Duration:

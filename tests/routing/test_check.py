@@ -151,6 +151,10 @@ FAULTY: tuple[tuple[AnyObject, str], ...] = (
         _of_rule("sessionPersistence: {cookieConfig: {lifetimeType: Permanent}, absoluteTimeout: 500ms}"),
         f"{_RULE}.sessionPersistence.absoluteTimeout",
     ),
+    (
+        http_route("- sessionPersistence: {type: Header}\n  backendRefs: [{name: a}, {name: b}, {name: c, weight: 0}]"),
+        f"{_RULE}.sessionPersistence.type",
+    ),
     (_grpc("{matches: [{method: {}}], backendRefs: [{name: o}]}"), f"{_RULE}.matches[0].method"),
     (_grpc("{matches: [{method: {service: a-b}}], backendRefs: [{name: o}]}"), f"{_RULE}.matches[0].method.service"),
     (

@@ -141,7 +141,7 @@ def _attached(kind: str, name: str, namespace: str = "shop", parent: str = "") -
 def test_kinds_fit_ports() -> None:
     every = [_attached(kind, kind.lower()) for kind in ("HTTPRoute", "GRPCRoute", "TCPRoute")]
     kinds = {one.name: table(ORDERS, one, WEB, every).entries[0].route.kind for one in (HTTP, GRPC, TCP)}
-    assert kinds == {"http": "GRPCRoute", "grpc": "GRPCRoute", "raw": "TCPRoute"}
+    assert kinds == {"http": "HTTPRoute", "grpc": "GRPCRoute", "raw": "TCPRoute"}
     (outranked,) = table(ORDERS, GRPC, WEB, every).conflicting
     assert outranked[0].kind == "HTTPRoute"
 

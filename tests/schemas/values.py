@@ -127,7 +127,7 @@ apiVersion: mesh/v1
 kind: GRPCRoute
 metadata: {name: calls, namespace: shop}
 spec:
-  parentRefs: [{kind: Service, name: orders}]
+  parentRefs: [{kind: Service, name: orders, port: 9000}]
   rules: [{matches: [{method: {service: shop.Orders}}], backendRefs: [{name: orders, port: 9000}]}]
 ---
 apiVersion: mesh/v1

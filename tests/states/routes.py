@@ -273,6 +273,9 @@ ROUTE_STATES: tuple[State, ...] = (
             - matches: [{{path: {{value: /c}}}}]
               sessionPersistence: {{sessionName: x-session, type: Header}}
               {_TO}
+            - matches: [{{path: {{value: /d}}}}]
+              sessionPersistence: {{sessionName: s}}
+              backendRefs: [{{name: orders, port: 80}}, {{name: orders-v2, port: 80}}]
             """
         ),
     ),

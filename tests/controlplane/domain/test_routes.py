@@ -65,6 +65,7 @@ def test_sound(sound: AnyObject) -> None:
         (route("name: orders, sectionName: x", "name: canary"), "$.spec.parentRefs[0].sectionName", "has no such port"),
         (route("name: database", "name: canary"), "$.spec.parentRefs[0]", "not for ports of protocol tcp"),
         (route("name: canary", "name: database", "TCPRoute"), "$.spec.parentRefs[0]", "not for ports of protocol http"),
+        (route("name: canary", "name: canary", "GRPCRoute"), "$.spec.parentRefs[0]", "not for ports of protocol http"),
         (route("name: orders", "name: ghost"), _BACKENDS, "Service shop/ghost, which does not exist"),
         (route("name: orders", "name: canary, port: 81"), f"{_BACKENDS}.port", "has no port 81"),
         (route("name: orders", "name: orders"), f"{_BACKENDS}.port", "several ports"),

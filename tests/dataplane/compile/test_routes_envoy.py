@@ -427,6 +427,18 @@ def test_a_session_keeps_its_instance(mesh: Routed, kind: str) -> None:
     assert mesh.served(30, **bound) == {V1: 30}
 
 
+def test_a_session_keeps_its_backend(mesh: Routed) -> None:
+    both = f"[{{name: orders, port: {HTTP}}}, {{name: orders-v2, port: {HTTP}}}]"
+    mesh.put(route(f"- sessionPersistence: {{sessionName: s}}\n  backendRefs: {both}"))
+    first = [mesh.ask() for _ in range(60)]
+    share = sum(answer.who == V2 for answer in first)
+    assert within_binomial(share, 60, 0.5)
+    for answer in first[:10]:
+        cookies = [one.partition(";")[0] for one in answer.header("set-cookie")]
+        assert sorted(one.partition("=")[0] for one in cookies) == ["s", "s-backend"]
+        assert mesh.served(10, Cookie="; ".join(cookies)) == {answer.who: 10}
+
+
 def test_a_permanent_cookie(mesh: Routed) -> None:
     mesh.put(
         route(f"- sessionPersistence: {{absoluteTimeout: 1h, cookieConfig: {{lifetimeType: Permanent}}}}\n  {TO_V1}")
