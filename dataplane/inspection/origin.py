@@ -22,9 +22,14 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
         return own
     if kind == "inbound":
         return own + (_policies(state, workload.service) if key.type_url == ROUTES else [])
+    if kind == "missing":
+        return _routes_to(state, rest)
     if kind != "outbound":
         return ["a request that the app made"]  # the detour of what was learnt
-    if rest == "proxy":
+    if rest == "proxy" and key.type_url == ROUTES:
+        routes = {str(route.ref) for service in state.routed() for route in state.routes_for(service)}
+        return [SETTINGS, *sorted(routes)]
+    if rest in ("proxy", "self"):
         return [SETTINGS]
     if rest.startswith("bound|"):
         return [f"{own[0]}, dependencies"] if own else []
@@ -39,6 +44,15 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
 def _service(state: MeshState, service: ServiceRef) -> list[str]:
     declared = state.destination(service)
     return [str(declared.ref)] if declared is not None else [f"{Service.__name__} {service}, which is gone"]
+
+
+def _routes_to(state: MeshState, rest: str) -> list[str]:
+    """The routes that lead to a service that is not there; rest: ``orders.shop|8080``."""
+    try:
+        service = ServiceRef.parse(rest.partition("|")[0])
+    except InvalidInput:
+        return ["a route"]
+    return [str(route.ref) for route in state.routes_to(service)] or ["a route"]
 
 
 def _policies(state: MeshState, service: ServiceRef) -> list[str]:

@@ -57,7 +57,8 @@ def _listener(listener: Any) -> Iterator[str]:
         for one in chain.filters:
             if one.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
                 manager = hcm_pb2.HttpConnectionManager.FromString(one.typed_config.value)
-                takes = " and CONNECT" if manager.upgrade_configs else ""
+                upgrades = {one.upgrade_type for one in manager.upgrade_configs}
+                takes = " and CONNECT" if "CONNECT" in upgrades else ""
                 parts.append(f"reads HTTP{takes}, by routes {manager.rds.route_config_name}")
             elif one.typed_config.Is(tcp_proxy_pb2.TcpProxy.DESCRIPTOR):
                 proxy = tcp_proxy_pb2.TcpProxy.FromString(one.typed_config.value)
