@@ -32,7 +32,7 @@ from dataplane.compile.resources import Update
 from dataplane.compile.workload import Credentials
 from dataplane.config import SidecarSettings, WorkloadApiSettings
 from dataplane.cutting import Cutter
-from dataplane.envoy import bootstrap
+from dataplane.envoy import access_log, bootstrap
 from dataplane.envoy.lifecycle import DrainPlan
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings
 from dataplane.health.checker import AppHealth
@@ -132,6 +132,9 @@ class Agent:
         for directory in (self._state_dir, self._runtime_dir):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(self._runtime_dir)
+        log_file = self._settings.access_log_path
+        if log_file:
+            access_log.make(Path(log_file))
         async with trio.open_nursery() as nursery:
             adopted = await nursery.start(self._envoy.run)
             # An agent that took up its Envoy goes on from what it knew; else nobody is sent here before a first answer.
@@ -139,6 +142,8 @@ class Agent:
             self._health = AppHealth(self._health_changed, healthy=before)
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
             nursery.start_soon(self._notifier.ping_watchdog)
+            if log_file:
+                nursery.start_soon(access_log.keep_small, Path(log_file), self._envoy.admin)
             if adopted and await self._keeper.kept_has_expired():
                 # Its open connections would go on for ever, by a certificate that nobody takes any more.
                 log.error("the running Envoy's identity has expired: ending it, until there is another identity")

@@ -16,6 +16,7 @@ from schemas.objects.common import Label, Name, Port
 from schemas.records import Locality
 from schemas.settings import Settings, load_settings
 
+LogFile = Annotated[str, msgspec.Meta(pattern=r"^(/.*)?\Z", description="an absolute path, or empty")]
 LeaseTtl = Annotated[int, msgspec.Meta(ge=5, le=3600)]
 
 
@@ -111,12 +112,18 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
     """At most this long for open requests when the sidecar stops."""
     envoy_log_level: str = "warning"
+    access_log: LogFile | None = None
+    """The file that requests are logged to; None: access.log in `stateDir`; empty: nowhere."""
     metrics: Annotated[str, msgspec.Meta(pattern=r"^[^:]+:[0-9]{1,5}\Z", description="host:port")] | None = None
     """Where Prometheus finds the agent's metrics; None: nowhere."""
     workload_api: WorkloadApiSettings | None = None
     """None: it is not served."""
     health_check: HealthCheckSettings | None = None
     """None: as the Service says."""
+
+    @property
+    def access_log_path(self) -> str:
+        return str(Path(self.state_dir) / "access.log") if self.access_log is None else self.access_log
 
     def workload(self, service: ServiceRef, trust_domain: str) -> Workload:
         """What the compiler is to know."""
@@ -130,6 +137,7 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
             inbound_ports=self.ports,
             app_ports=self.app_ports,
             locality=self.locality,
+            access_log=self.access_log_path,
         )
 
 

@@ -24,12 +24,12 @@ def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known)
     """What must be listed, given the objects that `objects_needed` asked for."""
     if any(narrows(change, known) for change in changes):
         return frozenset({keyspace.config()})  # a dependency may name a service from any namespace
-    # Two policies must not speak for one service, so the others of the namespace are looked at; nor two bundles for one
-    # trust domain.
+    # Two policies must not speak for one service, nor two Telemetry objects in one matter, so the others of the
+    # namespace are looked at; nor two bundles for one trust domain.
     return frozenset(
         keyspace.config_of_kind(change.ref.kind, change.ref.namespace)
         for change in changes
-        if change.put and change.ref.kind in ("BackendTrafficPolicy", "TrustBundle")
+        if change.put and change.ref.kind in ("BackendTrafficPolicy", "Telemetry", "TrustBundle")
     )
 
 

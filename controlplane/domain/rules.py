@@ -12,6 +12,7 @@ from controlplane.domain.federation import (
 from controlplane.domain.known import After
 from controlplane.domain.references import ANY_SERVICE, Reference, dependency_target, references
 from controlplane.domain.routes import route_problems
+from controlplane.domain.telemetry import telemetry_problems
 from schemas.checking import json_path
 from schemas.errors import Problem
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef
@@ -25,6 +26,7 @@ from schemas.objects import (
     Mesh,
     Service,
     TCPRoute,
+    Telemetry,
     TrustBundle,
 )
 from schemas.objects.health import AppHealthCheck
@@ -51,6 +53,8 @@ def problems_of(value: AnyObject, after: After, subject: str) -> Iterator[Proble
             yield from external_problems(value, after, subject)
         case TrustBundle():
             yield from trust_bundle_problems(value, after, subject)
+        case Telemetry():
+            yield from telemetry_problems(value, after, subject)
         case AuthorizationPolicy():
             yield from _authorization_policy(value, after, subject)
 

@@ -74,6 +74,10 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),
         ("LOAD BALANCER", lambda one: one.spec.load_balancer.type),
     ),
+    "Telemetry": (
+        ("TARGETS", lambda one: _targets(one.spec.target_refs)),
+        ("SAYS", lambda one: joined(one.sections)),
+    ),
     "ExternalService": (
         ("PORTS", _ports),
         ("AT", lambda one: joined(endpoint.address for endpoint in one.spec.endpoints)),

@@ -15,7 +15,7 @@ routes are sent, and a deadlock before endpoints are.
 from enum import Enum
 from typing import NamedTuple
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, RUNTIME, SECRET
 
 
 class Act(Enum):
@@ -45,6 +45,8 @@ REMOVE_ROUTES = (ROUTES, Act.REMOVE)
 REMOVE_CLUSTER = (CLUSTER, Act.REMOVE)
 
 STEPS: tuple[Step, ...] = (
+    # Refers to nothing, and a starting Envoy asks for nothing else before it has it.
+    Step(RUNTIME, Act.PUT),
     # Clusters lead nowhere but down to their own children: nothing to wait for.
     Step(*PUT_CLUSTER),
     # New endpoints may need the new cluster (another port, TLS), and a changed cluster warms with endpoints that come
@@ -70,10 +72,11 @@ STEPS: tuple[Step, ...] = (
     ),
     # Children of removed parents. By now Envoy has unsubscribed from most of them, and nothing is left to send.
     Step(ENDPOINTS, Act.REMOVE, acked=(PUT_CLUSTER, REMOVE_CLUSTER)),
+    Step(RUNTIME, Act.REMOVE),
     Step(SECRET, Act.REMOVE, acked=(PUT_CLUSTER, PUT_LISTENER, REMOVE_LISTENER, REMOVE_CLUSTER)),
 )
 
-TYPES: tuple[str, ...] = (CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET)
+TYPES: tuple[str, ...] = (RUNTIME, CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET)
 
 WILDCARD_TYPES = frozenset({CLUSTER, LISTENER})
 """Types for which a first request without names means "all" (xDS protocol, "How the client specifies what resources

@@ -11,6 +11,7 @@ from google.protobuf import duration_pb2, wrappers_pb2
 from dataplane.compile import backends, localities, tls
 from dataplane.compile.http import http2_options
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, Resource
+from dataplane.compile.stamps import source_of, stamp
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from routing.backends import Labels, Target
@@ -65,6 +66,9 @@ def outbound_clusters(
         # An instance leaves when its sidecar says so or its lease ends: nothing here checks health that could keep it.
         cluster.ignore_health_on_host_removal = True
         backends.apply_policy(cluster, port, policy)
+        stamp(cluster.metadata, destination=str(server))
+        if policy is not None:
+            stamp(cluster.metadata, traffic_policy=source_of(state, policy))
         result.append(Resource.of(CLUSTER, cluster.name, cluster))
     return result
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dataplane.compile import clusters, inbound, on_demand, outbound, tls
+from dataplane.compile import clusters, inbound, on_demand, outbound, telemetry, tls
 from dataplane.compile.authorization import applies
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
@@ -30,6 +30,7 @@ from schemas.objects import (
     BackendTrafficPolicy,
     ExternalService,
     Service,
+    Telemetry,
     federation,
 )
 from schemas.objects.traffic import ConsistentHash
@@ -42,12 +43,13 @@ class Unit:
 
     kind: Literal[
         "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints",
-        "detour",
+        "detour", "runtime",
     ]  # fmt: skip
     of: str = ""
 
 
 SECRETS, INBOUND, INBOUND_ROUTES = Unit("secrets"), Unit("inbound"), Unit("inbound routes")
+RUNTIME = Unit("runtime")
 PROXY_LISTENER, PROXY_ROUTES = Unit("proxy listener"), Unit("proxy routes")
 
 
@@ -160,7 +162,7 @@ class Compiler:
     def _units(self, state: MeshState) -> set[Unit]:
         services = reached(state, self.scope, self.workload)
         return {
-            SECRETS, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
+            RUNTIME, SECRETS, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
             *map(clusters_of, services), *map(endpoints_of, services),
             *(bound(one.bind_port) for one in self.scope.bound),
             *(detour_to(authority) for authority, is_open in self.learnt.items() if is_open),
@@ -190,6 +192,8 @@ class Compiler:
                 ours = any(applies(policy, self.workload.service) for policy in policies)
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
                 return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
+            case ObjectRef(kind=Telemetry.__name__):
+                return {RUNTIME}  # small enough to be compared for who it is for
             case EndpointRef(service=service):
                 touched = {endpoints_of(service)} if self._reaches(state, service) else set()
                 if service == self.workload.service and _zone_of(change.before) != _zone_of(change.after):
@@ -248,6 +252,8 @@ class Compiler:
             match unit:
                 case Unit("secrets"):
                     after = _by_key(tls.secrets(self.credentials, self._bundles(state)))
+                case Unit("runtime"):
+                    after = _by_key([telemetry.runtime(state, self.workload)])
                 case Unit("inbound"):
                     after = {} if self.expired else _by_key(inbound.inbound_listeners(state, self.workload))
                 case Unit("inbound routes"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
@@ -44,6 +45,7 @@ def connection_manager(
     inbound: bool,
     filters: Sequence[hcm_pb2.HttpFilter] = (),
     takes_connect: bool = False,
+    access_logs: Sequence[accesslog_pb2.AccessLog] = (),
 ) -> listener_components_pb2.Filter:
     """A network filter that serves the RouteConfiguration `name`.
 
@@ -68,6 +70,7 @@ def connection_manager(
         generate_request_id=wrappers_pb2.BoolValue(value=not inbound),
         preserve_external_request_id=True,
         http_filters=[*filters, _router()],
+        access_log=access_logs,
         # Over HTTP/2 they travel as extended CONNECT (RFC 8441), and arrive as what they were.
         upgrade_configs=[_Manager.UpgradeConfig(upgrade_type=one) for one in UPGRADES],
     )

@@ -16,8 +16,10 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import duration_pb2
 
 from dataplane.compile import authorization, clusters, tls
+from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
+from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from schemas.objects.service import ServicePort
@@ -55,6 +57,7 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
                 inbound=True,
                 filters=_authorization_filters(),
                 takes_connect=port.protocol == "tcp",
+                access_logs=access_logs(workload, "server", http=True),
             )
         )
         result.append(Resource.of(LISTENER, listener.name, listener))
@@ -69,7 +72,10 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     service = state.service(workload.service)
     if service is None:
         return []
-    return [_routes(port, *_rules(state, workload, port, closed=closed)) for port in service.spec.ports]
+    policies = state.authorization_policies(workload.service.namespace)
+    decided = [service, *(one for one in policies if authorization.applies(one, workload.service))]
+    revision = newest(state, decided)
+    return [_routes(port, revision, *_rules(state, workload, port, closed=closed)) for port in service.spec.ports]
 
 
 def _rules(
@@ -89,9 +95,10 @@ def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
     ]
 
 
-def _routes(port: ServicePort, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC) -> Resource:
+def _routes(port: ServicePort, revision: int, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC) -> Resource:
     name = listener_name(port)
     host = route_components_pb2.VirtualHost(name=name, domains=["*"])
+    stamp(host.metadata, revision=revision)
     for filter_name, rules in ((DENY, deny), (ALLOW, allow)):
         per_route = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=rules))
         host.typed_per_filter_config[filter_name].CopyFrom(tls.packed(per_route))

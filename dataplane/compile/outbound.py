@@ -11,12 +11,14 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import duration_pb2
 
 from dataplane.compile import clusters, on_demand, tls
+from dataplane.compile.access_log import access_logs
 from dataplane.compile.hashing import hash_tcp, source_filter
 from dataplane.compile.http import connection_manager
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
 from dataplane.compile.route_actions import RETRIES, http_routes, tcp_action, tcp_backends
 from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.scope import BoundPort, Scope, bound_target
+from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from routing.names import HOST_SUFFIX, default_port, host_names
@@ -38,7 +40,13 @@ def proxy_listener(workload: Workload, scope: Scope, *, closed: bool = False) ->
     """closed: tunnels that are open end with the drain time, since their filter chain is another one now."""
     listener = _listener(PROXY, workload, workload.proxy_port)
     filters = [*([on_demand.hold_filter()] if scope.on_demand else []), *dormant_filters()]
-    manager = connection_manager(name=PROXY, inbound=False, takes_connect=True, filters=filters)
+    manager = connection_manager(
+        name=PROXY,
+        inbound=False,
+        takes_connect=True,
+        filters=filters,
+        access_logs=access_logs(workload, "client", http=True),
+    )
     listener.filter_chains.add(name="closed" if closed else "").filters.extend([source_filter(workload), manager])
     return Resource.of(LISTENER, PROXY, listener)
 
@@ -54,7 +62,9 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
     for ref in scope.services(state):
         service = state.destination(ref)
         if service is not None:
-            configuration.virtual_hosts.extend(_virtual_hosts(state, service, ref, workload.service))
+            for host in _virtual_hosts(state, service, ref, workload.service):
+                _stamp(state, host, ref)
+                configuration.virtual_hosts.append(host)
     if scope.on_demand:
         for host in configuration.virtual_hosts:
             host.request_headers_to_remove.append(on_demand.SECOND_PASS)
@@ -69,6 +79,11 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
     unknown.routes.append(_answer(_connect_match(), 503, text))
     unknown.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 503, text))
     return Resource.of(ROUTES, PROXY, configuration)
+
+
+def _stamp(state: MeshState, host: route_components_pb2.VirtualHost, service: ServiceRef) -> None:
+    """By what requests to `service` are routed."""
+    stamp(host.metadata, revision=newest(state, [state.destination(service), *state.routes_for(service)]))
 
 
 def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> list[Resource] | Problem:
@@ -91,14 +106,17 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
         proxy.tunneling_config.hostname = f"{bound.service}.{HOST_SUFFIX}:{port.port}"
         proxy.max_connect_attempts.value = 1 + RETRIES
         hash_tcp(proxy, state.traffic_policy(found[0].target.service))
+        proxy.access_log.extend(access_logs(workload, "client", http=False))
         chain.filters.append(
             listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=tls.packed(proxy))
         )
         return [Resource.of(LISTENER, name, listener)]
-    chain.filters.append(connection_manager(name=name, inbound=False, filters=dormant_filters()))
+    logs = access_logs(workload, "client", http=True)
+    chain.filters.append(connection_manager(name=name, inbound=False, filters=dormant_filters(), access_logs=logs))
     configuration = route_pb2.RouteConfiguration(name=name)
     configuration.validate_clusters.value = False
     host = configuration.virtual_hosts.add(name=name, domains=["*"])
+    _stamp(state, host, bound.service)
     host.routes.extend(http_routes(state, routes))
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
 

@@ -27,6 +27,9 @@ class Workload:
     locality: Locality = field(default_factory=Locality)
     """Where it stands, as a caller."""
 
+    access_log: str = ""
+    """Absolute path of the file that Envoy logs requests to; empty: nowhere."""
+
     @property
     def identity(self) -> SpiffeId:
         return SpiffeId.of_service(self.trust_domain, self.service)

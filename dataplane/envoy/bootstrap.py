@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataplane.compile.open_streams import AGENT_CLUSTER
+from dataplane.compile.telemetry import LAYER
 from schemas.errors import InvalidInput, Problem
 
 XDS_CLUSTER = AGENT_CLUSTER
@@ -90,8 +91,12 @@ def bootstrap(given: BootstrapInput) -> dict[str, Any]:
         "static_resources": {"clusters": [_xds_cluster(given.ads_socket)]},
         # Envoy refuses a regular expression of more than 100 instructions by default, and with it a whole route table.
         # What routes may hold is bounded where they are checked (routing/expressions.py): well below this.
+        # How much is logged changes while Envoy runs, by one resource of ADS (dataplane/compile/telemetry.py).
         "layered_runtime": {
-            "layers": [{"name": "mesh", "static_layer": {"re2": {"max_program_size": {"error_level": 100_000}}}}]
+            "layers": [
+                {"name": "mesh", "static_layer": {"re2": {"max_program_size": {"error_level": 100_000}}}},
+                {"name": LAYER, "rtds_layer": {"name": LAYER, "rtds_config": ads}},
+            ]
         },
         # Statistics are computed when they are read; nothing is pushed, so no timer either.
         "stats_flush_on_admin": True,

@@ -47,6 +47,7 @@ _CONFIG_OPTION = "--config-path"
 
 _FIRST_POLL_SECONDS = 0.01  # Envoy's admin is there about 50 ms after the start
 _MAX_POLL_SECONDS = 0.2
+LOG_FLUSH_MS = 1000  # Envoy's ten seconds are long for somebody who looks at what happens now
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class EnvoyProcess:
                 *("--drain-time-s", str(settings.drain_seconds)),
                 *("--drain-strategy", "immediate"),  # each response asks for a new connection, from the first on
                 *("--log-level", settings.log_level),
+                *("--file-flush-interval-msec", str(LOG_FLUSH_MS)),
             ],
             self._environ,
         )

@@ -60,8 +60,9 @@ def running(dump: Mapping[str, Any]) -> Running:
 
 
 def modelled(resources: Mapping[ResourceKey, Resource]) -> dict[ResourceKey, Any]:
-    """The compiler's resources as messages."""
-    return {key: MESSAGES[key.type_url].FromString(one.body) for key, one in resources.items()}
+    """The compiler's resources as messages, as far as a dump has a place for them: not Envoy's runtime."""
+    known = {key: one for key, one in resources.items() if key.type_url in MESSAGES}
+    return {key: MESSAGES[key.type_url].FromString(one.body) for key, one in known.items()}
 
 
 def _dynamic(dump: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

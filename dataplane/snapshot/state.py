@@ -16,7 +16,7 @@ from routing.backends import services_named
 from routing.table import parents
 from schemas.errors import Corrupt, Problem
 from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, RevocationRef, StatusRef, TrustRef
-from schemas.names import ObjectRef, ServiceRef
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import (
     ROUTE_KINDS,
     AnyRoute,
@@ -24,6 +24,7 @@ from schemas.objects import (
     BackendTrafficPolicy,
     ExternalService,
     Service,
+    Telemetry,
     federation,
 )
 from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
@@ -66,6 +67,7 @@ class MeshState:
     zone_bound: set[ServiceRef] = field(default_factory=set)
     """Services whose requests are to stay in the caller's zone: what each zone gets depends on the callers' zones."""
     _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
+    _telemetries: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _routes_for: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _routes_to: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _services: dict[ServiceRef, Service] = field(default_factory=dict)
@@ -121,6 +123,22 @@ class MeshState:
         """All of a namespace, in the order of their names."""
         found = (self.values.get(ref) for ref in sorted(self._policies.get(namespace, ())))
         return [policy for policy in found if isinstance(policy, AuthorizationPolicy)]
+
+    def telemetries(self, service: ServiceRef) -> list[Telemetry]:
+        """Those that speak for the service, the narrowest first: for it by name, its namespace, the mesh; of several of
+        one rank the first by name goes first."""
+        ranked = []
+        for namespace in {service.namespace, SYSTEM_NAMESPACE}:
+            for ref in self._telemetries.get(namespace, ()):
+                one = self.values.get(ref)
+                if isinstance(one, Telemetry) and (rank := rank_of(one, service)) is not None:
+                    ranked.append((rank, ref, one))
+        return [one for _, _, one in sorted(ranked, key=lambda item: item[:2])]
+
+    def revision_of(self, ref: ObjectRef) -> int:
+        """etcd's mod revision of the value that is in force; 0 where there is none."""
+        stored = self.stored.get(self.keyspace.object(ref))
+        return stored.revision if stored is not None else 0
 
     def trust_bundle(self, trust_domain: str) -> TrustBundle | None:
         return self._trust.get(trust_domain)
@@ -208,6 +226,8 @@ class MeshState:
             if stored is not None and stored.value == event.value:
                 self.stored[event.key] = Stored(event.value, event.revision)
                 self.quarantine.pop(event.key, None)
+                if isinstance(ref, ObjectRef) and stored.revision != event.revision:
+                    yield Change(ref, before, before)  # what is compiled from it tells by which revision it goes
                 return
             try:
                 after = read(ref, event.value)
@@ -226,7 +246,7 @@ class MeshState:
         else:
             self.values[ref] = after
         self._index(ref, before, after)
-        if before != after or was_unreadable:
+        if before != after or was_unreadable or isinstance(ref, ObjectRef):
             yield Change(ref, before, after)
 
     def _revocation(self, ref: RevocationRef, event: Put | Delete) -> Iterator[Change]:
@@ -292,6 +312,11 @@ class MeshState:
                     _discard(self._policies, ref.namespace, ref)
                 else:
                     self._policies.setdefault(ref.namespace, set()).add(ref)
+            case (Telemetry(), _) | (_, Telemetry()) if isinstance(ref, ObjectRef):
+                if after is None:
+                    _discard(self._telemetries, ref.namespace, ref)
+                else:
+                    self._telemetries.setdefault(ref.namespace, set()).add(ref)
             case (TrustBundle(), _) | (_, TrustBundle()) if isinstance(ref, TrustRef):
                 if isinstance(after, TrustBundle):
                     self._trust[ref.trust_domain] = after
@@ -316,6 +341,16 @@ def targets(value: Value | None) -> list[ServiceRef]:
     if not isinstance(value, BackendTrafficPolicy):
         return []
     return [ServiceRef(value.metadata.namespace, target.name) for target in value.spec.target_refs]
+
+
+def rank_of(telemetry: Telemetry, service: ServiceRef) -> int | None:
+    """0 for the service by name, 1 for its namespace, 2 for the mesh; None: not for that service."""
+    namespace, targets = telemetry.metadata.namespace, telemetry.spec.target_refs
+    if namespace == service.namespace:
+        if targets is None:
+            return 1 if namespace != SYSTEM_NAMESPACE else 2
+        return 0 if any(target.name == service.name for target in targets) else None
+    return 2 if namespace == SYSTEM_NAMESPACE and targets is None else None
 
 
 def _prefers_local(policy: BackendTrafficPolicy | None) -> bool:

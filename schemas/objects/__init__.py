@@ -9,10 +9,13 @@ from schemas.objects.http_route import HTTPRoute
 from schemas.objects.mesh import Mesh
 from schemas.objects.service import Service
 from schemas.objects.tcp_route import TCPRoute
+from schemas.objects.telemetry import Telemetry
 from schemas.objects.traffic import BackendTrafficPolicy
 
 AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
-AnyObject = Mesh | Service | AnyRoute | BackendTrafficPolicy | AuthorizationPolicy | ExternalService | TrustBundle
+AnyObject = (
+    Mesh | Service | AnyRoute | BackendTrafficPolicy | AuthorizationPolicy | ExternalService | TrustBundle | Telemetry
+)
 
 KINDS: dict[str, type[AnyObject]] = {
     kind.__name__: kind
@@ -26,6 +29,7 @@ KINDS: dict[str, type[AnyObject]] = {
         AuthorizationPolicy,
         ExternalService,
         TrustBundle,
+        Telemetry,
     )
 }
 
@@ -51,5 +55,6 @@ __all__ = [
     "Service",
     "TCPRoute",
     "TargetRef",
+    "Telemetry",
     "TrustBundle",
 ]  # fmt: skip

@@ -33,7 +33,8 @@ async def _model(mesh: E2eMesh, name: str) -> dict[ResourceKey, Any]:
     async with mesh.etcd() as client:
         listing = await client.list(KEYS.data())
     state = MeshState(KEYS)
-    for one in listings({kv.key: kv.value for kv in listing.kvs}, listing.revision):
+    revisions = {kv.key: kv.mod_revision for kv in listing.kvs}
+    for one in listings({kv.key: kv.value for kv in listing.kvs}, listing.revision, revisions):
         state.apply(one)
     identity = IdentityStore(mesh.local.state_dir(instance)).load()
     assert identity is not None

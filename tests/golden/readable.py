@@ -12,9 +12,10 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from envoy.service.runtime.v3 import rtds_pb2
 from google.protobuf import json_format
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, RUNTIME, SECRET, Resource
 from schemas.errors import Problem
 
 _KINDS = {
@@ -22,10 +23,12 @@ _KINDS = {
     "endpoints": (ENDPOINTS, endpoint_pb2.ClusterLoadAssignment),
     "listeners": (LISTENER, listener_pb2.Listener),
     "routes": (ROUTES, route_pb2.RouteConfiguration),
+    "runtime": (RUNTIME, rtds_pb2.Runtime),
     "secrets": (SECRET, secret_pb2.Secret),
 }
 # Fields of type map: protobuf gives their entries in no order.
 _MAPS = {"policies", "typed_per_filter_config", "typed_extension_protocol_options"}
+_STRUCTS = {"filter_metadata", "json_format", "layer"}
 
 
 def readable(resources: Iterable[Resource], problems: Iterable[Problem]) -> dict[str, str]:
@@ -44,12 +47,14 @@ def _plain(message: Any) -> Any:
     return _shown(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
-def _shown(value: Any, name: str = "") -> Any:
+def _shown(value: Any, name: str = "", *, unordered: bool = False) -> Any:
+    """unordered: within a google.protobuf.Struct, all of whose parts are maps."""
     if name == "private_key":
         return "[a private key]"
     if isinstance(value, dict):
-        order = sorted(value) if name in _MAPS else list(value)
-        return {key: _shown(value[key], key) for key in order}
+        unordered = unordered or name in _STRUCTS
+        order = sorted(value) if unordered or name in _MAPS else list(value)
+        return {key: _shown(value[key], key, unordered=unordered) for key in order}
     if isinstance(value, list):
         return [_shown(one) for one in value]
     # PEM: the text itself is easier to compare than its base64

@@ -63,7 +63,7 @@ class Sidecar:
     def check_is(self, values: Mapping[bytes, bytes]) -> None:
         """It stands where one stands that has seen nothing but `values`."""
         self.check()
-        other = from_listings(self.workload, values)
+        other = from_listings(self.workload, values, {key: one.revision for key, one in self.mesh.stored.items()})
         assert self.envoy == other.envoy
         assert self.compiler.problems() == other.compiler.problems()
         assert self.mesh.problems() == other.mesh.problems()
@@ -73,9 +73,12 @@ class Sidecar:
         }
 
 
-def from_listings(workload: Workload, values: Mapping[bytes, bytes]) -> Sidecar:
+def from_listings(
+    workload: Workload, values: Mapping[bytes, bytes], revisions: Mapping[bytes, int] | None = None
+) -> Sidecar:
+    """revisions: by which each key was last written; the first where it is not said."""
     sidecar = Sidecar(workload)
-    for listing in listings_of_prefixes(values):
+    for listing in listings_of_prefixes(values, revisions=revisions):
         sidecar.take(listing)
     return sidecar
 

@@ -20,6 +20,7 @@ from schemas.objects.common import TargetRef
 from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, ExternalTls
 from schemas.objects.mesh import MeshSpec
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec
+from schemas.objects.telemetry import AccessLogFilter, AccessLogging, Telemetry, TelemetryMatch, TelemetrySpec
 from schemas.objects.traffic import (
     BackendTrafficPolicySpec,
     CircuitBreaker,
@@ -78,8 +79,13 @@ _rules = st.builds(Rule, from_=_maybe(_few(_sources)), to=_maybe(_few(_operation
 _targets = _few(st.builds(TargetRef, name=_services))
 
 
-def _object(kind: type, names: st.SearchStrategy[str], spec: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
-    metadata = st.builds(Metadata, name=names, namespace=_namespaces)
+def _object(
+    kind: type,
+    names: st.SearchStrategy[str],
+    spec: st.SearchStrategy[object],
+    namespaces: st.SearchStrategy[str] = _namespaces,
+) -> st.SearchStrategy[object]:
+    metadata = st.builds(Metadata, name=names, namespace=namespaces)
     return st.builds(kind, api_version=st.just("mesh/v1"), metadata=metadata, spec=spec)
 
 
@@ -129,6 +135,29 @@ _balancers = st.builds(
 ) | st.builds(LoadBalancer, type=st.just("ConsistentHash"), consistent_hash=_hashes, zone_aware=_maybe(_zones))
 _breakers = st.builds(CircuitBreaker, max_connections=_maybe(st.sampled_from([0, 5])))
 _health_checks = st.builds(HealthCheck, passive=_maybe(st.just(PassiveHealthCheck())))
+_log_levels = st.builds(
+    AccessLogging,
+    match=st.builds(TelemetryMatch, mode=st.sampled_from(["CLIENT", "SERVER", "CLIENT_AND_SERVER"])),
+    disabled=st.booleans(),
+    filter=_maybe(
+        st.builds(
+            AccessLogFilter,
+            min_status_code=_maybe(st.sampled_from([200, 400])),
+            min_duration=_maybe(st.sampled_from(["0s", "1s"])),
+        )
+    ),
+    random_sampling_percentage=st.sampled_from([0, 25, 100]),
+)
+_telemetry = _object(
+    Telemetry,
+    st.sampled_from(["t1", "t2"]),
+    st.builds(
+        TelemetrySpec,
+        target_refs=_maybe(_few(st.builds(TargetRef, name=_services), 1)),
+        access_logging=_maybe(_few(_log_levels)),
+    ),
+    _namespaces | st.just(SYSTEM_NAMESPACE),
+)
 _traffic = _object(
     BackendTrafficPolicy,
     st.sampled_from(["b1", "b2"]),
@@ -206,6 +235,7 @@ items = st.one_of(
     routes.map(_stored),
     routes.map(_stored),
     _traffic.map(_stored),
+    _telemetry.map(_stored),
     _mesh.map(_stored),
     _externals.map(_stored),
     _federated.map(_stored),

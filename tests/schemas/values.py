@@ -14,6 +14,13 @@ from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.federation import TrustBundle as FederatedTrustBundle
 from schemas.objects.mesh import Mesh, MeshSpec
 from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpec
+from schemas.objects.telemetry import (
+    AccessLogFilter,
+    AccessLogging,
+    Telemetry,
+    TelemetryMatch,
+    TelemetrySpec,
+)
 from schemas.objects.traffic import BackendTrafficPolicy, BackendTrafficPolicySpec, LoadBalancer
 from schemas.records import (
     AnyRecord,
@@ -138,7 +145,21 @@ spec: {parentRefs: [{kind: Service, name: orders, port: 5432}], rules: [{backend
         "values",
     )
 )
-OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY, EXTERNAL, FEDERATED, *ROUTES)
+TELEMETRY = Telemetry(
+    api_version="mesh/v1",
+    metadata=Metadata(name="slow-ones", namespace="shop"),
+    spec=TelemetrySpec(
+        target_refs=(TargetRef(name="orders"),),
+        access_logging=(
+            AccessLogging(
+                match=TelemetryMatch(mode="SERVER"),
+                filter=AccessLogFilter(min_status_code=400, min_duration="1s"),
+                random_sampling_percentage=12,
+            ),
+        ),
+    ),
+)
+OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY, EXTERNAL, FEDERATED, *ROUTES, TELEMETRY)
 
 RECORDS: tuple[AnyRecord, ...] = (
     Endpoint(address="10.0.0.1", ports={"web": 8080}, labels={"zone": "a"}),

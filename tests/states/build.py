@@ -31,6 +31,7 @@ from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Ru
 from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, ExternalTls
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec
+from schemas.objects.telemetry import Telemetry, TelemetrySpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
 from schemas.records import Endpoint, Epoch, Locality, Revocation, TrustBundle
 
@@ -71,7 +72,13 @@ def state(name: str, about: str, *items: Item, of: Workload | None = None, learn
 
 def workload(service: ServiceRef, **ports: int) -> Workload:
     """`ports`: where the app listens, by the service port's name."""
-    return Workload(service=service, trust_domain=TRUST_DOMAIN, inbound_address="127.9.1.1", app_ports=ports)
+    return Workload(
+        service=service,
+        trust_domain=TRUST_DOMAIN,
+        inbound_address="127.9.1.1",
+        app_ports=ports,
+        access_log="/dev/null",  # a file that every Envoy can open
+    )
 
 
 # -- objects; a name is "name" (namespace shop) or "name.namespace"
@@ -134,6 +141,13 @@ def policy(
     targets = None if on is None else tuple(TargetRef(name=one) for one in on)
     spec = AuthorizationPolicySpec(target_refs=targets, action=action, rules=rules)
     return AuthorizationPolicy(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
+
+
+def telemetry(name: str, spec: object, on: Sequence[str] | None = None) -> Telemetry:
+    """`spec` in the form that people write."""
+    targets = {"targetRefs": [{"name": one} for one in on]} if on is not None else {}
+    made = msgspec.convert({**targets, **msgspec.convert(spec, dict)}, TelemetrySpec)
+    return Telemetry(api_version="mesh/v1", metadata=_metadata(name), spec=made)
 
 
 def rule(*sources: Source, to: Sequence[Operation] | None = None) -> Rule:
@@ -206,22 +220,30 @@ def unreadable(item: AnyObject, value: bytes = b"\xc1") -> tuple[bytes, bytes]:
 # -- what a sidecar makes of them
 
 
-def listings(values: Mapping[bytes, bytes], revision: int = 1) -> list[Listing]:
+def listings(
+    values: Mapping[bytes, bytes], revision: int = 1, revisions: Mapping[bytes, int] | None = None
+) -> list[Listing]:
     """As the watch stage lists: one listing a prefix."""
     prefixes = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.revocations(), KEYS.epoch())
     return [
         Listing(
             prefix,
             revision,
-            tuple(Put(key, value, revision) for key, value in sorted(values.items()) if key.startswith(prefix)),
+            tuple(
+                Put(key, value, (revisions or {}).get(key, revision))
+                for key, value in sorted(values.items())
+                if key.startswith(prefix)
+            ),
         )
         for prefix in prefixes
     ]
 
 
-def mesh_of(values: Mapping[bytes, bytes], revision: int = 1) -> MeshState:
+def mesh_of(
+    values: Mapping[bytes, bytes], revision: int = 1, revisions: Mapping[bytes, int] | None = None
+) -> MeshState:
     mesh = MeshState(KEYS)
-    for listing in listings(values, revision):
+    for listing in listings(values, revision, revisions):
         mesh.apply(listing)
     return mesh
 
@@ -247,5 +269,5 @@ __all__ = [
     "CREDENTIALS", "KEYS", "ORDERS", "ROOT_DER", "TRUST_DOMAIN", "WEB", "EpochRef", "Item", "Operation", "Rule",
     "Source", "State", "TrustRef", "balance", "bundle", "compiled", "epoch", "external", "federates", "identity",
     "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port", "ref",
-    "revocation", "rule", "service", "state", "traffic", "unreadable", "who", "workload",
+    "revocation", "rule", "service", "state", "telemetry", "traffic", "unreadable", "who", "workload",
 ]  # fmt: skip

@@ -31,6 +31,7 @@ from tests.states.build import (
     rule,
     service,
     state,
+    telemetry,
     unreadable,
     who,
     workload,
@@ -330,6 +331,32 @@ STATES: tuple[State, ...] = (
         revocation("billing", 4, revoked=False),
         (KEYS.revocation(ref("unreadable")), b"\xc1"),
         TRUST,
+    ),
+    state(
+        "telemetry",
+        "what the service says goes before its namespace, that before the mesh; each side by the first that matches",
+        *_SHOP,
+        telemetry("mesh.mesh-system", {"accessLogging": [{}]}),
+        telemetry("namespace", {"accessLogging": [{"disabled": True}]}),
+        telemetry(
+            "slow",
+            {
+                "accessLogging": [
+                    {"match": {"mode": "SERVER"}, "filter": {"minStatusCode": 400, "minDuration": "1s500ms"}},
+                    {"match": {"mode": "CLIENT_AND_SERVER"}, "randomSamplingPercentage": 25},
+                ]
+            },
+            ["orders"],
+        ),
+        telemetry("of-another", {"accessLogging": []}, ["web"]),
+    ),
+    state(
+        "telemetry-of-the-mesh",
+        "what nobody narrower says; a section that is there and has nothing for a side leaves that side as it is",
+        *_SHOP,
+        telemetry("mesh.mesh-system", {"accessLogging": [{"match": {"mode": "CLIENT"}, "filter": {}}]}),
+        telemetry("elsewhere.back", {"accessLogging": [{"disabled": True}]}),
+        telemetry("says-nothing", {}),
     ),
     *BACKENDS,
     *ROUTE_STATES,

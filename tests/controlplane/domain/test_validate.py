@@ -131,6 +131,21 @@ FAULTS = {
         "$.spec.loadBalancer.consistentHash",
         "missing",
     ),
+    "telemetry for nothing": (
+        policy("{targetRefs: [{name: nobody}], accessLogging: [{}]}", "Telemetry"),
+        "$.spec.targetRefs[0]",
+        "does not exist",
+    ),
+    "telemetry with one target twice": (
+        policy("{targetRefs: [{name: both}, {name: both}], accessLogging: [{}]}", "Telemetry"),
+        "$.spec.targetRefs[1]",
+        "twice",
+    ),
+    "second telemetry of a service": (
+        policy("{targetRefs: [{name: orders}], accessLogging: [{disabled: true}]}", "Telemetry", "second"),
+        "$.spec.accessLogging",
+        "already says that",
+    ),
     "a mesh of another name": (
         "kind: Mesh\nmetadata: {name: other}\nspec: {trustDomain: shop.example}",
         "$.metadata.name",
@@ -142,17 +157,23 @@ FAULTS = {
         "from shop.example to other.example",
     ),
 }
+TELEMETRY = objects(policy("{targetRefs: [{name: orders}], accessLogging: [{}]}", "Telemetry", "first"))[0]
 FIRST = objects(policy("{targetRefs: [{name: orders}]}", "BackendTrafficPolicy", "first"))[0]
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_one_fault_is_one_problem_with_its_place(name: str) -> None:
     text, path, message = FAULTS[name]
-    [problem] = check(text, ORDERS, BOTH, FIRST, MESH)
+    [problem] = check(text, ORDERS, BOTH, FIRST, TELEMETRY, MESH)
     assert problem.path == path
     assert message in problem.message
     assert problem.subject.startswith("a.yaml:1: ")
     assert problem.remedy
+
+
+def test_telemetry_of_another_rank_or_of_another_matter_is_no_rival() -> None:
+    assert not check(policy("{accessLogging: [{}]}", "Telemetry", "of-the-namespace"), ORDERS, TELEMETRY)
+    assert not check(policy("{targetRefs: [{name: orders}]}", "Telemetry", "says-nothing"), ORDERS, TELEMETRY)
 
 
 def test_all_problems_of_all_objects_are_told() -> None:

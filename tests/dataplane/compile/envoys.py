@@ -14,6 +14,7 @@ from typing import Any
 
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
+from dataplane.compile.telemetry import LAYER
 from tests.dataplane.compile.feed import Feed
 from tests.support.envoy import envoy_path
 
@@ -38,7 +39,18 @@ class FedEnvoy:
         self._admin.unlink(missing_ok=True)
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [str(envoy_path()), "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"],
+                [
+                    str(envoy_path()),
+                    "-c",
+                    str(config),
+                    "--disable-hot-restart",
+                    "--concurrency",
+                    "1",
+                    "-l",
+                    "warning",
+                    "--file-flush-interval-msec",
+                    "10",
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -52,6 +64,10 @@ class FedEnvoy:
 
     def close(self) -> None:
         self.stop(signal.SIGKILL)
+
+    @property
+    def access_log(self) -> Path:
+        return self._directory / f"{self.name}.access.log"
 
     @property
     def _log(self) -> Path:
@@ -118,7 +134,10 @@ class FedEnvoy:
                 "lds_config": from_ads,
             },
             "layered_runtime": {
-                "layers": [{"name": "mesh", "static_layer": {"re2": {"max_program_size": {"error_level": 100_000}}}}]
+                "layers": [
+                    {"name": "mesh", "static_layer": {"re2": {"max_program_size": {"error_level": 100_000}}}},
+                    {"name": LAYER, "rtds_layer": {"name": LAYER, "rtds_config": from_ads}},
+                ]
             },
             "static_resources": {
                 "clusters": [

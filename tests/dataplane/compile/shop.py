@@ -11,7 +11,7 @@ import socketserver
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -80,8 +80,11 @@ class Shop:
 
     # -- what is in etcd
 
-    def set(self, *items: Item, without: tuple[bytes, ...] = ()) -> None:
-        """Services and instances as always, and `items` beside or above them; returns when both Envoys serve that."""
+    def set(self, *items: Item, revisions: Mapping[bytes, int] | None = None) -> None:
+        """Services and instances as always, and `items` beside or above them; returns when both Envoys serve that.
+
+        revisions: etcd's, by key; 1 where it is not said.
+        """
         at_orders = instance("orders", "o1", self.orders_address, http=HTTP, grpc=GRPC, raw=TCP)
         of_orders = [port("http", HTTP), port("grpc", GRPC, "grpc"), port("raw", TCP, "tcp")]
         needs = [
@@ -98,10 +101,18 @@ class Shop:
             *items,
         )
         now = state("now", "", *self.items)
-        self._run(self.web, now, WEB, self.web_address, "web")
-        self._run(self.orders, now, ORDERS, self.orders_address, "orders")
+        self._run(self.web, now, WEB, self.web_address, "web", revisions)
+        self._run(self.orders, now, ORDERS, self.orders_address, "orders", revisions)
 
-    def _run(self, envoy: FedEnvoy, now: State, who: ServiceRef, address: str, name: str) -> None:
+    def _run(
+        self,
+        envoy: FedEnvoy,
+        now: State,
+        who: ServiceRef,
+        address: str,
+        name: str,
+        revisions: Mapping[bytes, int] | None,
+    ) -> None:
         of = Workload(
             service=who,
             trust_domain=TRUST_DOMAIN,
@@ -109,9 +120,10 @@ class Shop:
             local_address=address,
             proxy_port=PROXY,
             app_ports=self.app_ports if who == ORDERS else {},
+            access_log=str(envoy.access_log),
         )
         leaf = self.leaves[name]
-        envoy.run(compiled(of, mesh_of(now.values), Credentials(leaf.chain_pem, leaf.key_pem)))
+        envoy.run(compiled(of, mesh_of(now.values, revisions=revisions), Credentials(leaf.chain_pem, leaf.key_pem)))
 
     # -- calls by web's app, through its sidecar
 
@@ -260,7 +272,9 @@ class _TcpServer(socketserver.ThreadingTCPServer):
 
 
 class _GrpcApp(grpc.GenericRpcHandler):
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        if details.method != "/shop.Payments/Pay":
+            return None  # UNIMPLEMENTED
         peer = dict(details.invocation_metadata).get("x-forwarded-client-cert", "nobody")
         who = peer.encode() if isinstance(peer, str) else peer
         return grpc.unary_unary_rpc_method_handler(lambda request, context: who + b" sent " + request)

@@ -9,7 +9,9 @@ from typing import Any
 
 import trio
 from envoy.service.discovery.v3 import discovery_pb2
+from envoy.service.runtime.v3 import rtds_pb2
 
+from dataplane.compile.resources import RUNTIME
 from dataplane.envoy.bootstrap import BootstrapInput, bootstrap, render
 from dataplane.envoy.lifecycle import DrainPlan
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings, Event
@@ -27,7 +29,7 @@ def given(directory: Path) -> BootstrapInput:
 def static_bootstrap(directory: Path, port: int, upstream: int = 1, *, tcp: bool = False) -> bytes:
     """Listens on 127.0.0.1:`port`: `/` is answered by Envoy, `/up` by 127.0.0.1:`upstream`; with `tcp` all by that."""
     values = bootstrap(given(directory))
-    del values["dynamic_resources"]
+    del values["dynamic_resources"], values["layered_runtime"]  # nobody serves ADS here
     manager: dict[str, Any] = {
         "@type": f"{_TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "inbound",
@@ -89,7 +91,10 @@ async def running(process: EnvoyProcess) -> AsyncIterator[bool]:
 
 @asynccontextmanager
 async def empty_ads(directory: Path) -> AsyncIterator[list[str]]:
-    """An ADS that answers each first request with nothing at all; yields the types it was asked for."""
+    """An ADS that answers each first request with nothing at all; yields the types it was asked for.
+
+    Only the runtime has to be there: Envoy goes no further before it.
+    """
     asked: list[str] = []
 
     async def handle(
@@ -100,7 +105,10 @@ async def empty_ads(directory: Path) -> AsyncIterator[list[str]]:
         async for request in requests:
             if not request.response_nonce:
                 asked.append(request.type_url.rpartition(".")[2])
-                await send(discovery_pb2.DeltaDiscoveryResponse(type_url=request.type_url, nonce=str(len(asked))))
+                response = discovery_pb2.DeltaDiscoveryResponse(type_url=request.type_url, nonce=str(len(asked)))
+                for name in request.resource_names_subscribe if request.type_url == RUNTIME else ():
+                    response.resources.add(name=name, version="1").resource.Pack(rtds_pb2.Runtime(name=name))
+                await send(response)
 
     path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
     method = bidi_stream(

@@ -74,7 +74,7 @@ async def test_envoy_is_ready_only_with_configuration_and_tells_its_version(dire
             assert await envoy.admin.version() == "1.40.0"
             async with empty_ads(directory) as asked:
                 await envoy.ready()
-                assert asked == ["Cluster", "Listener"]
+                assert asked == ["Runtime", "Cluster", "Listener"]
                 dump = await envoy.admin.config_dump()
                 assert any(part["@type"].endswith("BootstrapConfigDump") for part in dump["configs"])
 

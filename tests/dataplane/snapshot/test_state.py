@@ -69,6 +69,9 @@ def test_a_bad_value_and_a_good_one_again() -> None:
     assert (mesh.authorization_policies("shop"), mesh.unreadable_policies) == ([POLICY], set())
     assert mesh.stored[KEY] == Stored(good, 5)
     assert len(mesh.problems()) == 1
+    # The same again, of a newer revision: what is compiled from it says by which revision it goes.
+    assert mesh.apply(changes((KEY, good), revision=7)) == [Change(POLICY.ref, POLICY, POLICY)]
+    assert mesh.revision_of(POLICY.ref) == 7
     assert mesh.apply(changes((KEY, good), revision=7)) == []
     assert mesh.problems() == []
 

@@ -1,0 +1,212 @@
+"""What two real Envoys log of real traffic, and when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from schemas.names import ObjectRef
+from schemas.objects.authorization import Operation
+from tests.dataplane.compile.conftest import EnvoyFactory
+from tests.dataplane.compile.envoys import FedEnvoy, wait_until
+from tests.dataplane.compile.shop import HTTP, TCP, Shop, apps, ask
+from tests.states.build import KEYS, balance, identity, policy, rule, telemetry, who
+
+LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
+WEB, ORDERS = identity("web"), identity("orders")
+ALL = telemetry("everything.mesh-system", {"accessLogging": [{}]})
+
+
+@pytest.fixture(scope="module")
+def shop(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Shop]:
+    with apps() as ports:
+        yield Shop(envoys("web"), envoys("orders"), own_address(), own_address(), ports)
+
+
+def lines(envoy: FedEnvoy) -> list[dict[str, Any]]:
+    text = envoy.access_log.read_text() if envoy.access_log.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def logged(envoy: FedEnvoy, **fields: object) -> dict[str, Any]:
+    """The newest line with these fields, as soon as it is there."""
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        found[:] = [line for line in lines(envoy) if fields.items() <= line.items()]
+        return bool(found)
+
+    wait_until(f"{envoy.name} has logged {fields}", look)
+    return found[-1]
+
+
+def both(shop: Shop, **fields: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What client and server have logged of the newest request with these fields, told apart by its id."""
+    client = logged(shop.web, **fields)
+    return client, logged(shop.orders, request_id=client["request_id"])
+
+
+# -- content
+
+
+def test_http_on_both_sides(shop: Shop) -> None:
+    shop.set(LET_WEB, ALL, balance("spread", "RoundRobin", "orders"))
+    assert shop.call("/content?card=4711").status == 200
+    client, server = both(shop, path="/content")
+    for line, side in ((client, "client"), (server, "server")):
+        assert (line["side"], line["source"], line["destination"]) == (side, WEB, ORDERS)
+        assert (line["method"], line["authority"], line["path"], line["status"]) == (
+            "GET",
+            "orders.shop",
+            "/content",
+            200,
+        )
+        assert (line["flags"], line["details"], line["attempts"]) == ("-", "via_upstream", 1)
+        assert line["time"].endswith("Z")
+        assert all(isinstance(line[name], int) for name in ("duration_ms", "request_ms", "response_ms", "bytes_sent"))
+    assert (client["protocol"], server["protocol"]) == ("HTTP/1.1", "HTTP/2")
+    assert client["upstream"] == f"{shop.orders_address}:{HTTP}"
+    assert (client["upstream_cluster"], server["upstream_cluster"]) == (f"outbound|orders.shop|{HTTP}", "app|http")
+    assert server["upstream"] == f"127.0.0.1:{shop.app_ports['http']}"
+    assert client["traffic_policy"] == "BackendTrafficPolicy/shop/spread@1"
+    assert server["authorization_policy"] == "shop/let-web[0]"
+    assert "4711" not in shop.web.access_log.read_text() + shop.orders.access_log.read_text()
+
+
+def test_grpc_on_both_sides(shop: Shop) -> None:
+    shop.set(LET_WEB, ALL)
+    assert isinstance(shop.pay(), bytes)
+    for line in both(shop, path="/shop.Payments/Pay"):
+        assert (line["protocol"], line["status"], line["grpc_status"]) == ("HTTP/2", 200, "OK")
+        assert (line["source"], line["destination"]) == (WEB, ORDERS)
+        assert line["bytes_received"] > 0
+
+
+def test_tcp_by_bound_port_on_both_sides(shop: Shop) -> None:
+    shop.set(LET_WEB, ALL)
+    said = shop.bound_tcp()
+    cluster = f"outbound|orders.shop|{TCP}"
+    client = logged(shop.web, upstream_cluster=cluster, source=WEB, destination=ORDERS)
+    server = logged(shop.orders, authority=f"orders.shop.mesh:{TCP}", source=WEB, destination=ORDERS)
+    assert client["upstream"] == f"{shop.orders_address}:{TCP}"
+    assert client["bytes_sent"] == server["bytes_sent"] == len(said)
+    assert (server["method"], server["authorization_policy"]) == ("CONNECT", "shop/let-web[0]")
+
+
+def test_tcp_by_connect_on_both_sides(shop: Shop) -> None:
+    shop.set(LET_WEB, ALL)
+    shop.tunnel(f"orders.shop:{TCP}")
+    for line in both(shop, authority=f"orders.shop:{TCP}"):
+        assert (line["method"], line["source"], line["destination"]) == ("CONNECT", WEB, ORDERS)
+
+
+def test_who_was_refused_and_by_what(shop: Shop) -> None:
+    shop.set(ALL, LET_WEB, policy("no-admin", "DENY", rule(who("web"), to=[Operation(paths=("/admin/*",))])))
+    assert shop.call("/admin/1").status == 403
+    client, server = both(shop, path="/admin/1", status=403)
+    assert server["details"] == "rbac_access_denied_matched_policy[shop/no-admin[0]]"
+    assert (server["source"], server["authorization_policy"]) == (WEB, "shop/no-admin[0]")
+    assert client["details"] == "via_upstream"
+    shop.set(ALL)
+    assert shop.call("/nobody").status == 403
+    _, server = both(shop, path="/nobody", status=403)
+    assert server["details"] == "rbac_access_denied_matched_policy[none]"
+
+
+def test_a_peer_of_its_own_is_logged_by_its_certificate(shop: Shop) -> None:
+    shop.set(ALL, LET_WEB)
+    lie = f"x-forwarded-client-cert: URI={WEB}"
+    assert shop.ask_as(shop.leaves["mallory"], "/as-mallory", lie) == 403
+    assert logged(shop.orders, path="/as-mallory")["source"] == identity("mallory")
+
+
+# -- the revision that decided
+
+
+def test_revision_of_what_decided(shop: Shop) -> None:
+    """Each side names the newest object that its own configuration for the request was made of."""
+    policy_key, service_key = KEYS.object(LET_WEB.ref), KEYS.object(ObjectRef("Service", "shop", "orders"))
+    shop.set(ALL, LET_WEB, revisions={policy_key: 41, service_key: 17})
+    assert shop.call("/first").status == 200
+    client, server = both(shop, path="/first")
+    assert (client["revision"], server["revision"]) == (17, 41)
+    shop.set(ALL, LET_WEB, revisions={policy_key: 41, service_key: 52})
+    assert shop.call("/second").status == 200
+    assert [line["revision"] for line in both(shop, path="/second")] == [52, 52]
+
+
+# -- levels
+
+
+def test_failures_are_logged_where_nothing_is_said(shop: Shop) -> None:
+    shop.set(LET_WEB)
+    assert shop.call("/fine").status == 200
+    assert shop.call("/gone", host="payments.shop").status == 503  # it has no instance
+    line = logged(shop.web, path="/gone")
+    assert line["status"] == 503
+    assert not [line for envoy in (shop.web, shop.orders) for line in lines(envoy) if line.get("path") == "/fine"]
+
+
+def test_grpc_failures_are_logged_where_nothing_is_said(shop: Shop) -> None:
+    shop.set(LET_WEB)
+    assert shop.pay("/shop.Payments/Nothing") is grpc.StatusCode.UNIMPLEMENTED
+    assert logged(shop.web, path="/shop.Payments/Nothing")["grpc_status"] == "UNIMPLEMENTED"
+
+
+def test_a_level_changes_on_open_connections(shop: Shop) -> None:
+    """Telemetry reaches the next request, and no listener is made anew for it."""
+    shop.set(LET_WEB)
+    with shop.keep_alive() as connection:
+        assert ask(connection, "/before", "GET", {"Host": "orders.shop"}).status == 200
+        shop.set(LET_WEB, ALL)
+        assert ask(connection, "/during", "GET", {"Host": "orders.shop"}).status == 200
+        both(shop, path="/during")
+        shop.set(LET_WEB, telemetry("nothing.mesh-system", {"accessLogging": [{"disabled": True}]}))
+        assert ask(connection, "/after", "GET", {"Host": "orders.shop"}).status == 200
+        shop.set(LET_WEB, ALL)
+        assert ask(connection, "/at-last", "GET", {"Host": "orders.shop"}).status == 200
+        both(shop, path="/at-last")
+    said = [line.get("path") for envoy in (shop.web, shop.orders) for line in lines(envoy)]
+    assert not {"/before", "/after"} & set(said)
+
+
+def test_each_side_has_its_level(shop: Shop) -> None:
+    only_server = telemetry(
+        "of-orders", {"accessLogging": [{"match": {"mode": "SERVER"}, "filter": {"minStatusCode": 400}}]}, ["orders"]
+    )
+    shop.set(only_server)
+    assert shop.call("/refused").status == 403
+    assert logged(shop.orders, path="/refused")["status"] == 403
+    shop.set(only_server, LET_WEB)
+    assert shop.call("/let-in").status == 200
+    shop.set(only_server)
+    assert shop.call("/refused-again").status == 403
+    logged(shop.orders, path="/refused-again")
+    assert not [line for line in lines(shop.web) if line.get("path", "").startswith("/refused")]
+    assert not [line for line in lines(shop.orders) if line.get("path") == "/let-in"]
+
+
+def test_slow_ones(shop: Shop) -> None:
+    shop.set(LET_WEB, telemetry("slow", {"accessLogging": [{"filter": {"minDuration": "0s"}}]}))
+    assert shop.call("/not-so-fast").status == 200
+    both(shop, path="/not-so-fast")
+
+
+def test_both_sides_sample_the_same_requests(shop: Shop) -> None:
+    shop.set(LET_WEB, telemetry("some", {"accessLogging": [{"randomSamplingPercentage": 50}]}))
+    with shop.keep_alive() as connection:
+        for number in range(40):
+            assert ask(connection, f"/sampled/{number}", "GET", {"Host": "orders.shop"}).status == 200
+        shop.set(LET_WEB, ALL)
+        assert ask(connection, "/sampled/end", "GET", {"Host": "orders.shop"}).status == 200
+    both(shop, path="/sampled/end")
+    client, server = (
+        {line["path"] for line in lines(envoy) if line.get("path", "").startswith("/sampled/")}
+        for envoy in (shop.web, shop.orders)
+    )
+    assert client == server
+    assert 2 < len(client) < 40  # by chance wrong once in a billion
