@@ -9,10 +9,11 @@ import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 
 from dataplane.compile.resources import CLUSTER, Resource
+from dataplane.compile.telemetry import runtime
 from dataplane.compile.workload import Credentials
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy
-from tests.states.build import State, compiled, identity, mesh_of
+from tests.states.build import ORDERS, State, compiled, identity, mesh_of, workload
 from tests.states.examples import STATES
 from tests.support.pki import Authority
 
@@ -24,9 +25,9 @@ def credentials() -> Credentials:
 
 def run(envoy: FedEnvoy, state: State, inbound: str, local: str, own: Credentials) -> None:
     same = state.workload.inbound_address == state.workload.local_address
-    workload = replace(state.workload, inbound_address=inbound, local_address=inbound if same else local)
+    of = replace(state.workload, inbound_address=inbound, local_address=inbound if same else local)
     try:
-        envoy.run(compiled(workload, mesh_of(state.values), own, state.learnt))
+        envoy.run(compiled(of, mesh_of(state.values), own, state.learnt))
     except AssertionError as error:
         raise AssertionError(f"state {state.name}: {error}\n{envoy.log()}") from None
 
@@ -41,5 +42,6 @@ def test_it_is_the_server_that_judges(envoys: EnvoyFactory, own_address: Callabl
     """The test above can fail: a resource that Envoy must refuse is refused."""
     envoy = envoys("refuser")
     bad = Resource.of(CLUSTER, "bad", cluster_pb2.Cluster(name="bad", lb_policy="CLUSTER_PROVIDED"))
+    level = runtime(mesh_of({}), workload(ORDERS))  # without it Envoy goes no further
     with pytest.raises(AssertionError, match="bad"):
-        envoy.give({bad.key: bad})
+        envoy.give({level.key: level, bad.key: bad})
