@@ -89,6 +89,11 @@ def _mesh(mesh: Mesh, subject: str) -> Iterator[Problem]:
 def _service(service: Service, after: After, subject: str) -> Iterator[Problem]:
     yield from rival_problems(service, after, subject)
     yield from _unique_ports(service.spec.ports, subject)
+    for index, port in enumerate(service.spec.ports):
+        if not port.identity_header and port.protocol not in ("http", "http2"):
+            message = f"a port of protocol {port.protocol} has no choice"
+            path = f"$.spec.ports[{index}].identityHeader"
+            yield Problem(subject, message, path, "leave it out; it is for http and http2")
     if service.spec.health_check is not None:
         yield from _health_check(service, service.spec.health_check, subject)
     dependencies = service.spec.dependencies or ()

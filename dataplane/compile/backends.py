@@ -9,6 +9,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import duration_pb2
 
 from dataplane.compile.http import http2_options
+from dataplane.compile.passing import ROTATE_S
 from dataplane.compile.tls import packed
 from schemas.durations import milliseconds
 from schemas.objects.service import ServicePort
@@ -66,7 +67,7 @@ def apply_policy(cluster: cluster_pb2.Cluster, port: ServicePort, policy: Backen
     if spec.timeout is not None and spec.timeout.tcp is not None and spec.timeout.tcp.connect_timeout is not None:
         cluster.connect_timeout.CopyFrom(duration(spec.timeout.tcp.connect_timeout))
     streams = spec.http2.max_concurrent_streams if spec.http2 is not None else None
-    _connections(cluster, spec.timeout or Timeout(), breaker.max_requests_per_connection, streams)
+    _connections(cluster, port, spec.timeout or Timeout(), breaker.max_requests_per_connection, streams)
 
 
 def duration(text: str) -> duration_pb2.Duration:
@@ -203,17 +204,25 @@ def _whole_seconds(text: str) -> int:
     return -(-milliseconds(text) // 1000)
 
 
-def _connections(cluster: cluster_pb2.Cluster, timeout: Timeout, requests: int | None, streams: int | None) -> None:
+def _connections(
+    cluster: cluster_pb2.Cluster, port: ServicePort, timeout: Timeout, requests: int | None, streams: int | None
+) -> None:
     options = http_protocol_options_pb2.HttpProtocolOptions()
-    http2 = options.explicit_http_config.http2_protocol_options
-    http2.CopyFrom(http2_options())
-    if streams is not None:
-        http2.max_concurrent_streams.value = streams
+    if port.passes_bytes and port.protocol == "http":
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    else:
+        http2 = options.explicit_http_config.http2_protocol_options
+        http2.CopyFrom(http2_options())
+        if streams is not None:
+            http2.max_concurrent_streams.value = streams
     common = options.common_http_protocol_options
     if timeout.http is not None and timeout.http.connection_idle_timeout is not None:
         common.idle_timeout.CopyFrom(duration(timeout.http.connection_idle_timeout))
     if timeout.http is not None and timeout.http.max_connection_duration is not None:
         common.max_connection_duration.CopyFrom(duration(timeout.http.max_connection_duration))
+    if port.passes_bytes:
+        asked = common.max_connection_duration.ToMilliseconds()
+        common.max_connection_duration.FromMilliseconds(min(asked or ROTATE_S * 1000, ROTATE_S * 1000))
     if requests is not None:
         common.max_requests_per_connection.value = requests
     cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(options))

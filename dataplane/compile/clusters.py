@@ -62,7 +62,7 @@ def outbound_clusters(
         cluster = _cluster(outbound_name(service, port.port, labels))
         cluster.type = cluster_pb2.Cluster.EDS
         cluster.eds_cluster_config.eds_config.CopyFrom(tls.ads_source())
-        cluster.transport_socket.CopyFrom(tls.upstream(server))
+        cluster.transport_socket.CopyFrom(tls.upstream(server, as_bytes=port.passes_bytes))
         # An instance leaves when its sidecar says so or its lease ends: nothing here checks health that could keep it.
         cluster.ignore_health_on_host_removal = True
         backends.apply_policy(cluster, port, policy)

@@ -111,6 +111,9 @@ class Compiler:
             if isinstance(change.ref, ObjectRef) and change.ref == self._own_object:
                 return self.rebuild(state)  # it says on whom we depend: all may be new
             dirty |= self._touched(state, change)
+        own = state.service(self.workload.service)
+        if INBOUND_ROUTES in dirty and own is not None and any(port.passes_bytes for port in own.spec.ports):
+            dirty.add(INBOUND)  # which holds the rules of such ports
         return self._build(state, dirty)
 
     def wanted_scope(self, state: MeshState) -> Scope:

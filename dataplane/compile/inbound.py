@@ -15,7 +15,7 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from google.protobuf import duration_pb2
 
-from dataplane.compile import authorization, clusters, tls
+from dataplane.compile import authorization, clusters, passing, tls
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
@@ -47,10 +47,15 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             address=clusters.socket_address(workload.inbound_address, workload.inbound_ports.get(port.name, port.port)),
             traffic_direction="INBOUND",
         )
-        chain = listener.filter_chains.add()
-        chain.transport_socket.CopyFrom(tls.downstream(workload.trust_domain, state.federated(workload.trust_domain)))
+        transport_socket = tls.downstream(workload.trust_domain, state.federated(workload.trust_domain))
+        if port.passes_bytes:
+            rules = authorization.rules_for(state, workload.service, workload.trust_domain, port)
+            if passing.judges_identities_only(rules):
+                logs = access_logs(workload, "server", http=False)
+                passing.add_chain(listener, clusters.app_name(port), *rules, transport_socket, logs)
+        chain = listener.filter_chains.add(transport_socket=transport_socket)
         # A peer that connects and then says nothing holds a connection no longer than this.
-        chain.transport_socket_connect_timeout.seconds = 10
+        chain.transport_socket_connect_timeout.seconds = passing.HANDSHAKE_S
         chain.filters.append(
             connection_manager(
                 name=listener_name(port),

@@ -15,6 +15,9 @@ from schemas.records import TrustBundle
 OWN_SVID = "svid"
 TRUST = "trust"
 
+# What a caller offers (ALPN, RFC 7301) that speaks the app's own protocol: the receiver need not read it.
+BYTES_ALPN = "mesh-bytes"
+
 _TLS_1_3 = common_pb2.TlsParameters.TLSv1_3
 
 
@@ -65,9 +68,14 @@ def downstream(trust_domain: str, federated: Iterable[str]) -> base_pb2.Transpor
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
 
 
-def upstream(server: SpiffeId) -> base_pb2.TransportSocket:
-    """mTLS to exactly that server: being of the same trust domain is not enough."""
+def upstream(server: SpiffeId, *, as_bytes: bool = False) -> base_pb2.TransportSocket:
+    """mTLS to exactly that server: being of the same trust domain is not enough.
+
+    as_bytes: what goes in it is in the app's own protocol, for its sidecar to pass on.
+    """
     context = tls_pb2.UpstreamTlsContext(common_tls_context=_common([_uri(exact=str(server))]))
+    if as_bytes:
+        context.common_tls_context.alpn_protocols.append(BYTES_ALPN)
     context.max_session_keys.value = 0  # no resumption, as above
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import msgspec
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.rbac.v3 import rbac_pb2 as config_rbac_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -52,6 +54,8 @@ def described(
 def _listener(listener: Any) -> Iterator[str]:
     parts = [f"on {address(listener.address)}"]
     for chain in listener.filter_chains:
+        if chain.filter_chain_match.application_protocols:
+            parts.append(f"from callers that offer {', '.join(chain.filter_chain_match.application_protocols)}")
         if chain.HasField("transport_socket"):
             parts.append("takes mTLS only")
         for one in chain.filters:
@@ -60,6 +64,10 @@ def _listener(listener: Any) -> Iterator[str]:
                 upgrades = {one.upgrade_type for one in manager.upgrade_configs}
                 takes = " and CONNECT" if "CONNECT" in upgrades else ""
                 parts.append(f"reads HTTP{takes}, by routes {manager.rds.route_config_name}")
+            elif one.typed_config.Is(network_rbac_pb2.RBAC.DESCRIPTOR):
+                rules = network_rbac_pb2.RBAC.FromString(one.typed_config.value).rules
+                verb = "denies" if rules.action == config_rbac_pb2.RBAC.DENY else "allows"
+                parts.append(f"{verb}: {', '.join(sorted(rules.policies)) or 'nothing'}")
             elif one.typed_config.Is(tcp_proxy_pb2.TcpProxy.DESCRIPTOR):
                 proxy = tcp_proxy_pb2.TcpProxy.FromString(one.typed_config.value)
                 tunnel = (

@@ -18,10 +18,18 @@ class ServicePort(Part, frozen=True, kw_only=True):
     protocol: Protocol
     target_port: Port | None = None
     """Where the app listens on its own host; `port` where absent."""
+    identity_header: bool = True
+    """Whether the app is told who calls, in ``x-forwarded-client-cert``. False, for ``http`` and ``http2``: it is not,
+    and where no rule needs more of a request than the caller's identity, its sidecar does not read HTTP."""
 
     @property
     def app_port(self) -> int:
         return self.target_port or self.port
+
+    @property
+    def passes_bytes(self) -> bool:
+        """Whether callers may speak to the app as if its sidecar were not there, but for mTLS."""
+        return not self.identity_header and self.protocol in ("http", "http2")
 
 
 class Dependency(Part, frozen=True, kw_only=True):

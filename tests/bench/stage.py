@@ -23,6 +23,7 @@ TEMPLATES = Path(__file__).parent / "static_pair"
 APP_PORT = 8080
 CALLER, RECEIVER = "caller.bench", "receiver.bench"
 HOST = f"{RECEIVER}:{APP_PORT}"
+BYTES_PORT = 8081  # leads to the same app, past HTTP at the receiver
 
 CALLER_ID = f"spiffe://{TRUST_DOMAIN}/ns/bench/svc/caller"
 RECEIVER_ID = f"spiffe://{TRUST_DOMAIN}/ns/bench/svc/receiver"
@@ -41,7 +42,19 @@ OBJECTS = [
         "apiVersion": "mesh/v1",
         "kind": "Service",
         "metadata": {"name": "receiver", "namespace": "bench"},
-        "spec": {"ports": [{"name": "http", "port": APP_PORT, "protocol": "http"}], "dependencies": []},
+        "spec": {
+            "ports": [
+                {"name": "http", "port": APP_PORT, "protocol": "http"},
+                {
+                    "name": "bytes",
+                    "port": BYTES_PORT,
+                    "targetPort": APP_PORT,
+                    "protocol": "http",
+                    "identityHeader": False,
+                },
+            ],
+            "dependencies": [],
+        },
     },
     {
         "apiVersion": "mesh/v1",
@@ -106,17 +119,18 @@ async def open_stage(directory: Path) -> AsyncIterator[Stage]:
             await mesh.start_sidecar(instance, drainSeconds=0)
         for address, port in ((caller.local, 15001), ("127.0.0.1", static.proxy_port)):
             await eventually(f"{HOST} answers through {address}:{port}", lambda a=address, p=port: answers(a, p))
+        await eventually("the port of bytes answers", lambda: answers(caller.local, 15001, f"{RECEIVER}:{BYTES_PORT}"))
         yield Stage(mesh, caller, receiver, static)
     finally:
         await processes.stop_all()
         processes.kill_left_over()
 
 
-async def answers(address: str, port: int) -> bool:
+async def answers(address: str, port: int, host: str = HOST) -> bool:
     """Whether one GET of the app by its host name comes back with 200."""
     try:
         async with await trio.open_tcp_stream(address, port) as stream:
-            await stream.send_all(f"GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+            await stream.send_all(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             return bytes(await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
     except (OSError, trio.BrokenResourceError):
         return False

@@ -40,7 +40,11 @@ from schemas.records import Endpoint, Locality, TrustBundle
 from tests.properties.routes import LABELS, routes
 from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity
 
-PORTS = (ServicePort(name="http", port=80, protocol="http"), ServicePort(name="raw", port=7, protocol="tcp"))
+PORTS = (
+    ServicePort(name="http", port=80, protocol="http"),
+    ServicePort(name="raw", port=7, protocol="tcp"),
+    ServicePort(name="passed", port=81, protocol="http2", identity_header=False),
+)
 
 _namespaces = st.sampled_from(["shop", "back"])
 _services = st.sampled_from(["web", "orders", "cart"])

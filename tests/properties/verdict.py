@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 
 from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
 from schemas.errors import InvalidInput
@@ -58,7 +60,26 @@ def passes(resources: Mapping[ResourceKey, Resource], request: Request) -> bool:
     if ResourceKey(LISTENER, name) not in resources or routes is None:
         return False
     deny, allow = _rules(routes.body)
+    by_bytes = _bytes_rules(resources[ResourceKey(LISTENER, name)].body)
+    assert by_bytes in ((), (deny, allow)), f"{name}: who is passed on is judged by other rules"
+    if by_bytes:
+        assert request.port.passes_bytes
+        names = {one.WhichOneof("rule") for rules in by_bytes for p in rules.policies.values() for one in p.permissions}
+        assert names <= {"any"}, f"{name}: bytes pass a rule that asks for more than the identity"
     return not _matches(deny, request) and _matches(allow, request)
+
+
+@lru_cache(maxsize=64)
+def _bytes_rules(body: bytes) -> tuple[Any, ...]:
+    """(deny, allow) of the chain that reads no HTTP; none where a listener has no such chain."""
+    chains = [one for one in listener_pb2.Listener.FromString(body).filter_chains if one.name == "bytes"]
+    found = []
+    for one in (each for chain in chains for each in chain.filters[:-1]):
+        judge = network_rbac_pb2.RBAC()
+        assert one.typed_config.Unpack(judge)
+        _only(judge, "rules", "stat_prefix")
+        found.append(judge.rules)
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)

@@ -93,8 +93,10 @@ def _metadata(name: str) -> Metadata:
     return Metadata(name=parsed.name, namespace=parsed.namespace)
 
 
-def port(name: str, number: int, protocol: Protocol = "http", target: int | None = None) -> ServicePort:
-    return ServicePort(name=name, port=number, protocol=protocol, target_port=target)
+def port(
+    name: str, number: int, protocol: Protocol = "http", target: int | None = None, *, identity_header: bool = True
+) -> ServicePort:
+    return ServicePort(name=name, port=number, protocol=protocol, target_port=target, identity_header=identity_header)
 
 
 def service(name: str, *ports: ServicePort, needs: Sequence[Dependency] | None = ()) -> Service:

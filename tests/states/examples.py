@@ -64,6 +64,17 @@ _MIXED = service(
     "orders", port("http", 8080), port("grpc", 9000, "grpc"), port("h2", 8443, "http2"), port("raw", 7, "tcp")
 )
 
+# Ports whose app is not told who calls.
+_PASSING = service(
+    "orders", port("http", 80, identity_header=False), port("h2", 81, "http2", identity_header=False), needs=()
+)
+_PASSED_ON = (
+    service("web", port("http", 80), needs=[need("orders")]),
+    _PASSING,
+    instance("orders", "o1", "10.0.0.2", http=80, h2=81),
+    TRUST,
+)
+
 _NEWER = codec.encode(_LET_WEB_IN).replace(b"mesh/v1", b"mesh/v9")
 
 
@@ -105,6 +116,23 @@ STATES: tuple[State, ...] = (
         policy("deny-admin", "DENY", rule(to=[Operation(paths=("/admin/*",))]), on=["orders"]),
         policy("deny-mallory", "DENY", rule(who("mallory"))),
         policy("another-namespace.back", "ALLOW", Rule()),
+    ),
+    state(
+        "passed-on",
+        "the app is not told who calls, and no rule is of HTTP: callers that know it get past HTTP",
+        _PASSING,
+        TRUST,
+        _LET_WEB_IN,
+        policy("deny-mallory", "DENY", rule(who("mallory"))),
+    ),
+    state("passed-on-web", "the same as web's sidecar has it: the app's protocol", *_PASSED_ON, of=workload(WEB)),
+    state(
+        "passed-on-not",
+        "a rule of HTTP at one of the ports: that one is read; the rule for the other port concerns it alone",
+        _PASSING,
+        TRUST,
+        policy("reads", "ALLOW", rule(who("web"), to=[Operation(methods=("GET",), ports=(80,))])),
+        policy("all", "ALLOW", rule(who("web"), to=[Operation(ports=(81,))])),
     ),
     state(
         "tcp-with-http-conditions",

@@ -34,6 +34,11 @@ FAULTS = {
         "$.spec.healthCheck.port",
         "no port 'admin'",
     ),
+    "no identity header on a TCP port": (
+        svc("{ports: [{name: raw, port: 1, protocol: tcp, identityHeader: false}]}"),
+        "$.spec.ports[0].identityHeader",
+        "has no choice",
+    ),
     "health check by HTTP/1.1 of an HTTP/2 port": (
         svc("{ports: [{name: h2, port: 1, protocol: http2}], healthCheck: {type: HTTP}}"),
         "$.spec.healthCheck.type",

@@ -28,6 +28,7 @@ class FedEnvoy:
     def __init__(self, name: str, directory: Path, feed_socket: Path) -> None:
         self.name = name
         self.feed = Feed()
+        self.drain_seconds = 600  # Envoy's default; counts from the next start
         self._directory = directory
         self._admin = directory / f"{name}.admin"
         self._feed_socket = feed_socket
@@ -50,6 +51,8 @@ class FedEnvoy:
                     "warning",
                     "--file-flush-interval-msec",
                     "10",
+                    "--drain-time-s",
+                    str(self.drain_seconds),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

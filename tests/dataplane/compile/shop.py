@@ -11,7 +11,7 @@ import socketserver
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -172,8 +172,12 @@ class Shop:
     # -- a peer of its own, without a sidecar, straight to orders' inbound port
 
     @contextmanager
-    def peer(self, leaf: Leaf | None, number: int = HTTP, **limits: Any) -> Iterator[ssl.SSLSocket]:
+    def peer(
+        self, leaf: Leaf | None, number: int = HTTP, *, alpn: Sequence[str] = (), **limits: Any
+    ) -> Iterator[ssl.SSLSocket]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if alpn:
+            context.set_alpn_protocols(alpn)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE  # here it is the server's check that is tested
         for name, value in limits.items():

@@ -1,0 +1,73 @@
+"""Ports whose bytes are passed on: mTLS ends here, the identity is judged, and nobody reads HTTP a second time.
+
+Who may be called so is in the Service (`ServicePort.passes_bytes`), so that callers know it too: they speak the app's
+own protocol, and say so by ALPN. The listener keeps its HTTP chain for all others, so nothing is lost while some
+callers don't know yet. Where a rule of the port needs more than the identity, the HTTP chain is the only one.
+
+- Envoy's network RBAC judges at the first byte. Until then nothing is connected to the app, which so can't speak to
+  whom nobody has judged.
+- Rules travel in the chain. When they change, Envoy takes the new chain for new connections and closes those of the old
+  one after its drain time (`EnvoySettings.drain_seconds`): that is the bound within which a denial reaches connections
+  that are open. Callers change connections sooner (`ROTATE_S`), each after its last answer, so that the closing finds
+  none of theirs.
+"""
+
+from collections.abc import Iterable
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.core.v3 import base_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.rbac.v3 import rbac_pb2
+from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from google.protobuf import wrappers_pb2
+
+from dataplane.compile.tls import BYTES_ALPN, packed
+
+# Seconds between connections of callers; with Envoy's drain time of ten seconds it leaves six to a request's answer.
+ROTATE_S = 4
+# Seconds for a TLS handshake.
+HANDSHAKE_S = 10
+# Bytes that wait for the connection to the app; what comes above that waits in the kernel.
+_EARLY_BYTES = 64 * 1024
+
+_Filter = listener_components_pb2.Filter
+
+
+def judges_identities_only(rules: Iterable[rbac_pb2.RBAC]) -> bool:
+    """Whether none of `rules` asks for anything of a request."""
+    return all(
+        permission.WhichOneof("rule") == "any"
+        for one in rules
+        for policy in one.policies.values()
+        for permission in policy.permissions
+    )
+
+
+def add_chain(
+    listener: listener_pb2.Listener,
+    cluster: str,
+    deny: rbac_pb2.RBAC,
+    allow: rbac_pb2.RBAC,
+    transport_socket: base_pb2.TransportSocket,
+    access_logs: Iterable[accesslog_pb2.AccessLog],
+) -> None:
+    """The way past HTTP, for callers that ask for it. What is logged of it are connections."""
+    inspector = listener_components_pb2.ListenerFilter(name="envoy.filters.listener.tls_inspector")
+    inspector.typed_config.CopyFrom(packed(tls_inspector_pb2.TlsInspector()))
+    listener.listener_filters.append(inspector)
+    chain = listener.filter_chains.add(name="bytes", transport_socket=transport_socket)
+    chain.filter_chain_match.application_protocols.append(BYTES_ALPN)
+    chain.transport_socket_connect_timeout.seconds = HANDSHAKE_S
+    for what, rules in (("deny", deny), ("allow", allow)):
+        judge = network_rbac_pb2.RBAC(stat_prefix=f"{listener.name}|{what}|", rules=rules)
+        chain.filters.append(_Filter(name="envoy.filters.network.rbac", typed_config=packed(judge)))
+    proxy = tcp_proxy_pb2.TcpProxy(
+        stat_prefix=listener.name,
+        access_log=access_logs,
+        cluster=cluster,
+        upstream_connect_mode=tcp_proxy_pb2.ON_DOWNSTREAM_DATA,
+        max_early_data_bytes=wrappers_pb2.UInt32Value(value=_EARLY_BYTES),
+    )
+    chain.filters.append(_Filter(name="envoy.filters.network.tcp_proxy", typed_config=packed(proxy)))
