@@ -61,8 +61,8 @@ def allowed_by(values: Values) -> set[Request]:
     return allowed(from_listings(workload(ORDERS), values))
 
 
-def put(sidecar: Sidecar, key: bytes, value: bytes) -> None:
-    sidecar.take(Changes(KEYS.config(), 50, (Put(key, value, 50),)))
+def put(sidecar: Sidecar, key: bytes, value: bytes, revision: int = 50) -> None:
+    sidecar.take(Changes(KEYS.config(), 50, (Put(key, value, revision),)))
 
 
 @_SLOW
@@ -146,10 +146,10 @@ def test_the_last_good_value_stays_in_force(found: list[AuthorizationPolicy], ba
     put(sidecar, key, bad)
     assert sidecar.envoy == before
     assert [problem.subject for problem in sidecar.mesh.problems()] != []
-    for listing in listings(values | {key: bad}, 60):
+    for listing in listings(values | {key: bad}, 60, dict.fromkeys(values, 1)):  # what is unchanged has its revision
         sidecar.take(listing)
     assert sidecar.envoy == before
-    put(sidecar, key, values[key])
+    put(sidecar, key, values[key], 1)  # a later one would be told, as the revision that decides
     assert sidecar.envoy == before
     assert sidecar.mesh.problems() == []
 
@@ -180,7 +180,7 @@ def test_the_order_does_not_matter(found: list[AuthorizationPolicy], order: rand
     order.shuffle(entries)
     sidecar = Sidecar(workload(ORDERS))
     for key, value in entries:
-        sidecar.take(Changes(KEYS.data(), 5, (Put(key, value, 5),)))
+        sidecar.take(Changes(KEYS.data(), 5, (Put(key, value, 1),)))  # as listed: its revision is in the routes
     assert sidecar.envoy == from_listings(workload(ORDERS), values).envoy
 
 
