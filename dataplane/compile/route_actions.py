@@ -7,6 +7,7 @@ requests is answered 503 with the reason, and never given to the other backends.
 from collections.abc import Sequence
 
 from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
@@ -21,6 +22,7 @@ from dataplane.compile.route_filters import (
     session_config,
 )
 from dataplane.compile.route_match import route_match
+from dataplane.compile.tls import packed
 from dataplane.snapshot.state import MeshState
 from routing.backends import Backend, Target, backends_of, mirrors_of, target_of
 from routing.table import Entry, Table
@@ -36,6 +38,8 @@ RouteAction = route_components_pb2.RouteAction
 # by a draining peer, a reset before the request was sent.
 RETRY_ON = ("connect-failure", "refused-stream", "reset-before-request")
 RETRIES = 2
+# How often Envoy draws another instance when it drew one that has been tried: ten in a row among two is one in 1,000.
+RESELECTIONS = 10
 # What a rule that asks for retries means beside its codes: Gateway API's "connection errors" (HTTPRouteRetry).
 _CONNECTION_ERRORS = ("reset",)
 _MILLION = 1_000_000
@@ -101,7 +105,11 @@ def send_to(
 def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -> route_components_pb2.RetryPolicy:
     """What never reached an app is always tried again; beside it what `retry` says."""
     conditions = list(RETRY_ON)
-    policy = route_components_pb2.RetryPolicy(num_retries=wrappers_pb2.UInt32Value(value=RETRIES))
+    policy = route_components_pb2.RetryPolicy(
+        num_retries=wrappers_pb2.UInt32Value(value=RETRIES), host_selection_retry_max_attempts=RESELECTIONS
+    )
+    elsewhere = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+    elsewhere.typed_config.CopyFrom(packed(previous_hosts_pb2.PreviousHostsPredicate()))
     if retry is not None:
         policy.num_retries.value = retry.attempts
         conditions += retry.triggers or _CONNECTION_ERRORS
