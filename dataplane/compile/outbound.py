@@ -22,7 +22,7 @@ from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from routing.names import HOST_SUFFIX, default_port, host_names
-from routing.table import Table, table
+from routing.table import Table, concerns, table
 from schemas.errors import Problem
 from schemas.names import ServiceRef
 from schemas.objects.external import ExternalService
@@ -63,7 +63,7 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
         service = state.destination(ref)
         if service is not None:
             for host in _virtual_hosts(state, service, ref, workload.service):
-                _stamp(state, host, ref)
+                _stamp(state, host, ref, workload.service)
                 configuration.virtual_hosts.append(host)
     if scope.on_demand:
         for host in configuration.virtual_hosts:
@@ -81,9 +81,12 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
     return Resource.of(ROUTES, PROXY, configuration)
 
 
-def _stamp(state: MeshState, host: route_components_pb2.VirtualHost, service: ServiceRef) -> None:
-    """By what requests to `service` are routed."""
-    stamp(host.metadata, revision=newest(state, [state.destination(service), *state.routes_for(service)]))
+def _stamp(
+    state: MeshState, host: route_components_pb2.VirtualHost, service: ServiceRef, caller: ServiceRef
+) -> None:
+    """By what requests of `caller` to `service` are routed."""
+    routes = [route for route in state.routes_for(service) if concerns(route, service, caller)]
+    stamp(host.metadata, revision=newest(state, [state.destination(service), *routes]))
 
 
 def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> list[Resource] | Problem:
@@ -116,7 +119,7 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     configuration = route_pb2.RouteConfiguration(name=name)
     configuration.validate_clusters.value = False
     host = configuration.virtual_hosts.add(name=name, domains=["*"])
-    _stamp(state, host, bound.service)
+    _stamp(state, host, bound.service, workload.service)
     host.routes.extend(http_routes(state, routes))
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
 
