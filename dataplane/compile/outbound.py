@@ -81,9 +81,7 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
     return Resource.of(ROUTES, PROXY, configuration)
 
 
-def _stamp(
-    state: MeshState, host: route_components_pb2.VirtualHost, service: ServiceRef, caller: ServiceRef
-) -> None:
+def _stamp(state: MeshState, host: route_components_pb2.VirtualHost, service: ServiceRef, caller: ServiceRef) -> None:
     """By what requests of `caller` to `service` are routed."""
     routes = [route for route in state.routes_for(service) if concerns(route, service, caller)]
     stamp(host.metadata, revision=newest(state, [state.destination(service), *routes]))
