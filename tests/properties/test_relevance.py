@@ -28,6 +28,7 @@ class Watched:
     def __init__(self) -> None:
         self.pipeline = Pipeline(MeshState(KEYS), Compiler(workload(ORDERS), credentials=CREDENTIALS))
         self.values: dict[bytes, bytes] = {}
+        self.revisions: dict[bytes, int] = {}
         self.revision = 1
         self.watched: set[bytes] = set()
         self.settle()
@@ -36,6 +37,7 @@ class Watched:
         self.revision += 1
         events = difference(self.values, after, self.revision)
         self.values = dict(after)
+        self.revisions |= {one.key: self.revision for one in events}
         for prefix in sorted(self.watched):
             mine = tuple(one for one in events if one.key.startswith(prefix))
             self.pipeline.take(Changes(prefix, self.revision, mine))
@@ -47,20 +49,22 @@ class Watched:
             for prefix in sorted(self.watched - wanted):
                 self.pipeline.take(Dropped(prefix))
             for prefix in sorted((wanted - self.watched) | again):
-                listed = sorted(item for item in self.values.items() if item[0].startswith(prefix))
-                self.pipeline.take(Listing(prefix, self.revision, tuple(Put(*one, self.revision) for one in listed)))
+                self.pipeline.take(self.listing(prefix))
             if self.watched == wanted and not again:
                 break
             self.watched = set(wanted)
         assert self.pipeline.build() is not None
+
+    def listing(self, prefix: bytes) -> Listing:
+        puts = (Put(key, value, self.revisions[key]) for key, value in sorted(self.values.items()))
+        return Listing(prefix, self.revision, tuple(one for one in puts if one.key.startswith(prefix)))
 
     def check(self) -> None:
         everything = Sidecar(workload(ORDERS))
         for authority in self.pipeline.compiler.learnt:
             everything.learn(authority, detour=False)
         for prefix in (KEYS.config(), KEYS.trust(), KEYS.epoch(), KEYS.endpoints()):
-            listed = sorted(item for item in self.values.items() if item[0].startswith(prefix))
-            everything.take(Listing(prefix, self.revision, tuple(Put(*one, self.revision) for one in listed)))
+            everything.take(self.listing(prefix))
         assert self.pipeline.compiler.resources() == everything.compiler.resources()
         assert self.pipeline.compiler.problems() == everything.compiler.problems()
 

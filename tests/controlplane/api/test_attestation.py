@@ -306,7 +306,10 @@ async def test_a_proof_sent_fifty_times_at_once_counts_once(stranger: Caller, na
     async with trio.open_nursery() as nursery:
         for _ in range(50):
             nursery.start_soon(attempt)
-    assert outcomes == {"joined": 1, "UNAUTHENTICATED": 49}
+    # A connection has at most 32 calls at once; who is beyond that is told to come again, and joins nothing either.
+    assert outcomes["joined"] == 1
+    assert set(outcomes) <= {"joined", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
+    assert outcomes["UNAUTHENTICATED"] > 0
 
 
 async def test_an_authority_that_was_removed_counts_no_more(replica: Replica, namespace: str) -> None:
