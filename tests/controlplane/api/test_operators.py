@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import time
+from pathlib import Path
 
 import pytest
 import trio
@@ -25,7 +27,7 @@ from schemas.objects.service import ServicePort, ServiceSpec
 from schemas.records import Operator
 from spiffe.x509 import leaf_identity, parse_chain
 from tests.controlplane.access import Person, grant, log_in, login_token, revoke, use_login_token
-from tests.controlplane.replica import TRUST_DOMAIN, Caller, Mesh, Replica, new_csr, new_id
+from tests.controlplane.replica import TRUST_DOMAIN, Caller, Mesh, Replica, new_csr, new_id, running_replica
 from trio_grpc import RpcError, StatusCode
 
 
@@ -125,8 +127,24 @@ async def test_a_record_that_is_malformed_gives_no_role(replica: Replica, mesh: 
             async with person.calls() as caller:
                 await refused(caller, "Config/List", pb.ListRequest(), StatusCode.DATA_LOSS)
     await grant(replica, name, "viewer")  # what mends it
-    async with person.calls() as caller:
+    async with (await log_in(replica, name)).calls() as caller:
         await caller.call("Config/List", pb.ListRequest(), pb.ListReply)
+
+
+async def test_a_record_that_was_mended_counts_for_nobody_from_before(
+    replica: Replica, mesh: Mesh, tmp_path: Path, name: str
+) -> None:
+    """It may have said that they were revoked: nobody knows."""
+    person = await log_in(replica, name, "admin")
+    unused = await login_token(replica, name)
+    async with mesh.client() as etcd:
+        await etcd.put(mesh.keyspace.operator(name), b"\xc1")
+    async with running_replica(mesh, tmp_path / "later", now=lambda: time.time() + 2) as later:
+        await grant(later, name, "admin")  # in a later second than that of which certificate and token are
+    async with person.calls() as caller:
+        await refused(caller, "Config/List", pb.ListRequest(), StatusCode.UNAUTHENTICATED, "before a revocation")
+    with pytest.raises(RpcError, match="before"):
+        await use_login_token(replica, name, unused)
 
 
 # -- what they may
