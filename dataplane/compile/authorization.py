@@ -1,57 +1,47 @@
-"""AuthorizationPolicy ▸ Envoy RBAC, for one port of the workload's own service.
+"""The rules of one port ▸ Envoy RBAC.
 
 Two filters in a row: any DENY that matches refuses, then some ALLOW must match. The second one's own configuration
-allows nothing, so where no policy reaches it nothing passes. What can't be judged on a port (an HTTP condition on a TCP
-port) never allows and always denies. An identity of another trust domain is allowed only where a policy names it.
-A revoked one is refused whatever policies say.
+allows nothing, so where no policy reaches it nothing passes. What the policies mean is `authz.rules`' to say; here it
+is only put into Envoy's words.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import path_pb2, string_pb2
 
+from authz.rules import Alternative, Condition, PortRule, Text, port_rules, possible
 from dataplane.snapshot.state import MeshState
-from schemas.errors import InvalidInput
-from schemas.names import ServiceRef, SpiffeId
-from schemas.objects import AuthorizationPolicy
-from schemas.objects.authorization import Operation, Rule, Source
+from schemas.names import ServiceRef
 from schemas.objects.service import ServicePort
 
 ANY_PERMISSION = rbac_pb2.Permission(any=True)
 ANY_PRINCIPAL = rbac_pb2.Principal(any=True)
 
 
-def applies(policy: AuthorizationPolicy, service: ServiceRef) -> bool:
-    if policy.metadata.namespace != service.namespace:
-        return False
-    targets = policy.spec.target_refs
-    return targets is None or any(target.name == service.name for target in targets)
-
-
 def rules_for(
     state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort
 ) -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
     """(deny, allow) for one port. `allow` without policies refuses everything."""
+    rules = port_rules(
+        service,
+        port,
+        state.authorization_policies(service.namespace),
+        trust_domain=trust_domain,
+        is_trusted=state.is_trusted,
+        unreadable=state.unreadable_policies,
+        revoked=state.revoked.services(),
+    )
     deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
-    revoked = [_identity(exact=str(SpiffeId.of_service(trust_domain, one))) for one in state.revoked.services()]
-    if revoked:
+    if rules.revoked:
+        revoked = [_identity(Text("exact", str(one))) for one in rules.revoked]
         deny.policies["revoked"].CopyFrom(rbac_pb2.Policy(permissions=[ANY_PERMISSION], principals=revoked))
+    for ref in rules.unreadable:
+        deny.policies[f"{ref.namespace}/{ref.name}: unreadable"].CopyFrom(_everything())
+    _add(deny, rules.deny)
     allow = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
-    for ref in sorted(state.unreadable_policies):
-        if ref.namespace == service.namespace:
-            # It may have been a DENY of anything: until it can be read, nothing of its namespace is let in.
-            deny.policies[f"{ref.namespace}/{ref.name}: unreadable"].CopyFrom(_everything())
-    for policy in state.authorization_policies(service.namespace):
-        if not applies(policy, service):
-            continue
-        denies = policy.spec.action == "DENY"
-        for index, rule in enumerate(policy.spec.rules):
-            compiled = _rule(state, rule, trust_domain, port, denies=denies)
-            if compiled is not None:
-                name = f"{policy.metadata.namespace}/{policy.metadata.name}[{index}]"
-                (deny if denies else allow).policies[name].CopyFrom(compiled)
+    _add(allow, rules.allow)
     return deny, allow
 
 
@@ -66,91 +56,50 @@ def _everything() -> rbac_pb2.Policy:
     return rbac_pb2.Policy(permissions=[ANY_PERMISSION], principals=[ANY_PRINCIPAL])
 
 
-def _rule(
-    state: MeshState, rule: Rule, trust_domain: str, port: ServicePort, *, denies: bool
-) -> rbac_pb2.Policy | None:
-    """One rule; None where it can match nothing on this port."""
-    permissions = _any_of([ANY_PERMISSION] if rule.to is None else _operations(rule.to, port, denies=denies))
-    # Federated peers pass TLS too. Who names nobody lets in anybody of the own mesh; a denial means all there are.
-    anybody = ANY_PRINCIPAL if denies else _identity(prefix=f"spiffe://{trust_domain}/ns/")
-    # And who is not trusted any more, may be so on a connection that is still open.
-    believed = (lambda one: True) if denies else (lambda one: one == trust_domain or state.is_trusted(one))
-    sources = [anybody] if rule.from_ is None else [_source(one, trust_domain, anybody, believed) for one in rule.from_]
-    principals = [source for source in sources if source is not None]
-    if not permissions or not principals:
-        return None
-    return rbac_pb2.Policy(permissions=permissions, principals=principals)
+def _add(to: rbac_pb2.RBAC, rules: Iterable[PortRule]) -> None:
+    """A rule that can match nothing on this port is left out: Envoy refuses an empty list."""
+    for rule in rules:
+        permissions = [_permission(one) for one in possible(rule.operations)]
+        principals = [_principal(one) for one in possible(rule.sources)]
+        if permissions and principals:
+            to.policies[rule.name].CopyFrom(rbac_pb2.Policy(permissions=permissions, principals=principals))
 
 
-def _any_of(permissions: Iterable[rbac_pb2.Permission | None]) -> list[rbac_pb2.Permission]:
-    return [permission for permission in permissions if permission is not None]
+def _permission(conditions: Alternative) -> rbac_pb2.Permission:
+    if not conditions:
+        return ANY_PERMISSION
+    either = [
+        rbac_pb2.Permission(or_rules=rbac_pb2.Permission.Set(rules=[_called(one, text) for text in one.values]))
+        for one in conditions
+    ]
+    return rbac_pb2.Permission(and_rules=rbac_pb2.Permission.Set(rules=either))
 
 
-def _operations(
-    operations: Sequence[Operation], port: ServicePort, *, denies: bool
-) -> Iterable[rbac_pb2.Permission | None]:
-    for operation in operations:
-        if operation.ports is not None and port.port not in operation.ports:
-            continue  # the port is known here: it needs no matcher
-        if port.protocol == "tcp":
-            if denies or (operation.methods is None and operation.paths is None):
-                yield ANY_PERMISSION
-            continue
-        parts = []
-        if operation.methods is not None:
-            parts.append([_method(method) for method in operation.methods])
-        if operation.paths is not None:
-            parts.append([_path(pattern) for pattern in operation.paths])
-        if not all(parts):
-            continue  # an empty list matches nothing
-        if not parts:
-            yield ANY_PERMISSION
-            continue
-        either = [rbac_pb2.Permission(or_rules=rbac_pb2.Permission.Set(rules=rules)) for rules in parts]
-        yield rbac_pb2.Permission(and_rules=rbac_pb2.Permission.Set(rules=either))
+def _called(condition: Condition, text: Text) -> rbac_pb2.Permission:
+    if condition.field == "methods":
+        header = route_components_pb2.HeaderMatcher(name=":method", string_match=_matcher(text))
+        return rbac_pb2.Permission(header=header)
+    if condition.field != "paths":
+        raise AssertionError(f"no RBAC for the condition {condition.field}")
+    return rbac_pb2.Permission(url_path=path_pb2.PathMatcher(path=_matcher(text)))
 
 
-def _method(method: str) -> rbac_pb2.Permission:
-    matcher = string_pb2.StringMatcher(exact=method)
-    return rbac_pb2.Permission(header=route_components_pb2.HeaderMatcher(name=":method", string_match=matcher))
-
-
-def _path(pattern: str) -> rbac_pb2.Permission:
-    """On the path as the HTTP connection manager normalised it, without the query."""
-    exact, star, _ = pattern.partition("*")
-    matcher = string_pb2.StringMatcher(prefix=exact) if star else string_pb2.StringMatcher(exact=exact)
-    return rbac_pb2.Permission(url_path=path_pb2.PathMatcher(path=matcher))
-
-
-def _source(
-    source: Source, trust_domain: str, anybody: rbac_pb2.Principal, believed: Callable[[str], bool]
-) -> rbac_pb2.Principal | None:
-    parts = []
-    if source.identities is not None:
-        spelled = [_spelled(identity) for identity in source.identities]
-        parts.append([_identity(exact=text) for text, domain in spelled if believed(domain)])
-    if source.namespaces is not None:
-        parts.append([_identity(prefix=f"spiffe://{trust_domain}/ns/{namespace}/") for namespace in source.namespaces])
-    if not all(parts):
-        return None
-    if not parts:
-        return anybody
-    either = [rbac_pb2.Principal(or_ids=rbac_pb2.Principal.Set(ids=ids)) for ids in parts]
+def _principal(conditions: Alternative) -> rbac_pb2.Principal:
+    match conditions:
+        case ():
+            return ANY_PRINCIPAL
+        case (Condition(field="trustDomain", values=(text,)),):
+            return _identity(text)
+    either = [
+        rbac_pb2.Principal(or_ids=rbac_pb2.Principal.Set(ids=[_identity(text) for text in one.values]))
+        for one in conditions
+    ]
     return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=either))
 
 
-def _spelled(identity: str) -> tuple[str, str]:
-    """As it stands in certificates, scheme and trust domain in lower case; and its trust domain.
-
-    What is no SPIFFE ID matches nobody's.
-    """
-    try:
-        parsed = SpiffeId.parse(identity)
-    except InvalidInput:
-        return identity, ""
-    return str(parsed), parsed.trust_domain
+def _identity(text: Text) -> rbac_pb2.Principal:
+    return rbac_pb2.Principal(authenticated=rbac_pb2.Principal.Authenticated(principal_name=_matcher(text)))
 
 
-def _identity(**how: str) -> rbac_pb2.Principal:
-    authenticated = rbac_pb2.Principal.Authenticated(principal_name=string_pb2.StringMatcher(**how))
-    return rbac_pb2.Principal(authenticated=authenticated)
+def _matcher(text: Text) -> string_pb2.StringMatcher:
+    return string_pb2.StringMatcher(**{text.how: text.value})

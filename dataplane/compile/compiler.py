@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
+from authz.rules import applies
 from dataplane.compile import clusters, inbound, on_demand, outbound, telemetry, tls
-from dataplane.compile.authorization import applies
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
 from dataplane.compile.resources import ROUTES, Resource, ResourceKey, Update

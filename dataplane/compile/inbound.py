@@ -15,6 +15,7 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from google.protobuf import duration_pb2
 
+from authz.rules import applies
 from dataplane.compile import authorization, clusters, passing, tls
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
@@ -78,7 +79,7 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     if service is None:
         return []
     policies = state.authorization_policies(workload.service.namespace)
-    decided = [service, *(one for one in policies if authorization.applies(one, workload.service))]
+    decided = [service, *(one for one in policies if applies(one, workload.service))]
     revision = newest(state, decided)
     return [_routes(port, revision, *_rules(state, workload, port, closed=closed)) for port in service.spec.ports]
 

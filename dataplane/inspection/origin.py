@@ -1,6 +1,6 @@
 """Resource ▸ the objects that it came from, by its name (compile.clusters, compile.inbound, compile.outbound). Pure."""
 
-from dataplane.compile.authorization import applies
+from authz.rules import applies
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, ROUTES, SECRET, ResourceKey
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState

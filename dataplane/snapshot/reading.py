@@ -7,8 +7,7 @@ in the same resource, is not let through. Replicas refuse the same on a write; t
 import ipaddress
 from collections.abc import Hashable, Iterable, Mapping
 
-import msgspec
-
+from authz.stored import check_understood
 from routing.check import route_faults
 from schemas import checking, codec
 from schemas.errors import Corrupt, InvalidInput, Problem
@@ -26,7 +25,6 @@ from schemas.objects import (
     Service,
     TCPRoute,
 )
-from schemas.objects.authorization import AuthorizationPolicySpec
 from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
 from schemas.traffic_faults import traffic_faults
 from spiffe.bundle import certificates
@@ -50,7 +48,7 @@ def read(ref: DataRef, data: bytes) -> Value:
                 case ExternalService():
                     _check_external(value, subject)
                 case AuthorizationPolicy():
-                    _check_policy(value, data, subject)
+                    check_understood(value, data, subject)
                 case BackendTrafficPolicy():
                     _check_traffic(value, subject)
                 case HTTPRoute() | GRPCRoute() | TCPRoute():
@@ -101,18 +99,6 @@ def _check_unique(subject: str, of: Mapping[str, Iterable[Hashable]]) -> None:
         twice = _first_repeated(values)
         if twice is not None:
             raise Corrupt(Problem(subject, f"{what} {twice!r} stands there twice", "$.spec", "keep one of them"))
-
-
-def _check_policy(policy: AuthorizationPolicy, data: bytes, subject: str) -> None:
-    """Of other objects an unknown field is passed over. Of a policy it may be a condition that a newer replica knows:
-    without it an ALLOW would allow more."""
-    spec = msgspec.msgpack.decode(data)["spec"]
-    if spec == msgspec.msgpack.decode(msgspec.msgpack.encode(policy.spec)):
-        return  # all of it was understood; else a default may be written out, or a field be unknown
-    fault = next(checking.faults(spec, AuthorizationPolicySpec, ("spec",)), None)
-    if fault is not None:
-        remedy = "upgrade this sidecar, or write the policy again"
-        raise Corrupt(Problem(subject, fault.message, checking.json_path(fault.path), remedy))
 
 
 def _check_traffic(policy: BackendTrafficPolicy, subject: str) -> None:

@@ -1,0 +1,9 @@
+"""Authorization, below both planes: what the policies say about one port of a service, and about one request to it.
+
+Sidecars compile it for Envoy, replicas and `meshadm` evaluate it offline: one model, so that they can't differ. Pure.
+
+rules      policies ▸ the rules of one port, with the conditions that can never hold there and why
+paths      a request's path, as Envoy has it before anything judges it
+judge      rules and a request ▸ a verdict: what decided, or the nearest miss
+stored     whether a stored policy was understood in full
+"""

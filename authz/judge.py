@@ -1,0 +1,160 @@
+"""The rules of one port and a request ▸ what decided, or which ALLOW came nearest and what it lacked. Pure."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from authz.paths import Refused, normalised
+from authz.rules import Alternative, Condition, Field, PortRule, PortRules
+from schemas.names import ObjectRef, SpiffeId
+from schemas.objects.service import ServicePort
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+")  # a token (RFC 9110, 5.6.2), less '_'
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What reaches the sidecar of the service that is called. On a tcp port only `caller` counts.
+
+    target: path and query. headers: names and values.
+    """
+
+    caller: SpiffeId
+    method: str = "GET"
+    target: str = "/"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Outcome(Enum):
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    """403; of a TCP connection, nothing reaches the app; of who is not admitted, no connection."""
+    REFUSED = "refused"
+    """400, or 403 for a CONNECT to a port of HTTP: not a request that any policy is asked about."""
+
+
+class Reason(Enum):
+    ALLOW = "ALLOW rule"
+    DENY = "DENY rule"
+    NOT_ADMITTED = "not admitted by mTLS"
+    REVOKED = "revoked identity"
+    UNREADABLE = "unreadable policy"
+    NOTHING_ALLOWS = "nothing allows it"
+    MALFORMED = "malformed request"
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """A condition that failed. `wanted`: any of it, as the policy has it; `never`: why it can't hold on this port."""
+
+    field: Field
+    wanted: tuple[str, ...]
+    got: str
+    never: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """An ALLOW rule that would have allowed the request but for `lacks`."""
+
+    policy: ObjectRef
+    rule: int
+    lacks: tuple[Lack, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`rule`: its index in `policy`. `path`: as it was judged; empty on a tcp port. `nearest`: only where nothing
+    allows it, and None where no ALLOW has a rule for the service. `detail`: what is wrong with a malformed request."""
+
+    outcome: Outcome
+    reason: Reason
+    policy: ObjectRef | None = None
+    rule: int | None = None
+    path: str = ""
+    nearest: Miss | None = None
+    detail: str = ""
+
+    @property
+    def allowed(self) -> bool:
+        return self.outcome is Outcome.ALLOWED
+
+
+def judge(rules: PortRules, port: ServicePort, request: Request) -> Verdict:
+    """What the sidecar answers. Of several rules that match, the first by name is told."""
+    path = ""
+    if not rules.admits(request.caller):
+        return Verdict(Outcome.DENIED, Reason.NOT_ADMITTED)
+    if port.protocol != "tcp":
+        try:
+            path = _checked(request)
+        except Refused as error:
+            return Verdict(Outcome.REFUSED, Reason.MALFORMED, detail=str(error))
+    facts = _Facts(str(request.caller), request.method, path)
+    if request.caller in rules.revoked:
+        return Verdict(Outcome.DENIED, Reason.REVOKED, path=path)
+    if rules.unreadable:
+        return Verdict(Outcome.DENIED, Reason.UNREADABLE, rules.unreadable[0], path=path)
+    for outcome, reason, several in (
+        (Outcome.DENIED, Reason.DENY, rules.deny),
+        (Outcome.ALLOWED, Reason.ALLOW, rules.allow),
+    ):
+        for rule in several:
+            if not facts.lacks(rule):
+                return Verdict(outcome, reason, rule.policy, rule.index, path)
+    return Verdict(Outcome.DENIED, Reason.NOTHING_ALLOWS, path=path, nearest=_nearest(facts, rules.allow))
+
+
+def _checked(request: Request) -> str:
+    """The normalised path. Raises Refused."""
+    if request.method == "CONNECT":
+        raise Refused("CONNECT is answered on tcp ports only")
+    for name, value in request.headers:
+        if "_" in name:
+            raise Refused(f"the header {name} has an underscore in its name, which apps may take for '-'")
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise Refused(f"the header {name!r} is not one of HTTP")
+    return normalised(request.target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    identity: str
+    method: str
+    path: str
+
+    def lacks(self, rule: PortRule) -> tuple[Lack, ...]:
+        """The fewest conditions that would have to change for the rule to match; none: it does."""
+        return self._fewest(rule.sources) + self._fewest(rule.operations)
+
+    def _fewest(self, alternatives: Iterable[Alternative]) -> tuple[Lack, ...]:
+        return min((tuple(self._failed(one)) for one in alternatives), key=_weight)
+
+    def _failed(self, conditions: Alternative) -> Iterable[Lack]:
+        for condition in conditions:
+            got = self._text(condition)
+            if not condition.holds(got):
+                yield Lack(condition.field, condition.said, got, condition.never)
+
+    def _text(self, condition: Condition) -> str:
+        match condition.field:
+            case "methods":
+                return self.method
+            case "paths":
+                return self.path
+            case "identities" | "namespaces" | "trustDomain":
+                return self.identity
+            case "from" | "to" | "ports":
+                return ""  # they have no values: what fails them is no part of the request
+
+
+def _weight(lacks: tuple[Lack, ...]) -> tuple[int, int]:
+    """What can never hold is farther away than what another request would fulfil."""
+    return len(lacks), sum(1 for one in lacks if one.never)
+
+
+def _nearest(facts: _Facts, allow: Iterable[PortRule]) -> Miss | None:
+    misses = [Miss(rule.policy, rule.index, facts.lacks(rule)) for rule in allow]
+    return min(misses, key=lambda one: _weight(one.lacks), default=None)

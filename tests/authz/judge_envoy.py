@@ -1,0 +1,155 @@
+"""A real Envoy as the sidecar of `orders`, asked thousands of times: what it makes of a request, by compiled rules.
+
+Authorization is the compiled one to the byte. Behind it Envoy answers by itself, so that no app is in the way; and a
+host of its own says which configuration is in force, so that none is judged by the one before.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+
+from dataplane.compile.inbound import ALLOW
+from dataplane.compile.resources import ROUTES, Resource, ResourceKey
+from dataplane.compile.tls import packed
+from dataplane.compile.workload import Credentials, Workload
+from schemas.names import SpiffeId
+from tests.dataplane.compile.envoys import FedEnvoy, wait_until
+from tests.states.build import ORDERS, TRUST_DOMAIN, Item, bundle, compiled, identity, mesh_of, state
+from tests.support.pki import Authority
+
+APP = 299  # no Envoy filter answers with it: the request has reached what stands for the app
+_IN_FORCE = 298
+_TIMEOUT = 20.0  # seconds; answers take milliseconds
+OTHER_DOMAIN = "other.test"
+HEAD = b"GET / HTTP/1.1\r\nHost: orders.shop\r\n\r\n"
+
+
+@dataclass
+class JudgeEnvoy:
+    envoy: FedEnvoy
+    address: str
+    stack: ExitStack
+    authorities: dict[str, Authority] = field(
+        default_factory=lambda: {one: Authority.create() for one in (TRUST_DOMAIN, OTHER_DOMAIN)}
+    )
+    _number: int = 0
+    _streams: dict[tuple[SpiffeId, int], _Stream] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._leaf = self.authorities[TRUST_DOMAIN].issue(uri=identity("orders"))
+        self._resources: Mapping[ResourceKey, Resource] = {}
+
+    def roots(self) -> list[Item]:
+        """The bundles of both trust domains, as in etcd."""
+        return [
+            bundle(1, one.certificate.public_bytes(Encoding.DER), trust_domain=domain)
+            for domain, one in self.authorities.items()
+        ]
+
+    def run(self, *items: Item, ports: Sequence[int]) -> None:
+        """The sidecar of orders with `items` in etcd; returns when it judges by them."""
+        of = Workload(service=ORDERS, trust_domain=TRUST_DOMAIN, inbound_address=self.address)
+        credentials = Credentials(self._leaf.chain_pem, self._leaf.key_pem)
+        self._number += 1
+        made = compiled(of, mesh_of(state("now", "", *self.roots(), *items).values), credentials).resources()
+        resources = {key: self._answering(one) if key.type_url == ROUTES else one for key, one in made.items()}
+        others = {key: one.version for key, one in resources.items() if key.type_url != ROUTES}
+        if others != {key: one.version for key, one in self._resources.items() if key.type_url != ROUTES}:
+            self.envoy.give(resources)
+        else:
+            self.envoy.feed.give(resources)
+            self.envoy.feed.wait_settled()
+        self._resources = resources
+        head = f"GET / HTTP/1.1\r\nHost: configuration-{self._number}.test\r\n\r\n".encode()
+        web = SpiffeId.parse(identity("web"))
+        for port in ports:
+            wait_until("the new rules judge", partial(self._says, web, port, head))
+
+    def _says(self, caller: SpiffeId, port: int, head: bytes) -> bool:
+        return self.ask(caller, port, head) == _IN_FORCE
+
+    def _answering(self, resource: Resource) -> Resource:
+        configuration = route_pb2.RouteConfiguration.FromString(resource.body)
+        for route in configuration.virtual_hosts[0].routes:
+            route.ClearField("route")
+            route.direct_response.status = APP
+        marker = configuration.virtual_hosts.add(name="in force", domains=[f"configuration-{self._number}.test"])
+        marker.routes.add(
+            match=route_components_pb2.RouteMatch(prefix="/"),
+            direct_response=route_components_pb2.DirectResponseAction(status=_IN_FORCE),
+        )
+        marker.typed_per_filter_config[ALLOW].CopyFrom(packed(http_rbac_pb2.RBACPerRoute()))  # which is off, here
+        return Resource.of(ROUTES, configuration.name, configuration)
+
+    def ask(self, caller: SpiffeId, port: int, head: bytes) -> int:
+        """The status of a request, written as it goes over the wire; on one connection kept open between calls."""
+        stream = self._streams.pop((caller, port), None) or self._connect(caller, port)
+        status = stream.ask(head)
+        if stream.ended or head.startswith(b"CONNECT "):
+            stream.close()  # after a CONNECT it would be a tunnel
+        else:
+            self._streams[caller, port] = stream
+        return status
+
+    def _connect(self, caller: SpiffeId, port: int) -> _Stream:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # it is Envoy's check of the caller that counts here
+        leaf = self.authorities[caller.trust_domain].issue(uri=str(caller))
+        with tempfile.TemporaryDirectory() as directory:
+            paths = leaf.write(Path(directory), "caller")
+            context.load_cert_chain(paths.cert, paths.key)
+        plain = socket.create_connection((self.address, port), timeout=_TIMEOUT)
+        return _Stream(self.stack.enter_context(context.wrap_socket(plain)))
+
+
+class _Stream:
+    """One connection, one request at a time: Envoy drops pipelined ones where it answers by itself."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self.ended = False
+        self._sock = sock
+        self._buffer = b""
+
+    def ask(self, head: bytes) -> int:
+        """Envoy may close the connection after it, as it does after a bad one."""
+        self._sock.sendall(head)
+        return self._answer()
+
+    def _answer(self) -> int:
+        while b"\r\n\r\n" not in self._buffer:
+            self._read()
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        length = next((int(one.partition(b":")[2]) for one in lines if one.startswith(b"content-length:")), 0)
+        while len(self._buffer) < length:
+            self._read()
+        self._buffer = self._buffer[length:]
+        self.ended |= b"connection: close" in lines
+        return int(lines[0].split(b" ")[1])
+
+    def _read(self) -> None:
+        part = self._sock.recv(65536)
+        if not part:
+            raise ConnectionError("closed")
+        self._buffer += part
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+@contextmanager
+def judge_envoy(envoy: FedEnvoy, address: str) -> Iterator[JudgeEnvoy]:
+    with ExitStack() as stack:
+        yield JudgeEnvoy(envoy, address, stack)

@@ -1,0 +1,159 @@
+"""Random policies and random requests: the offline verdict is what a real Envoy with the compiled rules answers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from authz.judge import Outcome, Request, judge
+from authz.rules import PortRules, port_rules
+from schemas.names import ObjectRef, SpiffeId
+from schemas.objects import AuthorizationPolicy
+from schemas.objects.authorization import Operation, Rule
+from schemas.objects.service import ServicePort
+from tests.authz.judge_envoy import APP, OTHER_DOMAIN, JudgeEnvoy, judge_envoy
+from tests.authz.strategies import CALLERS, METHODS, PORTS, policies, targets
+from tests.dataplane.compile.conftest import EnvoyFactory
+from tests.states.build import ORDERS, TRUST_DOMAIN, Item, federates, policy, ref, revocation, rule, service, unreadable
+
+STATUS = {Outcome.ALLOWED: APP, Outcome.DENIED: 403, Outcome.REFUSED: 400}
+FIXED: tuple[Item, ...] = (service("orders", *PORTS), federates("other", OTHER_DOMAIN))
+HTTP_PORTS = tuple(one for one in PORTS if one.protocol != "tcp")
+TCP_PORT = PORTS[-1]
+ALL_PORTS = [one.port for one in HTTP_PORTS]
+
+LET_ALL = policy("all", "ALLOW", Rule())
+
+Question = tuple[SpiffeId, ServicePort, str, str]
+
+
+@pytest.fixture(scope="module")
+def envoy(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[JudgeEnvoy]:
+    with judge_envoy(envoys("orders"), own_address()) as started:
+        yield started
+
+
+def rules_of(
+    found: Sequence[AuthorizationPolicy],
+    port: ServicePort,
+    *,
+    revoked: Sequence[str] = (),
+    unread: Sequence[ObjectRef] = (),
+) -> PortRules:
+    return port_rules(
+        ORDERS,
+        port,
+        found,
+        trust_domain=TRUST_DOMAIN,
+        is_trusted=lambda domain: domain == OTHER_DOMAIN,
+        unreadable=unread,
+        revoked=[ref(one) for one in revoked],
+    )
+
+
+def by_envoy(envoy: JudgeEnvoy, asked: Sequence[str]) -> dict[Question, int]:
+    """Everybody asks everything. What Envoy answers 400 is asked once: it ends the connection, and is about nobody."""
+    answers: dict[Question, int] = {}
+
+    def ask(*question: *Question) -> int:
+        caller, port, method, target = question
+        host = f"orders.shop:{port.port}"
+        head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        answers[question] = envoy.ask(caller, port.port, head)
+        return answers[question]
+
+    good = [one for one in dict.fromkeys(asked) if ask(CALLERS[0], HTTP_PORTS[0], METHODS[0], one) != 400]
+    for question in itertools.product(CALLERS, HTTP_PORTS, METHODS, good):
+        ask(*question)
+    for caller in CALLERS:
+        ask(caller, TCP_PORT, "CONNECT", "orders.shop:7000")
+    return answers
+
+
+def check(
+    envoy: JudgeEnvoy,
+    found: Sequence[AuthorizationPolicy],
+    asked: Sequence[str],
+    *,
+    revoked: Sequence[str] = (),
+    unread: Sequence[AuthorizationPolicy] = (),
+) -> int:
+    """How many verdicts were compared."""
+    items = [*FIXED, *found, *map(revocation, revoked), *map(unreadable, unread)]
+    envoy.run(*items, ports=ALL_PORTS)
+    answers = by_envoy(envoy, asked)
+    rules = {port: rules_of(found, port, revoked=revoked, unread=[one.ref for one in unread]) for port in PORTS}
+    for question, status in answers.items():
+        caller, port, method, target = question
+        verdict = judge(rules[port], port, Request(caller, method, target))
+        assert STATUS[verdict.outcome] == status, (str(caller), port.name, method, target, verdict)
+    return len(answers)
+
+
+_DRAWN = settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+
+
+@_DRAWN
+@given(
+    st.lists(policies(), min_size=1, max_size=5),
+    st.lists(targets, min_size=2, max_size=5),
+    st.lists(st.sampled_from(["web", "web.back"]), max_size=1),
+    st.just([]) | st.just([]) | st.just([policy("broken", "ALLOW")]) | st.just([policy("broken.back", "ALLOW")]),
+)
+@pytest.mark.fault(21)
+@pytest.mark.fault(22)
+def test_the_offline_verdict_is_what_envoy_answers(
+    envoy: JudgeEnvoy,
+    found: list[AuthorizationPolicy],
+    asked: list[str],
+    revoked: list[str],
+    unread: list[AuthorizationPolicy],
+) -> None:
+    """HTTP/1.1 on both kinds of port, and connections to the tcp port."""
+    last = list({one.ref: one for one in found}.values())
+    check(envoy, last, asked, revoked=revoked, unread=unread)
+
+
+def test_paths_one_by_one(envoy: JudgeEnvoy) -> None:
+    """Every byte, raw and escaped, and what dots, slashes and parameters can be made of: does /a/b/* match it?"""
+    dots = ("..", ".", "..;", "..;x", ".;", "%2e%2e", ".%2e", "%2E.", "%2e%2e;", "..%2f", "..%5c")
+    odd = (*dots, "a\\..", "..\\", "", ";")
+    asked = [
+        *(f"/a/b/{chr(code)}" for code in range(0x21, 0x7F)),
+        *(f"/a/%{code:02{case}}/c" for code in range(256) for case in "xX"),
+        *(f"/a/b/{one}/{two}{last}" for one in odd for two in odd for last in ("", "/", "?q")),
+        *(f"/x/{one}/a/b/{two}" for one in odd for two in odd),
+    ]
+    letters = "".join(map(chr, range(0x21, 0x7F)))
+    exact = [f"/a/{one}/c" for one in letters if one not in "?#*%"]
+    allow = policy("paths", "ALLOW", rule(to=[Operation(paths=("/a/b/*", *exact))]))
+    envoy.run(*FIXED, allow, ports=ALL_PORTS)
+    rules = rules_of([allow], HTTP_PORTS[0])
+    for target in dict.fromkeys(asked):
+        verdict = judge(rules, HTTP_PORTS[0], Request(CALLERS[0], "GET", target))
+        head = f"GET {target} HTTP/1.1\r\nHost: orders\r\n\r\n".encode()
+        assert STATUS[verdict.outcome] == envoy.ask(CALLERS[0], HTTP_PORTS[0].port, head), (target, verdict)
+
+
+@pytest.mark.parametrize(
+    "header", [("x-user", "anna"), ("X_User", "anna"), ("x-user", "a\x01b"), ("x user", "a"), ("x-\xe9", "a")]
+)
+def test_headers(envoy: JudgeEnvoy, header: tuple[str, str]) -> None:
+    envoy.run(*FIXED, LET_ALL, ports=ALL_PORTS)
+    verdict = judge(rules_of([LET_ALL], HTTP_PORTS[0]), HTTP_PORTS[0], Request(CALLERS[0], headers=(header,)))
+    head = f"GET / HTTP/1.1\r\nHost: orders\r\n{': '.join(header)}\r\n\r\n".encode("latin-1")
+    assert STATUS[verdict.outcome] == envoy.ask(CALLERS[0], HTTP_PORTS[0].port, head)
+
+
+def test_connect_to_an_http_port(envoy: JudgeEnvoy) -> None:
+    envoy.run(*FIXED, LET_ALL, ports=ALL_PORTS)
+    head = b"CONNECT orders:8080 HTTP/1.1\r\nHost: orders:8080\r\n\r\n"
+    status = envoy.ask(CALLERS[0], HTTP_PORTS[0].port, head)
+    verdict = judge(rules_of([LET_ALL], HTTP_PORTS[0]), HTTP_PORTS[0], Request(CALLERS[0], "CONNECT"))
+    assert (verdict.outcome, status) == (Outcome.REFUSED, 403)

@@ -1,0 +1,130 @@
+"""Verdicts offline: what decided, what came nearest, and what must hold of any policies."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from authz.judge import Lack, Miss, Reason, Request, Verdict, judge
+from authz.rules import PortRules, port_rules
+from schemas.names import ObjectRef, SpiffeId
+from schemas.objects import AuthorizationPolicy
+from schemas.objects.authorization import Operation, Rule, Source
+from schemas.objects.service import ServicePort
+from tests.authz.strategies import CALLERS, METHODS, PORTS, policies
+from tests.states.build import ORDERS, TRUST_DOMAIN, identity, policy, ref, rule, who
+
+HTTP, _, TCP = PORTS
+_DRAWN = settings(deadline=None, max_examples=40)
+WEB = SpiffeId.parse(identity("web"))
+REQUESTS = [
+    (port, Request(caller, method, path))
+    for port in PORTS
+    for caller in CALLERS
+    for method in METHODS[:2]
+    for path in ("/", "/a", "/a/b")
+]
+
+
+def rules_of(
+    found: Iterable[AuthorizationPolicy],
+    port: ServicePort,
+    revoked: Iterable[str] = (),
+    unread: Iterable[ObjectRef] = (),
+) -> PortRules:
+    return port_rules(
+        ORDERS,
+        port,
+        found,
+        trust_domain=TRUST_DOMAIN,
+        is_trusted=lambda domain: domain == "other.test",
+        unreadable=list(unread),
+        revoked=[ref(one) for one in revoked],
+    )
+
+
+def verdict(
+    found: Iterable[AuthorizationPolicy],
+    request: Request,
+    port: ServicePort = HTTP,
+    *,
+    revoked: Iterable[str] = (),
+    unread: Iterable[ObjectRef] = (),
+) -> Verdict:
+    return judge(rules_of(found, port, revoked, unread), port, request)
+
+
+def verdicts(found: Sequence[AuthorizationPolicy]) -> list[Verdict]:
+    rules = {port: rules_of(found, port) for port in PORTS}
+    return [judge(rules[port], port, request) for port, request in REQUESTS]
+
+
+def allowed(found: Sequence[AuthorizationPolicy]) -> set[int]:
+    return {number for number, one in enumerate(verdicts(found)) if one.allowed}
+
+
+def test_what_decided() -> None:
+    allow, deny = policy("a", "ALLOW", rule(who("cart")), rule(who("web"))), policy("d", "DENY", Rule())
+    assert verdict([allow], Request(WEB)).policy == allow.ref
+    assert verdict([allow], Request(WEB)).rule == 1
+    found = verdict([allow, deny], Request(WEB))
+    assert (found.reason, found.policy, found.rule) == (Reason.DENY, deny.ref, 0)
+    assert verdict([allow], Request(WEB), revoked=["web"]).reason is Reason.REVOKED
+    broken = policy("broken", "ALLOW").ref
+    assert verdict([allow], Request(WEB), unread=[broken]).policy == broken
+    assert verdict([allow], Request(WEB), unread=[policy("x.back", "ALLOW").ref]).allowed
+    for stranger in (f"spiffe://{TRUST_DOMAIN}/operator/anna", "spiffe://third.test/ns/shop/svc/web"):
+        assert (
+            verdict([policy("all", "ALLOW", Rule())], Request(SpiffeId.parse(stranger))).reason is Reason.NOT_ADMITTED
+        )
+
+
+def test_the_nearest_miss_is_the_rule_that_lacks_least() -> None:
+    to = Operation(methods=("GET",), paths=("/orders/*",))
+    near = policy("near", "ALLOW", rule(who("cart"), to=[to]), rule(who("web"), to=[to]))
+    far = policy("far", "ALLOW", rule(who("cart"), to=[Operation(methods=("PUT",), paths=("/x",))]))
+    found = verdict([far, near], Request(WEB, "DELETE", "/orders//7"))
+    assert (found.reason, found.path) == (Reason.NOTHING_ALLOWS, "/orders/7")
+    assert found.nearest == Miss(near.ref, 1, (Lack("methods", ("GET",), "DELETE"),))
+    assert verdict([], Request(WEB)).nearest is None
+    on_tcp = verdict([near], Request(WEB), TCP).nearest
+    assert on_tcp is not None
+    assert [(one.field, bool(one.never)) for one in on_tcp.lacks] == [("methods", True), ("paths", True)]
+    elsewhere = verdict([policy("p", "ALLOW", rule(to=[Operation(ports=(1,))]))], Request(WEB)).nearest
+    assert elsewhere is not None
+    assert (elsewhere.lacks[0].field, elsewhere.lacks[0].never) == ("ports", "the call is to port 8080")
+
+
+def test_a_foreigner_is_allowed_by_name_only() -> None:
+    foreigner = SpiffeId.parse(identity("web", "other.test"))
+    found = verdict([policy("all", "ALLOW", Rule())], Request(foreigner))
+    assert found.nearest is not None
+    assert [one.field for one in found.nearest.lacks] == ["trustDomain"]
+    named = Source(identities=(str(foreigner),))
+    assert verdict([policy("named", "ALLOW", rule(named))], Request(foreigner)).allowed
+
+
+@_DRAWN
+@given(st.lists(policies(), max_size=4), policies("DENY"))
+def test_a_deny_never_allows_more(found: list[AuthorizationPolicy], deny: AuthorizationPolicy) -> None:
+    assert allowed([*found, deny]) <= allowed(found)
+
+
+@_DRAWN
+@given(st.lists(policies(), max_size=4), policies("ALLOW"))
+def test_an_allow_that_goes_never_allows_more(found: list[AuthorizationPolicy], allow: AuthorizationPolicy) -> None:
+    assert allowed(found) <= allowed([*found, allow])
+
+
+@_DRAWN
+@given(st.lists(policies(), max_size=4), st.randoms(use_true_random=False))
+def test_the_order_does_not_matter(found: list[AuthorizationPolicy], order: random.Random) -> None:
+    last = list({one.ref: one for one in found}.values())
+    shuffled = list(last)
+    order.shuffle(shuffled)
+    assert [verdict(last, one, port) for port, one in REQUESTS] == [
+        verdict(shuffled, one, port) for port, one in REQUESTS
+    ]
