@@ -4,6 +4,7 @@ import click
 
 from controlplane.meshadm.commands.apply import apply, delete, validate
 from controlplane.meshadm.commands.attestor import attestor
+from controlplane.meshadm.commands.authz import authz
 from controlplane.meshadm.commands.ca import ca
 from controlplane.meshadm.commands.check import check
 from controlplane.meshadm.commands.federation import bundle, federation
@@ -31,7 +32,7 @@ def main() -> None:
 
 COMMANDS = (
     init, login, logout, token, operator, identity, attestor, apply, get, describe, delete, status, validate, watch, ca,
-    check, route, federation, bundle, proxy, schema, completion,
+    check, route, authz, federation, bundle, proxy, schema, completion,
 )  # fmt: skip
 
 for command in COMMANDS:

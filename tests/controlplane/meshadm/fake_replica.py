@@ -43,6 +43,7 @@ class FakeReplica:
     revision: int = 10
     statuses: list[bytes] = field(default_factory=list)
     revocations: list[bytes] = field(default_factory=list)
+    domains: list[pb.FederatedDomain] = field(default_factory=list)
     waits: list[list[pb.WaitProgress]] = field(default_factory=list)
     """What each call of Wait tells; after the last message it goes on for ever, unless that says done."""
     watches: list[list[pb.WatchEvent]] = field(default_factory=list)
@@ -139,6 +140,10 @@ class FakeReplica:
                 reply.objects.append(pb.StoredObject(key=key, value=value, revision=revision))
         return reply
 
+    async def federation(self, request: pb.FederationStatusRequest, context: Context) -> pb.FederationStatusReply:
+        self._enter("Federation", request)
+        return pb.FederationStatusReply(domains=self.domains)
+
     async def sidecars(self, request: pb.ListSidecarsRequest, context: Context) -> pb.ListSidecarsReply:
         self._enter("Sidecars", request)
         return pb.ListSidecarsReply(statuses=self.statuses, config_revision=self.revision)
@@ -192,6 +197,7 @@ class FakeReplica:
             "/mesh.v1.Config/List": one(self.list, pb.ListRequest),
             "/mesh.v1.Config/Watch": many(self.watch, pb.WatchRequest),
             "/mesh.v1.Revocations/List": one(self.list_revocations, pb.ListRevocationsRequest),
+            "/mesh.v1.Federation/Status": one(self.federation, pb.FederationStatusRequest),
             "/mesh.v1.Sidecars/List": one(self.sidecars, pb.ListSidecarsRequest),
             "/mesh.v1.Sidecars/Wait": many(self.wait, pb.WaitRequest),
             "/mesh.v1.Tokens/Create": one(self.create_token, pb.CreateTokenRequest),

@@ -1,0 +1,150 @@
+"""`authz`: what the policies say about a request. Nothing is sent."""
+
+import click
+
+from authz.judge import Outcome, Request, Verdict, judge
+from authz.rules import port_rules
+from authz.stored import check_understood
+from controlplane.exit_codes import ExitCode
+from controlplane.meshadm import output
+from controlplane.meshadm.authz import plain_verdict, verdict_lines
+from controlplane.meshadm.client import MeshClient
+from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
+from controlplane.meshadm.output import Format
+from controlplane.meshadm.table import printable
+from schemas import codec
+from schemas.api import mesh_pb2 as pb
+from schemas.errors import Corrupt, InvalidInput, NotFound, Problem
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId
+from schemas.objects import AuthorizationPolicy, Mesh, Service
+from schemas.objects.service import ServicePort
+from schemas.records import Revocation
+
+
+@click.group("authz", short_help="Ask what the authorization policies say.")
+def authz() -> None:
+    """Authorization offline, by the model that sidecars are configured by."""
+
+
+@authz.command(
+    "explain",
+    cls=MeshCommand,
+    short_help="Say whether a request would be allowed, and why.",
+    example="""
+meshadm authz explain --from web.shop --to orders.shop --method GET --path /orders/7
+meshadm authz explain --from spiffe://partner.example/ns/a/svc/b --to orders.shop --port 5432 -o json
+""",
+)
+@click.option("--from", "caller", required=True, metavar="SERVICE|ID", help="Who calls: NAME.NAMESPACE or a SPIFFE ID.")
+@click.option("--to", "service", required=True, metavar="SERVICE", help="The service that is called: NAME.NAMESPACE.")
+@click.option("--method", default="GET", show_default=True, help="The method of the request.")
+@click.option("--path", default="/", show_default=True, help="Path and query, as the client would write them.")
+@click.option("--port", type=int, help="Of the service; needed where it has several.")
+@click.option("-H", "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header of the request.")
+@formats("table", "json", "yaml")
+@connects
+@click.pass_context
+def explain(
+    ctx: click.Context,
+    connect: Connect,
+    caller: str,
+    service: str,
+    method: str,
+    path: str,
+    port: int | None,
+    headers: tuple[str, ...],
+    form: Format,
+) -> None:
+    """Say whether a request would be allowed, by which rule of which policy, or what was missing. Nothing is sent.
+
+    Ends with 0 where it is allowed, with 6 where it is not.
+    """
+    to = ServiceRef.parse(service)
+    pairs = tuple(map(_header, headers))
+    verdict = connect.run(lambda client: _verdict(client, caller, to, port, method, path, pairs))
+    if form == "table":
+        for text in verdict_lines(verdict):
+            output.line(printable(text))
+    else:
+        output.show_plain(plain_verdict(verdict), form)
+    ctx.exit(ExitCode.OK if verdict.outcome is Outcome.ALLOWED else ExitCode.DENIED)
+
+
+async def _verdict(
+    client: MeshClient,
+    caller: str,
+    to: ServiceRef,
+    number: int | None,
+    method: str,
+    path: str,
+    headers: tuple[tuple[str, str], ...],
+) -> Verdict:
+    service = (await client.get(ObjectRef("Service", to.namespace, to.name))).object
+    mesh = (await client.get(ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh"))).object
+    if not isinstance(service, Service) or not isinstance(mesh, Mesh):
+        raise AssertionError("a replica answered with an object of another kind")
+    policies, unreadable = await _policies(client, to.namespace)
+    trust_domain = mesh.spec.trust_domain
+    who = SpiffeId.parse(caller) if "://" in caller else SpiffeId.of_service(trust_domain, ServiceRef.parse(caller))
+    port = _port(service, number)
+    rules = port_rules(
+        to,
+        port,
+        policies,
+        trust_domain=trust_domain,
+        is_trusted=(await _trusted(client) if who.trust_domain != trust_domain else frozenset()).__contains__,
+        unreadable=unreadable,
+        revoked=await _revoked(client),
+    )
+    return judge(rules, port, Request(who, method, path, headers))
+
+
+async def _policies(client: MeshClient, namespace: str) -> tuple[list[AuthorizationPolicy], list[ObjectRef]]:
+    """Those of a namespace, and which of them can't be read: as a sidecar reads them that starts now."""
+    request = pb.ListRequest(kind=AuthorizationPolicy.__name__, namespace=namespace)
+    reply = await client.call("/mesh.v1.Config/List", request, pb.ListReply)
+    found: list[AuthorizationPolicy] = []
+    unreadable: list[ObjectRef] = []
+    for one in reply.objects:
+        ref = ObjectRef(one.key.kind, one.key.namespace, one.key.name)
+        try:
+            policy = codec.decode_object(one.value, ref.kind, str(ref))
+            if not isinstance(policy, AuthorizationPolicy) or policy.ref != ref:
+                raise Corrupt(Problem(str(ref), f"the key holds {policy.ref}", "$.metadata", "delete the key"))
+            check_understood(policy, one.value, str(ref))
+        except Corrupt as error:
+            output.notice(printable(f"can't be read: {error}"))
+            unreadable.append(ref)
+        else:
+            found.append(policy)
+    return found, unreadable
+
+
+async def _revoked(client: MeshClient) -> list[ServiceRef]:
+    reply = await client.call("/mesh.v1.Revocations/List", pb.ListRevocationsRequest(), pb.ListRevocationsReply)
+    records = [codec.decode(value, Revocation, "a revocation") for value in reply.revocations]
+    return [ServiceRef(one.namespace, one.service) for one in records if one.revoked]
+
+
+async def _trusted(client: MeshClient) -> frozenset[str]:
+    """The trust domains that an object federates with and that have a bundle with an authority."""
+    reply = await client.call("/mesh.v1.Federation/Status", pb.FederationStatusRequest(), pb.FederationStatusReply)
+    return frozenset(one.trust_domain for one in reply.domains if one.objects and one.x509_authorities)
+
+
+def _port(service: Service, number: int | None) -> ServicePort:
+    ports = service.spec.ports
+    found = [one for one in ports if number in (None, one.port)]
+    if not found:
+        raise NotFound(f"{service.ref} has no port {number}: it has {', '.join(str(one.port) for one in ports)}")
+    if len(found) > 1:
+        remedy = f"name one with --port: {', '.join(str(one.port) for one in ports)}"
+        raise InvalidInput(Problem(str(service.ref), "has several ports", remedy=remedy))
+    return found[0]
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not name or not separator:
+        raise InvalidInput(Problem(f"--header {text!r}", "is not NAME=VALUE", remedy="write --header x-user=anna"))
+    return name, value
