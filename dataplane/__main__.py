@@ -90,13 +90,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _tell_status(settings: config.SidecarSettings, output: str) -> int:
     now = time.time()
-    content = status.read(Agent.status_path(settings), now=now)
+    content = status.read(settings.status_file, now=now)
     print(json.dumps(content, indent=2) if output == "json" else status.table(content, now=now))
     return 0 if content["agentRuns"] and content["envoyRuns"] and not content["staleSeconds"] else 7
 
 
 def _inspect(settings: config.SidecarSettings, command: str, output: str) -> int:
-    files = settings, Agent.last_good_path(settings), Admin(str(Agent.admin_socket(settings)))
+    files = settings, settings.last_good_file, Admin(str(settings.admin_socket))
     if command == "config":
         view = trio.run(inspecting.config, *files)
         print(inspecting.as_json(view) if output == "json" else inspecting.config_text(view))

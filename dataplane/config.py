@@ -125,6 +125,24 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     def access_log_path(self) -> str:
         return str(Path(self.state_dir) / "access.log") if self.access_log is None else self.access_log
 
+    @property
+    def last_good_file(self) -> Path:
+        return Path(self.state_dir) / "last-good.msgpack"
+
+    @property
+    def status_file(self) -> Path:
+        return Path(self.runtime_dir) / "status.json"
+
+    @property
+    def admin_socket(self) -> Path:
+        """Of Envoy."""
+        return Path(self.runtime_dir) / "admin.sock"
+
+    @property
+    def ads_socket(self) -> Path:
+        """Of the agent, for Envoy."""
+        return Path(self.runtime_dir) / "ads.sock"
+
     def workload(self, service: ServiceRef, trust_domain: str) -> Workload:
         """What the compiler is to know."""
         return Workload(

@@ -11,19 +11,24 @@ import trio
 from dataplane import config
 from dataplane.agent import Agent
 from dataplane.envoy.child import find_envoy
+from dataplane.reporter import Reporter
 
 
-class StampedAgent(Agent):
+class StampedReporter(Reporter):
     async def _follow_acks(self) -> None:
         said = 0
-        while self._ads is not None:
-            revision = self._ads.acked_revision
+        while self.delivery.ads is not None:
+            revision = self.delivery.ads.acked_revision
             if revision != said:
                 sys.stdout.write(f"{revision} {time.monotonic_ns()}\n")
                 sys.stdout.flush()
                 said = revision
-            await self._ads.changed()
-            self._touched.set()
+            await self.delivery.ads.changed()
+            self.news.happened()
+
+
+class StampedAgent(Agent):
+    reporter_class = StampedReporter
 
 
 if __name__ == "__main__":

