@@ -220,9 +220,11 @@ class Compiler:
         return {SECRETS, INBOUND_ROUTES, *map(endpoints_of, reached_ones)}
 
     def _touched_by_policy(self, state: MeshState, change: Change) -> set[Unit]:
-        affected = {one for one in (*targets(change.before), *targets(change.after)) if self._reaches(state, one)}
+        before, after = set(targets(change.before)), set(targets(change.after))
+        affected = {one for one in before | after if self._reaches(state, one)}
         touched = self._services(affected)
-        if affected and _hash_of(change.before) != _hash_of(change.after):
+        # A policy that comes or goes may hide another of the same service, or bring it to light.
+        if affected and (before != after or _hash_of(change.before) != _hash_of(change.after)):
             callers = affected.union(*(parents(route) for one in affected for route in state.routes_to(one)))
             touched |= {PROXY_ROUTES, *self._bound_to(callers)}
         return touched

@@ -18,7 +18,7 @@ from schemas.errors import Corrupt
 from schemas.records import Locality
 from tests.properties.sidecar import Sidecar, difference, listings_of_prefixes, whole
 from tests.properties.strategies import foreign_keys, items, spoiled
-from tests.states.build import KEYS, ORDERS, service, workload
+from tests.states.build import KEYS, ORDERS, need, port, service, traffic, workload
 
 _SLOW = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -123,6 +123,19 @@ def test_histories_in_which_dependencies_are_learnt(
             sidecar.learn(authority, detour=detour)
             sidecar.check()
         values = after
+        sidecar.check()
+
+
+def test_a_policy_that_lets_go_of_a_service_brings_the_next_one_to_light() -> None:
+    """Neither says another way of choosing than before; which of the two decides is what changes."""
+    first = traffic("a", "cart", circuitBreaker={"maxConnections": 1})
+    hashed = traffic("b", "cart", loadBalancer={"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}})
+    own, cart = service("orders", needs=[need("cart")]), service("cart", port("http", 8080))
+    moved = traffic("a", "payments", circuitBreaker={"maxConnections": 1})
+    sidecar = Sidecar(workload(ORDERS))
+    for revision, one in enumerate((own, cart, first, hashed, moved, first), 2):
+        put = Put(KEYS.object(one.ref), codec.encode(one), revision)
+        sidecar.take(Changes(KEYS.data(), revision, (put,)))
         sidecar.check()
 
 
