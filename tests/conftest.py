@@ -86,6 +86,7 @@ def pytest_configure() -> None:
     leftovers.adopt_orphans()
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook, which reads the groups, comes after
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take whole groups in this order: the slow ones first, and one mesh serves all who share it."""
     items.sort(key=lambda item: not item.path.parent.name.startswith("e2e"))
@@ -93,6 +94,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("xdist_group") is None:
             shares = "shared_mesh" in getattr(item, "fixturenames", ())
             item.add_marker(pytest.mark.xdist_group("shared mesh" if shares else item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+    """Groups that don't apply only cost time, minutes of it: nobody would notice."""
+    if any("@" not in one for one in ids):
+        raise pytest.UsageError("this pytest-xdist can't group the tests of this pytest: see pyproject.toml")
 
 
 _left_by_workers: list[str] = []
