@@ -15,6 +15,7 @@ from dataplane.snapshot.reading import read
 from dataplane.watch.events import Changes, Delete, Listing, Put
 from schemas import codec
 from schemas.errors import Corrupt
+from schemas.objects import AnyObject
 from schemas.records import Locality
 from tests.properties.sidecar import Sidecar, difference, listings_of_prefixes, whole
 from tests.properties.strategies import foreign_keys, items, spoiled
@@ -133,7 +134,8 @@ def test_a_policy_that_lets_go_of_a_service_brings_the_next_one_to_light() -> No
     own, cart = service("orders", needs=[need("cart")]), service("cart", port("http", 8080))
     moved = traffic("a", "payments", circuitBreaker={"maxConnections": 1})
     sidecar = Sidecar(workload(ORDERS))
-    for revision, one in enumerate((own, cart, first, hashed, moved, first), 2):
+    history: tuple[AnyObject, ...] = (own, cart, first, hashed, moved, first)
+    for revision, one in enumerate(history, 2):
         put = Put(KEYS.object(one.ref), codec.encode(one), revision)
         sidecar.take(Changes(KEYS.data(), revision, (put,)))
         sidecar.check()
