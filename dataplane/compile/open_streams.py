@@ -1,8 +1,9 @@
 """What is open: Envoy tells the agent of every stream that lasts, again and again, for the agent to judge it anew.
 
-Envoy judges a request when it begins. A tunnel, an upgraded connection or a gRPC stream then goes on under rules that
-may have changed since. Only what is longer open than `REPORT_EVERY_S` is reported: ordinary requests cost nothing.
-Nothing is remembered from one report to the next: an agent that has just started knows as much as any other.
+Envoy judges a request when it begins, and a connection whose bytes it passes on by the first of them. A tunnel, an
+upgraded connection or a gRPC stream then goes on under rules that may have changed since. Only what is longer open
+than `REPORT_EVERY_S` is reported: ordinary requests cost nothing. Nothing is remembered from one report to the next: an
+agent that has just started knows as much as any other.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from envoy.config.core.v3 import address_pb2, config_source_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2 as entry_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.service.accesslog.v3 import als_pb2 as service_pb2
 
 from dataplane.compile.tls import packed
@@ -38,35 +40,50 @@ class OpenStream(NamedTuple):
     connection: Connection
     identities: tuple[str, ...]
     """URI names of the certificate that the peer has shown."""
-    method: str
+    method: str | None
+    """None: a connection whose bytes are passed on. What is asked over it, nobody knows."""
     path: str
 
 
 def add_reports(manager: hcm_pb2.HttpConnectionManager, name: str) -> None:
     """Let `manager` report what is open to the agent, under `name`."""
-    log = als_pb2.HttpGrpcAccessLogConfig()
-    log.common_config.log_name = name
-    log.common_config.grpc_service.envoy_grpc.cluster_name = AGENT_CLUSTER
-    log.common_config.transport_api_version = config_source_pb2.ApiVersion.V3
+    log = als_pb2.HttpGrpcAccessLogConfig(common_config=_to_agent(name))
     log.additional_request_headers_to_log.extend([":method", ":path"])  # entries know the commonest methods only
-    log.common_config.buffer_flush_interval.FromMilliseconds(GATHER_MS)
     reports = accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(log))
     reports.filter.log_type_filter.types.append(entry_pb2.DownstreamPeriodic)
     manager.access_log.append(reports)
     manager.access_log_options.access_log_flush_interval.seconds = REPORT_EVERY_S
 
 
+def add_connection_reports(proxy: tcp_proxy_pb2.TcpProxy, name: str) -> None:
+    """Let `proxy` report its open connections to the agent, under `name`."""
+    log = als_pb2.TcpGrpcAccessLogConfig(common_config=_to_agent(name))
+    reports = accesslog_pb2.AccessLog(name="envoy.access_loggers.tcp_grpc", typed_config=packed(log))
+    reports.filter.log_type_filter.types.append(entry_pb2.TcpPeriodic)
+    proxy.access_log.append(reports)
+    proxy.access_log_options.access_log_flush_interval.seconds = REPORT_EVERY_S
+
+
+def _to_agent(name: str) -> als_pb2.CommonGrpcAccessLogConfig:
+    config = als_pb2.CommonGrpcAccessLogConfig(log_name=name, transport_api_version=config_source_pb2.ApiVersion.V3)
+    config.grpc_service.envoy_grpc.cluster_name = AGENT_CLUSTER
+    config.buffer_flush_interval.FromMilliseconds(GATHER_MS)
+    return config
+
+
 def reported(message: service_pb2.StreamAccessLogsMessage) -> Iterator[OpenStream]:
     """The streams of one report. One of which it does not say whose it is has no identity."""
     for entry in message.http_logs.log_entry:
-        common = entry.common_properties
-        names = common.tls_properties.peer_certificate_properties.subject_alt_name
-        yield OpenStream(
-            Connection(_address(common.downstream_local_address), _address(common.downstream_direct_remote_address)),
-            tuple(name.uri for name in names if name.uri),
-            entry.request.request_headers[":method"],
-            entry.request.request_headers[":path"],
-        )
+        asked = entry.request.request_headers
+        yield OpenStream(*_whose(entry.common_properties), asked[":method"], asked[":path"])
+    for connection in message.tcp_logs.log_entry:
+        yield OpenStream(*_whose(connection.common_properties), None, "")
+
+
+def _whose(common: entry_pb2.AccessLogCommon) -> tuple[Connection, tuple[str, ...]]:
+    names = common.tls_properties.peer_certificate_properties.subject_alt_name
+    local, remote = common.downstream_local_address, common.downstream_direct_remote_address
+    return Connection(_address(local), _address(remote)), tuple(name.uri for name in names if name.uri)
 
 
 def address_of(text: str, port: int) -> tuple[str, int]:

@@ -7,9 +7,9 @@ callers don't know yet. Where a rule of the port needs more than the identity, t
 - Envoy's network RBAC judges at the first byte. Until then nothing is connected to the app, which so can't speak to
   whom nobody has judged.
 - Rules travel in the chain. When they change, Envoy takes the new chain for new connections and closes those of the old
-  one after its drain time (`EnvoySettings.drain_seconds`): that is the bound within which a denial reaches connections
-  that are open. Callers change connections sooner (`ROTATE_S`), each after its last answer, so that the closing finds
-  none of theirs.
+  one after its drain time (`EnvoySettings.drain_seconds`). Callers change connections sooner (`ROTATE_S`), each after
+  its last answer, so that the closing finds none of theirs. Who is no longer allowed anything is not given that time:
+  the agent ends its connections as it does with all that is open (`open_streams`).
 """
 
 from collections.abc import Iterable
@@ -23,6 +23,7 @@ from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import wrappers_pb2
 
+from dataplane.compile.open_streams import add_connection_reports
 from dataplane.compile.tls import BYTES_ALPN, packed
 
 # Seconds between connections of callers; with Envoy's drain time of ten seconds it leaves six to a request's answer.
@@ -70,4 +71,5 @@ def add_chain(
         upstream_connect_mode=tcp_proxy_pb2.ON_DOWNSTREAM_DATA,
         max_early_data_bytes=wrappers_pb2.UInt32Value(value=_EARLY_BYTES),
     )
+    add_connection_reports(proxy, listener.name)
     chain.filters.append(_Filter(name="envoy.filters.network.tcp_proxy", typed_config=packed(proxy)))

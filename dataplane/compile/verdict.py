@@ -2,6 +2,9 @@
 
 Knows what `authorization` makes and nothing else. What it does not know is closed: it denies in a DENY, and allows
 nothing in an ALLOW.
+
+Of a connection whose bytes are passed on nobody knows what is asked over it. It is denied where nothing that could be
+asked is allowed; a rule that tells requests apart does not reach it, and Envoy ends it by its drain time (`passing`).
 """
 
 from collections.abc import Iterable
@@ -16,7 +19,7 @@ from dataplane.compile.inbound import ALLOW, DENY
 from dataplane.compile.open_streams import OpenStream
 from dataplane.compile.resources import Resource
 
-_Asked = tuple[tuple[str, ...], str, str]
+_Asked = tuple[tuple[str, ...], str | None, str]
 # Different streams of one port whose verdicts are kept: peers are few, paths may be many.
 _KEPT = 10_000
 
@@ -58,9 +61,9 @@ class _Rules:
     def _judge(self, stream: OpenStream) -> bool:
         if self.deny is None or self.allow is None:
             return False
-        if any(_policy(one, stream, if_unknown=True) for one in self.deny.policies.values()):
+        if any(_policy(one, stream, denies=True) for one in self.deny.policies.values()):
             return False
-        return any(_policy(one, stream, if_unknown=False) for one in self.allow.policies.values())
+        return any(_policy(one, stream, denies=False) for one in self.allow.policies.values())
 
 
 def _read(routes: Resource) -> _Rules:
@@ -73,27 +76,31 @@ def _read(routes: Resource) -> _Rules:
     return _Rules(routes.version, found.get(DENY), found.get(ALLOW))
 
 
-def _policy(policy: rbac_pb2.Policy, stream: OpenStream, *, if_unknown: bool) -> bool:
+def _policy(policy: rbac_pb2.Policy, stream: OpenStream, *, denies: bool) -> bool:
     try:
         if policy.HasField("condition") or policy.HasField("checked_condition"):
             raise _Unknown
         principals = any(_principal(one, stream.identities) for one in policy.principals)
-        return principals and any(_permission(one, stream) for one in policy.permissions)
+        return principals and any(_permission(one, stream, denies=denies) for one in policy.permissions)
     except _Unknown:
-        return if_unknown
+        return denies
 
 
-def _permission(permission: rbac_pb2.Permission, stream: OpenStream) -> bool:
+def _permission(permission: rbac_pb2.Permission, stream: OpenStream, *, denies: bool) -> bool:
     match permission.WhichOneof("rule"):
         case "any":
             return bool(permission.any)
         case "and_rules":
-            return all(_permission(one, stream) for one in permission.and_rules.rules)
+            return all(_permission(one, stream, denies=denies) for one in permission.and_rules.rules)
         case "or_rules":
-            return any(_permission(one, stream) for one in permission.or_rules.rules)
+            return any(_permission(one, stream, denies=denies) for one in permission.or_rules.rules)
         case "header" if permission.header.name == ":method" and not permission.header.invert_match:
+            if stream.method is None:
+                return not denies  # something that is asked may match, and something not
             return _string(permission.header.string_match, [stream.method])
         case "url_path":
+            if stream.method is None:
+                return not denies
             return _string(permission.url_path.path, [stream.path.partition("?")[0].partition("#")[0]])
     raise _Unknown
 

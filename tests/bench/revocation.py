@@ -12,8 +12,8 @@ from pathlib import Path
 import trio
 
 from tests.bench.harness import Figure, Target, figure
-from tests.e2e.lasting import Echo, arrived, grpc_chat, tunnel, web_socket
-from tests.e2e.mesh import E2eMesh
+from tests.e2e.lasting import API_PASSES, Echo, arrived, bytes_passed, grpc_chat, tunnel, web_socket
+from tests.e2e.mesh import AT_REST, E2eMesh
 from tests.states.build import revocation
 from tests.support.net import eventually
 
@@ -21,7 +21,7 @@ ROUNDS = 15
 BOUND_MS = 2000.0
 LOST_S = 30.0
 CALLER = "web-1"
-KINDS = {"tcp": tunnel, "websocket": web_socket, "grpc": grpc_chat}
+KINDS = {"tcp": tunnel, "websocket": web_socket, "bytes": bytes_passed, "grpc": grpc_chat}
 
 
 class Ends:
@@ -91,6 +91,7 @@ async def one_round(mesh: E2eMesh, number: int) -> dict[str, float]:
 
 async def measure(directory: Path) -> list[Figure]:
     mesh = E2eMesh.in_directory(directory)
+    mesh.at_rest = (*(one for one in AT_REST if one.ref != API_PASSES.ref), API_PASSES)
     try:
         await mesh.start(CALLER, "api-1")
         rounds = [await one_round(mesh, number) for number in range(ROUNDS)]

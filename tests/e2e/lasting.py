@@ -9,8 +9,13 @@ from functools import partial
 import trio
 
 from tests.e2e.app import GREETING, HTTP, TCP
-from tests.e2e.mesh import BOUND_GRPC, E2eMesh
+from tests.e2e.mesh import API, BOUND_GRPC, E2eMesh
+from tests.states.build import port, service
 from trio_grpc import Channel, RpcError, Stream
+
+# A port of the app of HTTP, whose sidecar reads no HTTP.
+PASSED = 8082
+API_PASSES = service("api", *API.spec.ports, port("passed", PASSED, target=HTTP, identity_header=False))
 
 Echo = Callable[[bytes], Awaitable[bytes]]
 """Says it to the app over what is open, and returns what comes back: nothing when that has ended."""
@@ -42,9 +47,17 @@ def tunnel(mesh: E2eMesh, by: str) -> AbstractAsyncContextManager[Echo]:
     return by_proxy(mesh, by, f"CONNECT api.shop:{TCP} HTTP/1.1\r\nHost: api.shop:{TCP}\r\n\r\n", GREETING)
 
 
-def web_socket(mesh: E2eMesh, by: str, path: str = "/socket") -> AbstractAsyncContextManager[Echo]:
+def web_socket(
+    mesh: E2eMesh, by: str, path: str = "/socket", *, number: int = HTTP
+) -> AbstractAsyncContextManager[Echo]:
+    """number: of the port of api."""
     upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-    return by_proxy(mesh, by, f"GET {path} HTTP/1.1\r\nHost: api.shop:{HTTP}\r\n{upgrade}", "101 Switching")
+    return by_proxy(mesh, by, f"GET {path} HTTP/1.1\r\nHost: api.shop:{number}\r\n{upgrade}", "101 Switching")
+
+
+def bytes_passed(mesh: E2eMesh, by: str) -> AbstractAsyncContextManager[Echo]:
+    """Where api is as in `API_PASSES`."""
+    return web_socket(mesh, by, number=PASSED)
 
 
 async def over_chat(stream: Stream, message: bytes) -> bytes:

@@ -10,7 +10,7 @@ import trio
 
 from dataplane.compile.open_streams import GATHER_MS, REPORT_EVERY_S
 from schemas.objects.authorization import Operation
-from tests.e2e.lasting import Echo, arrived, grpc_chat, tunnel, web_socket
+from tests.e2e.lasting import API_PASSES, Echo, arrived, bytes_passed, grpc_chat, tunnel, web_socket
 from tests.e2e.mesh import REPORTS_ID, WEB_ID, E2eMesh, caller
 from tests.e2e.test_crashes import restart
 from tests.states.build import policy, revocation, rule
@@ -67,19 +67,23 @@ async def test_a_policy_that_no_longer_allows_ends_what_is_open_and_nothing_of_o
 
 @pytest.mark.fault(24)
 async def test_a_revocation_ends_what_is_open_and_nothing_of_others(mesh: E2eMesh) -> None:
-    async with mesh.applied(BOTH_MAY), AsyncExitStack() as stack, mesh.etcd() as etcd:
+    async with mesh.applied(BOTH_MAY, API_PASSES), AsyncExitStack() as stack, mesh.etcd() as etcd:
         revoked = [
-            (kind.__name__, await stack.enter_async_context(kind(mesh, "reports-1"))) for kind in (tunnel, web_socket)
+            (kind.__name__, await stack.enter_async_context(kind(mesh, "reports-1")))
+            for kind in (tunnel, web_socket, bytes_passed)
         ]
-        others = [await stack.enter_async_context(kind(mesh, "web-1")) for kind in (tunnel, web_socket, grpc_chat)]
-        assert [await echo(b"open") for _, echo in revoked] == [b"open"] * 2
-        assert [await echo(b"open") for echo in others] == [b"open"] * 3
+        others = [
+            await stack.enter_async_context(kind(mesh, "web-1"))
+            for kind in (tunnel, web_socket, bytes_passed, grpc_chat)
+        ]
+        assert [await echo(b"open") for _, echo in revoked] == [b"open"] * 3
+        assert [await echo(b"open") for echo in others] == [b"open"] * 4
         try:
             await etcd.put(*revocation("reports.back-office", 1))
             await all_ended(revoked)
         finally:
             await etcd.put(*revocation("reports.back-office", 2, revoked=False))
-        assert [await echo(b"open") for echo in others] == [b"open"] * 3
+        assert [await echo(b"open") for echo in others] == [b"open"] * 4
 
 
 @pytest.mark.fault(24)

@@ -13,7 +13,7 @@ from schemas import codec
 from schemas.objects import AuthorizationPolicy
 from tests.properties.sidecar import Sidecar, from_listings
 from tests.properties.strategies import PORTS, policies
-from tests.properties.verdict import Request, passes, requests
+from tests.properties.verdict import Request, passes, passes_on, requests
 from tests.states.build import KEYS, ORDERS, ROOT_DER, bundle, federates, revocation, service, workload
 
 SOMEWHERE = Connection(("192.0.2.1", 1), ("192.0.2.2", 2))
@@ -53,3 +53,11 @@ def test_the_agent_judges_as_envoy_does(
         sidecar = from_listings(workload(ORDERS), BASE | stored | dict(revoked))
         for request in REQUESTS:
             assert goes_on(judge, sidecar, request) == passes(sidecar.envoy, request), request
+        for who, port in sorted({(one.caller, one.port) for one in REQUESTS if one.port.passes_bytes}):
+            asked = [one for one in REQUESTS if (one.caller, one.port) == (who, port)]
+            routes = sidecar.envoy[ResourceKey(ROUTES, listener_name(port))]
+            connection = OpenStream(SOMEWHERE, (who,), None, "")
+            if judge.denies(routes, connection):
+                assert not any(passes(sidecar.envoy, one) for one in asked), connection
+            elif passes_on(sidecar.envoy, port):
+                assert all(passes(sidecar.envoy, one) for one in asked), connection

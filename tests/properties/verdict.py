@@ -69,6 +69,12 @@ def passes(resources: Mapping[ResourceKey, Resource], request: Request) -> bool:
     return not _matches(deny, request) and _matches(allow, request)
 
 
+def passes_on(resources: Mapping[ResourceKey, Resource], port: ServicePort) -> bool:
+    """Whether the port takes connections of which it reads no HTTP."""
+    listener = resources.get(ResourceKey(LISTENER, f"inbound|{port.name}"))
+    return listener is not None and bool(_bytes_rules(listener.body))
+
+
 @lru_cache(maxsize=64)
 def _bytes_rules(body: bytes) -> tuple[Any, ...]:
     """(deny, allow) of the chain that reads no HTTP; none where a listener has no such chain."""

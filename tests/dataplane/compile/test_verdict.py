@@ -46,10 +46,42 @@ def test_what_is_not_known_to_be_allowed_is_denied(given: Resource, denied: bool
     assert Judge().denies(given, STREAM) is denied
 
 
-def test_a_report() -> None:
+def read(**what: str) -> rbac_pb2.Policy:
+    """For everybody: requests of `method`, or to `path`."""
+    permission = rbac_pb2.Permission(any=not what)
+    if "method" in what:
+        matcher = route_components_pb2.HeaderMatcher(name=":method")
+        matcher.string_match.exact = what["method"]
+        permission = rbac_pb2.Permission(header=matcher)
+    elif "path" in what:
+        permission = rbac_pb2.Permission()
+        permission.url_path.path.exact = what["path"]
+    return rbac_pb2.Policy(permissions=[permission], principals=[rbac_pb2.Principal(any=True)])
+
+
+@pytest.mark.parametrize(
+    ("given", "denied"),
+    [
+        (routes(allow=ANYTHING), False),
+        (routes(), True),
+        (routes(allow=ANYTHING, deny=ANYTHING), True),
+        (routes(allow=read(method="GET")), False),
+        (routes(allow=read(path="/a")), False),
+        (routes(allow=ANYTHING, deny=read(method="GET")), False),
+        (routes(allow=ANYTHING, deny=read(path="/a")), False),
+        (routes(allow=UNKNOWN), True),
+        (routes(allow=ANYTHING, deny=UNKNOWN), True),
+    ],
+)
+def test_a_connection_is_denied_where_nothing_that_could_be_asked_is_allowed(given: Resource, denied: bool) -> None:
+    assert Judge().denies(given, STREAM._replace(method=None, path="")) is denied
+
+
+@pytest.mark.parametrize("by_bytes", [False, True])
+def test_a_report(by_bytes: bool) -> None:
     message = als_pb2.StreamAccessLogsMessage()
-    entry = message.http_logs.log_entry.add()
-    common = entry.common_properties
+    entry = message.http_logs.log_entry.add() if not by_bytes else None
+    common = entry.common_properties if entry is not None else message.tcp_logs.log_entry.add().common_properties
     common.downstream_local_address.socket_address.address = "192.0.2.1"
     common.downstream_local_address.socket_address.port_value = 8080
     # What the peer says in X-Forwarded-For must not decide whose connection is closed.
@@ -57,8 +89,9 @@ def test_a_report() -> None:
     common.downstream_direct_remote_address.socket_address.address = "192.0.2.2"
     common.downstream_direct_remote_address.socket_address.port_value = 4711
     common.tls_properties.peer_certificate_properties.subject_alt_name.add(uri=WEB)
-    entry.request.request_headers.update({":method": "GET", ":path": "/a"})
-    assert list(reported(message)) == [STREAM]
+    if entry is not None:
+        entry.request.request_headers.update({":method": "GET", ":path": "/a"})
+    assert list(reported(message)) == [STREAM._replace(method=None, path="") if by_bytes else STREAM]
 
 
 def test_an_address_has_one_spelling() -> None:
