@@ -69,6 +69,14 @@ class Revocations:
         if record is not None and record.revoked:
             raise PermissionDenied(f"the identity of {name} is revoked; an operator may take that back")
 
+    def refuses(self, service: ServiceRef) -> bool:
+        """Whether `check` raises."""
+        try:
+            self.check(service)
+        except PermissionDenied:
+            return True
+        return False
+
     def check_caller(self, caller: Caller) -> None:
         if caller.kind is CallerKind.SIDECAR:
             self.check(caller.service)
@@ -107,11 +115,15 @@ class Revocations:
         except Corrupt as error:
             event(logger, logging.ERROR, "a revocation can't be read: the identity is refused", why=error)
             self._unreadable.add(ref.service)
+            self._tell()
             return
         if newer(record, self._held.get(ref.service)):
             self._held[ref.service] = record
-            changed, self.changed_event = self.changed_event, trio.Event()
-            changed.set()
+            self._tell()
+
+    def _tell(self) -> None:
+        changed, self.changed_event = self.changed_event, trio.Event()
+        changed.set()
 
     # -- the floor
 

@@ -184,7 +184,7 @@ async def run(
             TokenService(store, writer, issuing, operators),
             OperatorService(store, writer, issuing, operators, restores),
             AttestorService(store, writer, issuing),
-            SidecarService(store, board, clock, statuses),
+            SidecarService(store, board, clock, statuses, revocations),
         )
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain

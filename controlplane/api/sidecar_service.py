@@ -10,9 +10,10 @@ from controlplane.api.call import Call
 from controlplane.api.dispatch import Rpc
 from controlplane.domain import registration
 from controlplane.domain.progress import Progress, Tracker
-from controlplane.domain.registration import Instance, Present
+from controlplane.domain.registration import Instance, Present, service_of
 from controlplane.log import event
-from controlplane.store.boards import ConfigClock, StatusBoard
+from controlplane.revocations import Revocations
+from controlplane.store.boards import ConfigClock, StatusBoard, Subscription
 from controlplane.store.etcd import PAUSE_SECONDS, LeaseGone, Store
 from controlplane.store.leases import grant_pair, pulse_of
 from controlplane.store.ops import Delete, LeaseGuard
@@ -23,6 +24,7 @@ from schemas.errors import Conflict, InvalidInput, Problem, Unavailable
 from schemas.keys import StatusRef
 from schemas.records import Endpoint, SidecarStatus
 from trio_etcd import KeyValue
+from trio_grpc.background import background_nursery
 
 # Progress is for people and scripts: more often than this, a message would say nothing more.
 PROGRESS_SECONDS = 0.02
@@ -31,8 +33,16 @@ logger = logging.getLogger(__name__)
 
 
 class SidecarService:
-    def __init__(self, store: Store, board: StatusBoard, clock: ConfigClock, statuses: StatusWriter) -> None:
+    def __init__(
+        self,
+        store: Store,
+        board: StatusBoard,
+        clock: ConfigClock,
+        statuses: StatusWriter,
+        revocations: Revocations,
+    ) -> None:
         self._store = store
+        self._revocations = revocations
         self._board = board
         self._clock = clock
         self._statuses = statuses
@@ -137,24 +147,31 @@ class SidecarService:
     async def wait(
         self, message: pb.WaitRequest, send: Callable[[pb.WaitProgress], Awaitable[None]], call: Call
     ) -> None:
-        """All sidecars with a live status count, also those that come while we wait."""
+        """All sidecars with a live status count, also those that come while we wait; but not who is revoked."""
         if message.revision < 1:
             raise InvalidInput(Problem("wait", f"revision {message.revision}", "revision", "give one that was applied"))
         tracker = Tracker(message.revision)
         await self._board.synced.wait()
         with self._board.subscribe() as subscription:
-            for ref in {*self._board.refs(), *await self._registered()}:
-                tracker.update(ref, self._board.status(ref))
-            told: Progress | None = None
-            while True:
-                progress = tracker.progress()
-                if progress != told:
-                    await send(_progress_message(message.revision, progress))
-                    told = progress
-                if progress.done:
-                    return
-                self._update(tracker, await subscription.take())
-                await trio.sleep(PROGRESS_SECONDS)
+            async with background_nursery() as nursery:
+                nursery.start_soon(self._look_again_at_revocations, subscription)
+                await self._follow(tracker, subscription, send)
+
+    async def _follow(
+        self, tracker: Tracker, subscription: Subscription, send: Callable[[pb.WaitProgress], Awaitable[None]]
+    ) -> None:
+        for ref in {*self._board.refs(), *await self._registered()}:
+            self._take(tracker, ref)
+        told: Progress | None = None
+        while True:
+            progress = tracker.progress()
+            if progress != told:
+                await send(_progress_message(tracker.revision, progress))
+                told = progress
+            if progress.done:
+                return
+            self._update(tracker, await subscription.take())
+            await trio.sleep(PROGRESS_SECONDS)
 
     async def _registered(self) -> set[StatusRef]:
         """Straight from etcd: the board may be a moment behind, and must not miss who registered just now."""
@@ -162,12 +179,20 @@ class SidecarService:
         refs = {parse(key) for key in await self._store.list_keys(self._store.keyspace.statuses())}
         return {ref for ref in refs if isinstance(ref, StatusRef)}
 
+    async def _look_again_at_revocations(self, subscription: Subscription) -> None:
+        while True:
+            await self._revocations.changed_event.wait()
+            subscription.add(set(self._board.refs()))
+
     def _update(self, tracker: Tracker, touched: set[StatusRef]) -> None:
         for ref in touched:
             if self._board.stored(ref) is not None:
-                tracker.update(ref, self._board.status(ref))
+                self._take(tracker, ref)
             else:
                 tracker.remove(ref)
+
+    def _take(self, tracker: Tracker, ref: StatusRef) -> None:
+        tracker.update(ref, self._board.status(ref), revoked=self._revocations.refuses(service_of(ref)))
 
 
 def _present(kv: KeyValue | None) -> Present | None:
@@ -184,4 +209,5 @@ def _progress_message(revision: int, progress: Progress) -> pb.WaitProgress:
             pb.Refusal(sidecar=one.sidecar, resource=one.resource, message=one.message) for one in progress.refusals
         ],
         done=progress.done,
+        revoked=progress.revoked,
     )

@@ -17,12 +17,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`pending`: names, sorted. `done`: all have acked, or one has refused."""
+    """`pending`: names, sorted. `done`: all have acked, or one has refused.
+
+    `revoked`: names, sorted, of those whose identity is revoked. Nothing they say is heard, so nobody waits for them,
+    and they are not in `total`.
+    """
 
     total: int
     acked: int
     pending: tuple[str, ...]
     refusals: tuple[Refusal, ...]
+    revoked: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -37,10 +42,14 @@ class Tracker:
         self._acked: set[StatusRef] = set()
         self._pending: set[StatusRef] = set()
         self._refused: dict[StatusRef, tuple[Refusal, ...]] = {}
+        self._revoked: set[StatusRef] = set()
 
-    def update(self, ref: StatusRef, status: SidecarStatus | None) -> None:
+    def update(self, ref: StatusRef, status: SidecarStatus | None, *, revoked: bool = False) -> None:
         """`status` None: it is there, but has not said anything that can be understood."""
         self.remove(ref)
+        if revoked:
+            self._revoked.add(ref)
+            return
         refusals = self._refusals(ref, status) if status else ()
         if refusals:
             self._refused[ref] = refusals
@@ -53,6 +62,7 @@ class Tracker:
         self._acked.discard(ref)
         self._pending.discard(ref)
         self._refused.pop(ref, None)
+        self._revoked.discard(ref)
 
     def progress(self) -> Progress:
         return Progress(
@@ -60,6 +70,7 @@ class Tracker:
             len(self._acked),
             tuple(sorted(map(sidecar_name, self._pending))),
             tuple(sorted(refusal for refusals in self._refused.values() for refusal in refusals)),
+            tuple(sorted(map(sidecar_name, self._revoked))),
         )
 
     def _refusals(self, ref: StatusRef, status: SidecarStatus) -> tuple[Refusal, ...]:

@@ -40,6 +40,11 @@ class Instance:
         return f"{self.name} of {self.service}"
 
 
+def service_of(ref: StatusRef) -> ServiceRef:
+    """Whose status it is: neither a service's name nor an instance's has a dot."""
+    return ServiceRef(ref.namespace, ref.sidecar.partition(".")[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Present:
     """What etcd has at one key: its value, mod revision and lease."""

@@ -16,7 +16,7 @@ from controlplane.meshadm.client import MeshClient, new_request_id
 from controlplane.meshadm.errors import Refusal, RefusedBySidecar, WaitTimedOut
 from controlplane.meshadm.options import EXIT_INTERRUPTED, Connect
 from controlplane.meshadm.output import Format
-from controlplane.meshadm.table import count, printable
+from controlplane.meshadm.table import printable
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.codec import Document
@@ -95,8 +95,8 @@ async def _wait(client: MeshClient, manner: Manner, state: _State, seconds: floa
         pending = sorted(last.pending) if last else ()
         raise WaitTimedOut(state.waited_for, manner.seconds, last.total if last else 0, pending)
     if manner.form == "table":
-        sidecars = count(last.total, "sidecar runs", "sidecars run")
-        output.line(f"{sidecars} revision {last.revision}" if last.total else "no sidecar is connected")
+        for text in render.end_lines(last):
+            output.line(printable(text))
 
 
 def _progress_shown(manner: Manner) -> AbstractContextManager[Callable[[pb.WaitProgress], None]]:

@@ -161,7 +161,7 @@ def plain_outcomes(reply: pb.ApplyReply, *, dry_run: bool) -> dict[str, Any]:
 
 
 def plain_progress(progress: pb.WaitProgress) -> dict[str, Any]:
-    """``{revision, total, acked, pending, refusals: [{sidecar, resource, message}], done}``."""
+    """``{revision, total, acked, pending, refusals: [{sidecar, resource, message}], revoked, done}``."""
     return {
         "revision": progress.revision,
         "total": progress.total,
@@ -170,8 +170,18 @@ def plain_progress(progress: pb.WaitProgress) -> dict[str, Any]:
         "refusals": [
             {"sidecar": one.sidecar, "resource": one.resource, "message": one.message} for one in progress.refusals
         ],
+        "revoked": sorted(progress.revoked),
         "done": progress.done,
     }
+
+
+def end_lines(progress: pb.WaitProgress) -> list[str]:
+    """Of a wait that ended well."""
+    sidecars = count(progress.total, "sidecar runs", "sidecars run")
+    lines = [f"{sidecars} revision {progress.revision}" if progress.total else "no sidecar is connected"]
+    if progress.revoked:
+        lines.append(f"revoked, and not waited for: {joined(sorted(progress.revoked))}")
+    return lines
 
 
 def progress_line(progress: pb.WaitProgress) -> str:

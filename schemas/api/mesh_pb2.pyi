@@ -624,20 +624,22 @@ class WaitRequest(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class WaitProgress(_message.Message):
-    __slots__ = ("revision", "total", "acked", "pending", "refusals", "done")
+    __slots__ = ("revision", "total", "acked", "pending", "refusals", "done", "revoked")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     ACKED_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
     revision: int
     total: int
     acked: int
     pending: _containers.RepeatedScalarFieldContainer[str]
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
     done: bool
-    def __init__(self, revision: _Optional[int] = ..., total: _Optional[int] = ..., acked: _Optional[int] = ..., pending: _Optional[_Iterable[str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping[str, object]]]] = ..., done: bool = ...) -> None: ...
+    revoked: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, revision: _Optional[int] = ..., total: _Optional[int] = ..., acked: _Optional[int] = ..., pending: _Optional[_Iterable[str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping[str, object]]]] = ..., done: bool = ..., revoked: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("sidecar", "resource", "message")

@@ -20,6 +20,7 @@ from controlplane.api.sidecar_service import SidecarService
 from controlplane.api.token_service import TokenService
 from controlplane.bootstrap.genesis import MESH_REF
 from controlplane.ca.keystore import open_authority
+from controlplane.revocations import Revocations
 from controlplane.store.boards import ConfigClock, StatusBoard
 from controlplane.store.etcd import Store
 from controlplane.store.ops import Put
@@ -110,7 +111,8 @@ async def test_no_identity_without_knowing_that_the_token_is_used_up(etcd_endpoi
 async def test_a_registration(etcd_endpoint: str, etcd_prefix: str, lost: str) -> None:
     faults = Faults()
     async with a_store(etcd_endpoint, etcd_prefix, faults) as store:
-        sidecars = SidecarService(store, StatusBoard(store.keyspace), ConfigClock(), StatusWriter(store))
+        board, revocations = StatusBoard(store.keyspace), Revocations(store, None)
+        sidecars = SidecarService(store, board, ConfigClock(), StatusWriter(store), revocations)
         status = SidecarStatus(
             service="orders", namespace="shop", instance="a", applied_revision=0, acked_revision=0, svid_expires=0
         )

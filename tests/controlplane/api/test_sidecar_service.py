@@ -9,6 +9,7 @@ from schemas.api import mesh_pb2 as pb
 from schemas.keys import EndpointRef, StatusRef
 from schemas.names import ServiceRef
 from schemas.records import Endpoint, Nack, SidecarStatus
+from tests.controlplane.api.test_revocation import revoke, until_denied
 from tests.controlplane.replica import Joined, Mesh, Replica
 from trio_grpc import RpcError, StatusCode
 
@@ -201,6 +202,32 @@ async def test_who_goes_away_is_not_waited_for(replica: Replica, mesh: Mesh, nam
             await etcd.revoke(lease)
             last = await following()
             assert (last.total, last.done) == (0, True)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the wait", "during the wait"])
+async def test_who_is_revoked_holds_nobody_back_though_its_lease_lives(
+    replica: Replica, second_replica: Replica, namespace: str, alone: None, before: bool
+) -> None:
+    thief, other = await replica.join("orders", namespace), await replica.join("web", namespace)
+    nack = Nack(type_url="type.googleapis.com/x.v3.Cluster", resource="c1", message="no", revision=9)
+    async with thief.calls() as sidecar, other.calls() as web, second_replica.admin() as admin:
+        held = (await thief.register(sidecar, "a")).lease_id
+        lease = (await other.register(web, "w")).lease_id
+        await thief.report(sidecar, "a", held, applied_revision=8, acked_revision=8, nacks=(nack,) if before else ())
+        if before:
+            await revoke(replica, namespace, "orders")
+            await until_denied(thief, second_replica, StatusCode.PERMISSION_DENIED)
+        async with admin.stream("Sidecars/Wait", pb.WaitRequest(revision=9), pb.WaitProgress) as following:
+            message = await following()
+            if not before:
+                assert (message.total, list(message.revoked)) == (2, [])
+                await revoke(replica, namespace, "orders")
+                message = await following()
+            assert list(message.pending) == [f"{namespace}/web.w"]
+            assert (message.total, list(message.revoked)) == (1, [f"{namespace}/orders.a"])
+            await other.report(web, "w", lease, acked_revision=9)
+            last = await following()
+            assert (last.acked, last.done, list(last.refusals)) == (1, True, [])
 
 
 async def test_a_refusal_ends_the_wait_and_is_named(replica: Replica, namespace: str, alone: None) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.domain.progress import Refusal, Tracker
+from controlplane.domain.progress import Progress, Refusal, Tracker
 from schemas.keys import StatusRef
 from schemas.records import Nack, SidecarStatus
 
@@ -35,6 +35,20 @@ def test_an_old_refusal_counts_once_the_new_revision_has_been_offered() -> None:
     assert tracker.progress().done
     tracker.update(A, status(9))
     assert (tracker.progress().acked, tracker.progress().refusals) == (1, ())
+
+
+def test_who_is_revoked_is_not_waited_for_and_not_asked() -> None:
+    tracker = Tracker(9)
+    tracker.update(A, status(8, 9), revoked=True)
+    tracker.update(B, status(8))
+    assert tracker.progress() == Progress(1, 0, ("shop/orders.b",), (), ("shop/orders.a",))
+    tracker.update(B, status(9))
+    assert tracker.progress().done
+    tracker.update(A, status(8))  # it was taken back
+    assert tracker.progress() == Progress(2, 1, ("shop/orders.a",), ())
+    tracker.update(A, None, revoked=True)
+    tracker.remove(A)
+    assert tracker.progress() == Progress(1, 1, (), ())
 
 
 def test_a_refusal_of_a_later_revision_counts() -> None:

@@ -236,6 +236,16 @@ async def test_wait_until_all_have_acked(cli: Cli, fake: FakeReplica, manifest: 
     assert wait == pb.WaitRequest(revision=11)
 
 
+async def test_wait_names_who_is_revoked(cli: Cli, fake: FakeReplica, manifest: str) -> None:
+    last = progress(1, 1, done=True)
+    last.revoked.append("shop/orders.a")
+    fake.waits = [[last], [last]]
+    out = await cli.ok("apply", "-f", manifest, "--wait")
+    assert out.endswith("1 sidecar runs revision 11\nrevoked, and not waited for: shop/orders.a\n")
+    plain = json.loads(await cli.ok("apply", "-f", manifest, "--wait", "-o", "json"))
+    assert plain["wait"]["revoked"] == ["shop/orders.a"]
+
+
 async def test_wait_of_an_unchanged_apply_waits_for_the_newest_configuration(
     cli: Cli, fake: FakeReplica, manifest: str
 ) -> None:
