@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from controlplane.api.issuing import Issuing
+from controlplane.revocations import Revocations
 from controlplane.rotation.expiry import lives_of_files
 from controlplane.store.boards import MeshView, StatusBoard
+from schemas.names import ServiceRef
 from telemetry import families
 from telemetry.families import Family
 
@@ -13,8 +15,11 @@ from telemetry.families import Family
 class ReplicaMetrics:
     """files: certificates on this host that nothing renews."""
 
-    def __init__(self, issuing: Issuing, view: MeshView, board: StatusBoard, files: Sequence[Path]) -> None:
+    def __init__(
+        self, issuing: Issuing, view: MeshView, board: StatusBoard, revocations: Revocations, files: Sequence[Path]
+    ) -> None:
         self._issuing = issuing
+        self._revocations = revocations
         self._view = view
         self._board = board
         self._files = tuple(files)
@@ -33,7 +38,8 @@ class ReplicaMetrics:
         yield families.gauge("replica_sidecars", "Sidecars with a live lease, as all replicas see them.", len(statuses))
         refusing = sum(bool(status.nacks) for status in statuses)
         yield families.gauge("replica_sidecars_refusing", "Those whose Envoy refuses something.", refusing)
-        if statuses:
-            soonest = min(status.svid_expires for status in statuses)
-            about = "The soonest end of the SVID of a sidecar with a live lease."
+        renewing = [one for one in statuses if not self._revocations.refuses(ServiceRef(one.namespace, one.service))]
+        if renewing:
+            soonest = min(status.svid_expires for status in renewing)
+            about = "The soonest end of the SVID of a sidecar with a live lease that is not revoked."
             yield families.gauge("replica_soonest_svid_expiry_timestamp_seconds", about, soonest)

@@ -189,7 +189,8 @@ async def run(
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain
         if config.metrics is not None:
-            metrics = ReplicaMetrics(issuing, view, board, [Path(config.etcd.ca), Path(config.etcd.cert)])
+            files = [Path(config.etcd.ca), Path(config.etcd.cert)]
+            metrics = ReplicaMetrics(issuing, view, board, revocations, files)
             await _serve_metrics(nursery, metrics, config.metrics)
         async with AsyncExitStack() as doors:
             ports = await _open_doors(

@@ -19,8 +19,8 @@ from controlplane.meshadm.values import Listing, Sidecars, Stored
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import Corrupt, MeshError, Unavailable
-from schemas.names import CONTROL_PLANE_SERVER_NAME, ObjectRef
-from schemas.records import SidecarStatus
+from schemas.names import CONTROL_PLANE_SERVER_NAME, ObjectRef, ServiceRef
+from schemas.records import Revocation, SidecarStatus
 from trio_grpc import Channel, RpcError
 
 ReplyType = TypeVar("ReplyType", bound=Message)
@@ -104,6 +104,13 @@ class MeshClient:
                 unreadable.append(str(error))
         statuses.sort(key=lambda one: (one.namespace, one.service, one.instance))
         return Sidecars(tuple(statuses), reply.config_revision, tuple(unreadable))
+
+    async def revoked(self) -> frozenset[ServiceRef]:
+        """Identities that are revoked now."""
+        path = "/mesh.v1.Revocations/List"
+        reply = await self._unary(path, pb.ListRevocationsRequest(), pb.ListRevocationsReply, self.call_seconds)
+        records = [codec.decode(value, Revocation, "a revocation") for value in reply.revocations]
+        return frozenset(ServiceRef(one.namespace, one.service) for one in records if one.revoked)
 
     async def create_token(self, request: pb.CreateTokenRequest) -> pb.CreateTokenReply:
         return await self._unary("/mesh.v1.Tokens/Create", request, pb.CreateTokenReply, self.call_seconds, write=True)

@@ -1,16 +1,18 @@
 """[edge] Everything that a decision about CA keys rests upon, as etcd has it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from controlplane.ca.records import issuers, starts
 from controlplane.ca.rotation import Facts, Replica, Sidecar, active
+from controlplane.domain.registration import service_of
 from controlplane.store.etcd import Store
 from schemas import codec
 from schemas.errors import Corrupt, Unavailable
 from schemas.keys import StatusRef
-from schemas.names import SYSTEM_NAMESPACE, ObjectRef
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import Mesh
-from schemas.records import ReplicaStatus, Rotation, SealedKey, SidecarStatus, TrustBundle
+from schemas.records import ReplicaStatus, Revocation, Rotation, SealedKey, SidecarStatus, TrustBundle
 from trio_etcd import KeyValue, Listing
 
 MESH_REF = ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh")
@@ -31,6 +33,7 @@ class Look:
     mesh: Mesh
     revision: int
     statuses_revision: int
+    revocations_revision: int
     raw: dict[bytes, KeyValue]
     """Of every CA key, the bundle and the rotation: what was read, for guards and for what a newer writer added."""
 
@@ -60,6 +63,7 @@ async def look(store: Store, now: float) -> Look:
         raise Unavailable(f"there is no trust bundle of {mesh.spec.trust_domain} in etcd")
     bundle = codec.decode(bundle_kv.value, TrustBundle, bundle_key.decode())
     statuses, replicas = await store.list(keyspace.statuses()), await store.list(keyspace.replicas())
+    revocations = await store.list(keyspace.revocations())
     follows = bool(await store.list_keys(keyspace.config_of_kind("TrustBundle")))
     keys = {key.id: key for key in (codec.decode(kv.value, SealedKey, kv.key.decode()) for kv in ca.kvs)}
     rotation = (
@@ -72,22 +76,39 @@ async def look(store: Store, now: float) -> Look:
         issuers=issuers(keys),
         starts=starts(keys),
         now=int(now),
-        sidecars=_sidecars(store, statuses),
+        sidecars=_sidecars(store, statuses, _revoked(revocations)),
         replicas=tuple(
             Replica(one.name, one.seen, one.trust_sequence, one.issuing_key_id, one.issuing_since) for one in said
         ),
         publish_ahead=HINTS_AHEAD * bundle.refresh_hint_seconds if federated else 0,
     )
     raw = {kv.key: kv for kv in (*ca.kvs, bundle_kv, *found.values())}
-    return Look(facts, mesh.spec.trust_domain, bundle, rotation, said, mesh, ca.revision, statuses.revision, raw)
+    return Look(
+        facts, mesh.spec.trust_domain, bundle, rotation, said, mesh, ca.revision, statuses.revision,
+        revocations.revision, raw,
+    )  # fmt: skip
 
 
-def _sidecars(store: Store, listing: Listing) -> tuple[Sidecar, ...]:
-    """One whose words can't be understood is there, and has acked nothing."""
+def _revoked(listing: Listing) -> set[ServiceRef]:
+    """Of whom it is certain."""
+    records: list[Revocation] = []
+    for kv in listing.kvs:
+        try:
+            records.append(codec.decode(kv.value, Revocation, kv.key.decode("utf-8", "backslashreplace")))
+        except Corrupt:
+            continue
+    return {ServiceRef(one.namespace, one.service) for one in records if one.revoked}
+
+
+def _sidecars(store: Store, listing: Listing, revoked: Collection[ServiceRef]) -> tuple[Sidecar, ...]:
+    """One whose words can't be understood is there, and has acked nothing.
+
+    Who is revoked does not count: nobody hears what it says, so that a thief could hold back every rotation.
+    """
     result: list[Sidecar] = []
     for kv in listing.kvs:
         ref = store.keyspace.parse(kv.key)
-        if not isinstance(ref, StatusRef):
+        if not isinstance(ref, StatusRef) or service_of(ref) in revoked:
             continue
         name = f"{ref.namespace}/{ref.sidecar}"
         try:

@@ -50,7 +50,8 @@ class CaWriter:
     ) -> Written | None:
         """None: something of what the step rests upon has changed, or the lock is lost; nothing was written.
 
-        on_evidence: not either if any sidecar has said something new since `seen`. rotation_after: what the record of
+        on_evidence: not either if any sidecar has said something new since `seen`, or was
+        revoked, or is so no more. rotation_after: what the record of
         the rotation is to be; None: none. by: an idempotency record of the request is written along.
 
         Raises TwoActiveKeys and Conflict for an effect that must never be; Unavailable.
@@ -70,6 +71,7 @@ class CaWriter:
         ]
         if on_evidence:
             guards.append(PrefixGuard(keyspace.statuses(), seen.statuses_revision))
+            guards.append(PrefixGuard(keyspace.revocations(), seen.revocations_revision))
         ops: list[Op] = [Delete(keyspace.ca_key(one)) for one in effect.deletes]
         ops += [self._put(seen, keyspace.ca_key(key.id), key) for key in effect.puts]
         if bundle != seen.bundle:

@@ -14,8 +14,9 @@ from controlplane.meshadm.errors import Expiring
 from controlplane.meshadm.options import Connect, Duration, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.table import Table, count, duration
-from controlplane.meshadm.values import Sidecars
 from schemas.api import mesh_pb2 as pb
+from schemas.names import ServiceRef
+from schemas.records import SidecarStatus
 
 # SVIDs are renewed at half their life by themselves: with less than this left, renewing has failed for a while.
 RENEWED_LEFT = 1 / 3
@@ -66,12 +67,15 @@ def check(connect: Connect, least: float, directory: Path, form: Format) -> None
     """Look at every certificate of the mesh: CA keys, etcd's files on this host, replicas, connected sidecars.
 
     SVIDs are short-lived: they fail the check when less than a third of their life is left, since they are renewed at
-    half of it. Ends with 9 when anything fails the check, with 0 when all is well.
+    half of it. A sidecar that is revoked renews nothing and is left out. Ends with 9 when anything fails the check,
+    with 0 when all is well.
     """
 
-    async def ask(client: MeshClient) -> tuple[pb.AuthorityStatus, Sidecars]:
+    async def ask(client: MeshClient) -> tuple[pb.AuthorityStatus, list[SidecarStatus]]:
         authority = await client.call("/mesh.v1.Authority/Status", pb.AuthorityStatusRequest(), pb.AuthorityStatus)
-        return authority, await client.sidecars()
+        revoked = await client.revoked()
+        sidecars = (await client.sidecars()).statuses
+        return authority, [one for one in sidecars if ServiceRef(one.namespace, one.service) not in revoked]
 
     authority, sidecars = connect.run(ask)
     now = time.time()
@@ -100,11 +104,10 @@ def _of_files(directory: Path, least: float) -> list[Finding]:
     return [Finding(life.what, life.not_after, least) for life in lives_of_files(files)]
 
 
-def _of_svids(authority: pb.AuthorityStatus, sidecars: Sidecars, now: float) -> list[Finding]:
+def _of_svids(authority: pb.AuthorityStatus, sidecars: list[SidecarStatus], now: float) -> list[Finding]:
     least = authority.svid_ttl_seconds * RENEWED_LEFT
     found = [
-        Finding(f"SVID of {one.namespace}/{one.service}.{one.instance}", one.svid_expires, least)
-        for one in sidecars.statuses
+        Finding(f"SVID of {one.namespace}/{one.service}.{one.instance}", one.svid_expires, least) for one in sidecars
     ]
     # One that is gone has nothing to renew.
     found += [

@@ -12,10 +12,7 @@ from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.sidecars import State
 from controlplane.meshadm.values import Sidecars
-from schemas import codec
-from schemas.api import mesh_pb2 as pb
 from schemas.names import ServiceRef
-from schemas.records import Revocation
 
 
 @click.command(
@@ -38,15 +35,11 @@ def status(connect: Connect, namespace: str | None, form: Format) -> None:
     behind: each is for a moment after a change.
     """
 
-    async def ask(client: MeshClient) -> tuple[Sidecars, pb.ListRevocationsReply]:
-        revocations = await client.call(
-            "/mesh.v1.Revocations/List", pb.ListRevocationsRequest(), pb.ListRevocationsReply
-        )
-        return await client.sidecars(), revocations
+    async def ask(client: MeshClient) -> tuple[Sidecars, frozenset[ServiceRef]]:
+        revoked = await client.revoked()
+        return await client.sidecars(), revoked
 
-    found, reply = connect.run(ask)
-    records = [codec.decode(value, Revocation, "a revocation") for value in reply.revocations]
-    revoked = {ServiceRef(one.namespace, one.service) for one in records if one.revoked}
+    found, revoked = connect.run(ask)
     now = time.time()
     judged = [
         one

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import trio
 
+from tests.controlplane.api.test_revocation import revoke
 from tests.controlplane.replica import Mesh, Replica
 
 
@@ -35,6 +37,45 @@ async def test_check_fails_before_anything_ends(own_mesh: Mesh, own_replica: Rep
     assert len(bad) == 1
     assert bad[0].startswith("mesh-issuing-")
     assert json.loads(why)["error"]["name"] == "EXPIRING"
+
+
+async def test_check_knows_sidecars_that_do_not_renew_and_leaves_out_who_is_revoked(
+    own_mesh: Mesh, own_replica: Replica
+) -> None:
+    check = ("check", "--dir", str(own_mesh.directory))
+    now = int(time.time())
+    for service, left in (("orders", 3600), ("web", 600)):  # of an hour
+        joined = await own_replica.join(service, "shop")
+        async with joined.calls() as sidecar:
+            lease = (await joined.register(sidecar, "one")).lease_id
+            await joined.report(sidecar, "one", lease, svid_expires=now + left)
+    code, said, why = await meshadm(own_replica, *check)
+    assert code == 9
+    lines = {line.split("  ")[0].strip(): line for line in said.splitlines()}
+    assert lines["SVID of shop/orders.one"].endswith("ok")
+    assert lines["SVID of shop/web.one"].endswith("TOO SOON")
+    assert said.splitlines()[1].startswith("SVID of shop/web.one")  # what is wrong comes first
+    assert why.splitlines()[0] == "error: 1 certificate ends too soon"
+    assert "SVID of shop/web.one: 9m" in why
+    await revoke(own_replica, "shop", "web")
+    code, said, why = await meshadm(own_replica, *check, "-o", "json")
+    assert (code, why) == (0, "")
+    found = json.loads(said)
+    assert found["ok"] is True
+    whose = {one["what"]: one for one in found["certificates"]}
+    assert "SVID of shop/web.one" not in whose
+    assert whose["SVID of shop/orders.one"]["notAfter"] == now + 3600
+    assert whose["SVID of shop/orders.one"]["ok"] is True
+
+
+async def test_check_that_can_not_ask_is_no_check_that_found_nothing(own_mesh: Mesh, tmp_path: Path) -> None:
+    done = await trio.run_process(
+        [sys.executable, "-m", "controlplane.meshadm", "check", "--endpoint", f"unix:{tmp_path}/none", "-o", "json"],
+        check=False, capture_stdout=True, capture_stderr=True,
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert json.loads(done.stderr)["error"]["name"] == "UNAVAILABLE"
+    assert done.stdout == b""
 
 
 async def test_rotate_is_followed_until_the_time_is_up_and_force_is_loud(own_replica: Replica) -> None:

@@ -18,6 +18,7 @@ from schemas.objects import Mesh
 from schemas.records import SidecarStatus
 from tests.controlplane.rotation.world import KEYS, Died, World, made_world
 from tests.spiffe.certificates import NOW
+from tests.states.build import revocation
 
 ME = Actor("test", "here")
 DAY = 24 * 3600
@@ -98,6 +99,40 @@ async def test_nobody_advances_past_a_sidecar_that_has_not_acked(autojump_clock:
         done = await steps.activate(prepared, ME, force=True)
         assert [hold.who for hold in done.passed] == ["shop/web.one"]
         assert "forced by test" in (await world.keys())[prepared].forced[0]
+
+
+async def test_who_is_revoked_holds_no_step_back_and_does_again_when_restored(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nobody hears what it says, and its lease lives as long as it likes."""
+    async with made_world() as world:
+        await world.everybody_follows()
+        (thief,) = (await world.client.list(b"/mesh/v1/control/status/")).kvs
+        await rotate_root(world)
+        rotator, steps = world.rotator(world.store())
+        await rotator.advance()
+        (prepared,) = (
+            one.id for one in (await world.keys()).values() if one.role == "mesh-issuing" and one.state == "prepared"
+        )
+        await world.everybody_follows()
+        await world.client.put(thief.key, thief.value)  # the old bundle
+        await world.client.put(*revocation("web", 1))
+        await world.client.put(*revocation("unreadable", 1)[:1], b"\xc1")
+        assert (await steps.look()).facts.sidecars == ()
+        look = steps.look
+
+        async def look_then_it_is_restored() -> object:
+            seen = await look()
+            await world.client.put(*revocation("web", 2, revoked=False))
+            return seen
+
+        steps.look = look_then_it_is_restored  # type: ignore[method-assign, assignment]  # a race, made certain
+        with pytest.raises(GateClosed) as closed:
+            await steps.activate(prepared, ME)
+        assert [hold.who for hold in closed.value.holds] == ["shop/web.one"]
+        steps.look = look  # type: ignore[method-assign]
+        await world.client.put(*revocation("web", 3))
+        assert (await steps.activate(prepared, ME)).passed == ()
 
 
 async def test_evidence_that_moves_is_looked_at_again(autojump_clock: trio.testing.MockClock) -> None:
