@@ -23,6 +23,8 @@ class ExitCode(enum.IntEnum):
     """A sidecar's Envoy refused the configuration (NACK)."""
     EXPIRING = 9
     """`meshadm check`: something ends sooner than was asked for."""
+    ALARM = 10
+    """A replica raises an alarm about the whole mesh, such as a flood of leases in etcd."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

@@ -59,6 +59,7 @@ from controlplane.socket_path import prepare_socket
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.etcd import Store
 from controlplane.store.follow import follow
+from controlplane.store.lease_alarm import LeaseAlarm
 from controlplane.store.requests import RequestWriter
 from controlplane.store.server_version import Files, read_version
 from controlplane.store.status_writer import StatusWriter
@@ -151,6 +152,7 @@ async def run(
         nursery.start_soon(keeper.run)
         nursery.start_soon(statuses.run)
         nursery.start_soon(Undertaker(store, board).run)
+        nursery.start_soon((leases := LeaseAlarm(store, board)).run)
         life = CaLife(
             store, writer, kek, issuing, view, board,
             address=config.advertised_api[0], door=config.listen.socket,
@@ -184,7 +186,7 @@ async def run(
             TokenService(store, writer, issuing, operators),
             OperatorService(store, writer, issuing, operators, restores),
             AttestorService(store, writer, issuing),
-            SidecarService(store, board, clock, statuses, revocations),
+            SidecarService(store, board, clock, statuses, revocations, leases),
         )
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain

@@ -253,6 +253,11 @@ class Client:
         response = await self.calls.read(wire.LEASE_TIME_TO_LIVE, request, pb.LeaseTimeToLiveResponse, timeout)
         return LeaseStatus(response.ID, response.TTL, response.grantedTTL, tuple(response.keys))
 
+    async def leases(self, *, timeout: float | None = None) -> tuple[int, ...]:
+        """The ids of all leases that there are, whoever granted them."""
+        response = await self.calls.read(wire.LEASE_LEASES, pb.LeaseLeasesRequest(), pb.LeaseLeasesResponse, timeout)
+        return tuple(one.ID for one in response.leases)
+
     @asynccontextmanager
     async def keep_alive(self, lease_id: int, ttl: float) -> AsyncIterator[KeepAlive]:
         """Keep a lease alive for the body, also one that somebody else granted; it is not revoked at the end.

@@ -15,6 +15,7 @@ from controlplane.log import event
 from controlplane.revocations import Revocations
 from controlplane.store.boards import ConfigClock, StatusBoard, Subscription
 from controlplane.store.etcd import PAUSE_SECONDS, LeaseGone, Store
+from controlplane.store.lease_alarm import LeaseAlarm
 from controlplane.store.leases import grant_pair, pulse_of
 from controlplane.store.ops import Delete, LeaseGuard
 from controlplane.store.status_writer import StatusWriter
@@ -40,8 +41,10 @@ class SidecarService:
         clock: ConfigClock,
         statuses: StatusWriter,
         revocations: Revocations,
+        leases: LeaseAlarm,
     ) -> None:
         self._store = store
+        self._leases = leases
         self._revocations = revocations
         self._board = board
         self._clock = clock
@@ -142,7 +145,11 @@ class SidecarService:
 
     async def list(self, message: pb.ListSidecarsRequest, call: Call) -> pb.ListSidecarsReply:
         listing = await self._store.list(self._store.keyspace.statuses())
-        return pb.ListSidecarsReply(statuses=[kv.value for kv in listing.kvs], config_revision=self._clock.revision)
+        return pb.ListSidecarsReply(
+            statuses=[kv.value for kv in listing.kvs],
+            config_revision=self._clock.revision,
+            alarms=[text for text in (self._leases.text,) if text is not None],
+        )
 
     async def wait(
         self, message: pb.WaitRequest, send: Callable[[pb.WaitProgress], Awaitable[None]], call: Call

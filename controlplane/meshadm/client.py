@@ -103,7 +103,7 @@ class MeshClient:
             except Corrupt as error:
                 unreadable.append(str(error))
         statuses.sort(key=lambda one: (one.namespace, one.service, one.instance))
-        return Sidecars(tuple(statuses), reply.config_revision, tuple(unreadable))
+        return Sidecars(tuple(statuses), reply.config_revision, tuple(unreadable), tuple(reply.alarms))
 
     async def revoked(self) -> frozenset[ServiceRef]:
         """Identities that are revoked now."""

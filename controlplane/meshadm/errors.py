@@ -50,6 +50,10 @@ class Expiring(MeshError):
     """`meshadm check` found what ends too soon, or what is not renewed as it should be."""
 
 
+class Alarmed(MeshError):
+    """A replica raises an alarm about the whole mesh. One line each."""
+
+
 class NotFederated(Unavailable):
     """Another trust domain's bundle could not be had, or was refused."""
 
@@ -64,6 +68,8 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.REFUSED_BY_SIDECAR
         case Expiring():
             return ExitCode.EXPIRING
+        case Alarmed():
+            return ExitCode.ALARM
         case WaitTimedOut() | SidecarsNotCurrent() | RotationWaits():
             return ExitCode.TIMED_OUT
     return exit_code_of(error)

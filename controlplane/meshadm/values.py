@@ -30,3 +30,5 @@ class Sidecars:
     statuses: tuple[SidecarStatus, ...]
     config_revision: int
     unreadable: tuple[str, ...]
+    alarms: tuple[str, ...] = ()
+    """What the replica finds wrong with the whole mesh, in words."""

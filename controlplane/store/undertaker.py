@@ -13,6 +13,7 @@ What callers do about those that are kept and do not answer: they leave them out
 import logging
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -116,6 +117,9 @@ class Undertaker:
                     return
                 except MeshError:  # etcd is away: nobody is judged by what it does not say
                     await trio.sleep(RETRY_S)
+            if self._board.stored(ref) is not None:  # all that it held lies under another hold by now
+                with suppress(MeshError):
+                    await self._store.revoke_lease(hold)
         finally:
             self._forget(ref, hold)
 

@@ -610,12 +610,14 @@ class ListSidecarsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListSidecarsReply(_message.Message):
-    __slots__ = ("statuses", "config_revision")
+    __slots__ = ("statuses", "config_revision", "alarms")
     STATUSES_FIELD_NUMBER: _ClassVar[int]
     CONFIG_REVISION_FIELD_NUMBER: _ClassVar[int]
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
     statuses: _containers.RepeatedScalarFieldContainer[bytes]
     config_revision: int
-    def __init__(self, statuses: _Optional[_Iterable[bytes]] = ..., config_revision: _Optional[int] = ...) -> None: ...
+    alarms: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, statuses: _Optional[_Iterable[bytes]] = ..., config_revision: _Optional[int] = ..., alarms: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WaitRequest(_message.Message):
     __slots__ = ("revision",)

@@ -418,6 +418,14 @@ async def test_revoking_a_lease_deletes_its_keys_at_one_revision(etcd: Client, p
         await etcd.put(prefix + b"a", b"1", lease=granted.id)
 
 
+async def test_all_leases_are_listed(etcd: Client) -> None:
+    granted = {(await etcd.grant(60)).id for _ in range(3)}
+    assert granted <= set(await etcd.leases())
+    for one in granted:
+        await etcd.revoke(one)
+    assert not granted & set(await etcd.leases())
+
+
 async def test_a_lease_lives_for_its_body_and_no_longer(etcd: Client, prefix: bytes) -> None:
     async with etcd.lease(1) as lease:
         await etcd.put(prefix + b"a", b"1", lease=lease.id)

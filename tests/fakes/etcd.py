@@ -171,6 +171,7 @@ class FakeEtcd:
             wire.COMPACT: (self._compact, pb.CompactionRequest),
             wire.LEASE_GRANT: (self._lease_grant, pb.LeaseGrantRequest),
             wire.LEASE_REVOKE: (self._lease_revoke, pb.LeaseRevokeRequest),
+            wire.LEASE_LEASES: (self._lease_leases, pb.LeaseLeasesRequest),
             wire.LEASE_TIME_TO_LIVE: (self._lease_time_to_live, pb.LeaseTimeToLiveRequest),
             wire.STATUS: (self._status, pb.StatusRequest),
         }[path]
@@ -229,6 +230,9 @@ class FakeEtcd:
             raise refuse(StatusCode.NOT_FOUND, "requested lease not found")
         self._drop_lease(request.ID)
         return pb.LeaseRevokeResponse()
+
+    def _lease_leases(self, request: pb.LeaseLeasesRequest) -> pb.LeaseLeasesResponse:
+        return pb.LeaseLeasesResponse(leases=[pb.LeaseStatus(ID=one) for one in self._leases])
 
     def _lease_time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> pb.LeaseTimeToLiveResponse:
         lease = self._leases.get(request.ID)

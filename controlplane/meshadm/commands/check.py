@@ -10,10 +10,10 @@ from controlplane.ca.rotation import REPLICA_GONE_SECONDS
 from controlplane.meshadm import output
 from controlplane.meshadm.authority import moment
 from controlplane.meshadm.client import MeshClient
-from controlplane.meshadm.errors import Expiring
+from controlplane.meshadm.errors import Alarmed, Expiring
 from controlplane.meshadm.options import Connect, Duration, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
-from controlplane.meshadm.table import Table, count, duration
+from controlplane.meshadm.table import Table, count, duration, printable
 from schemas.api import mesh_pb2 as pb
 from schemas.names import ServiceRef
 from schemas.records import SidecarStatus
@@ -68,29 +68,35 @@ def check(connect: Connect, least: float, directory: Path, form: Format) -> None
 
     SVIDs are short-lived: they fail the check when less than a third of their life is left, since they are renewed at
     half of it. A sidecar that is revoked renews nothing and is left out. Ends with 9 when anything fails the check,
-    with 0 when all is well.
+    with 10 when the replica raises an alarm about the whole mesh, with 0 when all is well.
     """
 
-    async def ask(client: MeshClient) -> tuple[pb.AuthorityStatus, list[SidecarStatus]]:
+    async def ask(client: MeshClient) -> tuple[pb.AuthorityStatus, list[SidecarStatus], tuple[str, ...]]:
         authority = await client.call("/mesh.v1.Authority/Status", pb.AuthorityStatusRequest(), pb.AuthorityStatus)
         revoked = await client.revoked()
-        sidecars = (await client.sidecars()).statuses
-        return authority, [one for one in sidecars if ServiceRef(one.namespace, one.service) not in revoked]
+        found = await client.sidecars()
+        renewing = [one for one in found.statuses if ServiceRef(one.namespace, one.service) not in revoked]
+        return authority, renewing, found.alarms
 
-    authority, sidecars = connect.run(ask)
+    authority, sidecars, alarms = connect.run(ask)
     now = time.time()
     findings = [*_of_keys(authority, least), *_of_files(directory, least), *_of_svids(authority, sidecars, now)]
     findings.sort(key=lambda one: (not one.bad(now), one.not_after))
     bad = [one for one in findings if one.bad(now)]
     if form == "table":
         output.show_table(_table(findings, now))
+        for text in alarms:
+            output.line(printable(f"ALARM: {text}"))
     else:
-        output.show_plain({"ok": not bad, "certificates": [_plain(one, now) for one in findings]}, form)
+        certificates = [_plain(one, now) for one in findings]
+        output.show_plain({"ok": not bad and not alarms, "certificates": certificates, "alarms": list(alarms)}, form)
     if bad:
         names = "\n".join(f"{one.what}: {_left(one, now)}" for one in bad)
         raise Expiring(
             f"{count(len(bad), 'certificate ends', 'certificates end')} too soon\n{names}\nsee docs/ca.md, Expiry"
         )
+    if alarms:
+        raise Alarmed("\n".join(alarms))
 
 
 def _of_keys(authority: pb.AuthorityStatus, least: float) -> list[Finding]:

@@ -23,6 +23,7 @@ from controlplane.ca.keystore import open_authority
 from controlplane.revocations import Revocations
 from controlplane.store.boards import ConfigClock, StatusBoard
 from controlplane.store.etcd import Store
+from controlplane.store.lease_alarm import LeaseAlarm
 from controlplane.store.ops import Put
 from controlplane.store.requests import RequestWriter
 from controlplane.store.status_writer import StatusWriter
@@ -112,7 +113,9 @@ async def test_a_registration(etcd_endpoint: str, etcd_prefix: str, lost: str) -
     faults = Faults()
     async with a_store(etcd_endpoint, etcd_prefix, faults) as store:
         board, revocations = StatusBoard(store.keyspace), Revocations(store, None)
-        sidecars = SidecarService(store, board, ConfigClock(), StatusWriter(store), revocations)
+        sidecars = SidecarService(
+            store, board, ConfigClock(), StatusWriter(store), revocations, LeaseAlarm(store, board)
+        )
         status = SidecarStatus(
             service="orders", namespace="shop", instance="a", applied_revision=0, acked_revision=0, svid_expires=0
         )

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
+import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -16,16 +17,19 @@ from controlplane.bootstrap.layout import REPLICA_USER, SIDECAR_USER, TOOLING_US
 from controlplane.ca.authority import Authority
 from controlplane.ca.keystore import open_authority, read_kek
 from controlplane.ca.sign import serial_number
+from controlplane.store.version import judge
 from schemas import codec
 from schemas.keys import Keyspace, StatusRef
 from schemas.records import SealedKey
 from tests.controlplane.bootstrap.conftest import Site
 from tests.spiffe.certificates import new_key
 from tests.support.pki import TlsPaths
-from trio_etcd import Client, Compare, Get, Put
+from trio_etcd import Client, Compare, Get, Put, parse_version, wire
+from trio_etcd._proto import etcd_pb2 as pb
 from trio_etcd.auth import Access, Auth, Permission
 
 KEYSPACE = Keyspace()
+FROM_KEY = b"\0"  # as the end of a range: all keys from the first on
 STATUS = KEYSPACE.status(StatusRef("shop", "orders-1"))
 NEIGHBOUR = b"/mesh/v10/data/x"  # starts with the prefix's text and is another mesh's
 
@@ -101,6 +105,64 @@ async def test_a_sidecar_reads_data_and_nothing_else(site: Site) -> None:
                 await anext(aiter(watch))
 
 
+def nested(lease: int) -> list[Callable[[Client], Awaitable[object]]]:
+    """What is in a transaction of a transaction, which etcd once let pass unseen; in either branch, three deep."""
+    inner = (
+        pb.RequestOp(request_put=pb.PutRequest(key=KEYSPACE.epoch(), value=b"x")),
+        pb.RequestOp(request_put=pb.PutRequest(key=STATUS, value=b"x", prev_kv=True)),
+        pb.RequestOp(request_put=pb.PutRequest(key=KEYSPACE.epoch(), value=b"x", lease=lease)),
+        pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=STATUS, prev_kv=True)),
+        pb.RequestOp(request_range=pb.RangeRequest(key=STATUS)),
+        pb.RequestOp(request_range=pb.RangeRequest(key=KEYSPACE.epoch(), range_end=FROM_KEY)),
+    )
+    calls: list[Callable[[Client], Awaitable[object]]] = []
+    for one in inner:
+        for depth in (1, 2):
+            for branch in (_then, _else):
+                made = one
+                for _ in range(depth):
+                    made = pb.RequestOp(request_txn=branch(made))
+                calls.append(partial(_raw_txn, request=branch(made)))
+    secret = pb.Compare(key=STATUS, target=pb.Compare.VALUE, value=b"old")
+    hidden = pb.RequestOp(request_txn=pb.TxnRequest(compare=[secret]))
+    calls.append(partial(_raw_txn, request=pb.TxnRequest(success=[hidden])))
+    return calls
+
+
+def _then(op: pb.RequestOp) -> pb.TxnRequest:
+    return pb.TxnRequest(success=[op])
+
+
+def _else(op: pb.RequestOp) -> pb.TxnRequest:
+    return pb.TxnRequest(failure=[op])
+
+
+async def _raw_txn(client: Client, request: pb.TxnRequest) -> object:
+    return await client.calls.write(wire.TXN, request, pb.TxnResponse)
+
+
+@pytest.mark.fault(25)
+async def test_a_watch_of_all_that_follows_shows_nothing_of_the_mesh_beyond_data(site: Site) -> None:
+    """Fixed releases refuse it. Others show what sorts later: so of the mesh nothing does."""
+    await ready(site)
+    async with site.client(site.layout.root) as root, site.client_with(*await sidecar_credential(site)) as client:
+        fixed = not judge(parse_version((await root.status()).version)).warn
+        before = (await root.get(KEYSPACE.epoch())) or pytest.fail("no epoch")
+        seen: list[bytes] = []
+        denied = False
+        try:
+            async with client.watch(KEYSPACE.epoch(), range_end=FROM_KEY, want_previous=True) as watch:
+                for key in (STATUS, KEYSPACE.token("x"), KEYSPACE.ca_key("mesh-root-x"), KEYSPACE.epoch()):
+                    await root.put(key, before.value)
+                with trio.fail_after(10):
+                    while KEYSPACE.epoch() not in seen:
+                        seen += [event.kv.key for event in (await watch.receive()).events]
+        except trio_etcd.PermissionDenied:
+            denied = True
+        assert denied == fixed
+        assert [key for key in seen if not key.startswith(KEYSPACE.data())] == []
+
+
 @pytest.mark.fault(25)
 async def test_a_stolen_sidecar_credential_neither_looks_back_nor_beyond(site: Site) -> None:
     """Previous values, watches of a range, leases of others and leases in numbers: no way to write or to see more."""
@@ -117,8 +179,18 @@ async def test_a_stolen_sidecar_credential_neither_looks_back_nor_beyond(site: S
             lambda one: one.txn([], [Put(STATUS, b"x")], [Put(KEYSPACE.epoch(), b"x")]),
             lambda one: one.txn([Compare.present(STATUS)], [], []),
             lambda one: one.revoke(lease),
+            *nested(lease),
+            lambda one: one.range(KEYSPACE.epoch(), FROM_KEY),
+            lambda one: one.range(KEYSPACE.data(), FROM_KEY, keys_only=True),
+            lambda one: one.range(FROM_KEY, FROM_KEY, count_only=True),
+            lambda one: one.delete(KEYSPACE.epoch(), range_end=FROM_KEY),
         )
-        for key, end in ((KEYSPACE.control(), KEYSPACE.data()), (KEYSPACE.prefix.encode(), NEIGHBOUR)):
+        for key, end in (
+            (KEYSPACE.control(), KEYSPACE.data()),
+            (KEYSPACE.prefix.encode(), NEIGHBOUR),
+            (FROM_KEY, FROM_KEY),
+            (KEYSPACE.control(), FROM_KEY),
+        ):
             with pytest.raises(trio_etcd.PermissionDenied):
                 async with client.watch(key, range_end=end, want_previous=True) as watch:
                     await anext(aiter(watch))

@@ -43,6 +43,7 @@ class FakeReplica:
     revision: int = 10
     statuses: list[bytes] = field(default_factory=list)
     revocations: list[bytes] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
     domains: list[pb.FederatedDomain] = field(default_factory=list)
     waits: list[list[pb.WaitProgress]] = field(default_factory=list)
     """What each call of Wait tells; after the last message it goes on for ever, unless that says done."""
@@ -146,7 +147,7 @@ class FakeReplica:
 
     async def sidecars(self, request: pb.ListSidecarsRequest, context: Context) -> pb.ListSidecarsReply:
         self._enter("Sidecars", request)
-        return pb.ListSidecarsReply(statuses=self.statuses, config_revision=self.revision)
+        return pb.ListSidecarsReply(statuses=self.statuses, config_revision=self.revision, alarms=self.alarms)
 
     async def list_revocations(self, request: pb.ListRevocationsRequest, context: Context) -> pb.ListRevocationsReply:
         return pb.ListRevocationsReply(revocations=self.revocations, revision=self.revision)

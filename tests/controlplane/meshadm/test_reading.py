@@ -202,6 +202,21 @@ async def test_status_says_who_is_revoked_and_what_that_leaves_open(cli: Cli, fa
     assert [one["state"] for one in plain["sidecars"]] == ["revoked", "current"]
 
 
+@pytest.mark.fault(25)
+async def test_an_alarm_of_the_mesh_is_shown_and_fails_the_command(cli: Cli, fake: FakeReplica) -> None:
+    fake.report(sidecar("a"))
+    fake.alarms = ["etcd holds 9999 leases\x1b[2J"]
+    result = await cli("status")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (10, "ALARM: etcd holds 9999 leases\\x1b[2J")
+    assert result.stderr == "error: etcd holds 9999 leases\\x1b[2J\n"
+    result = await cli("status", "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout)["alarms"]) == (10, fake.alarms)
+    assert json.loads(result.stderr)["error"]["name"] == "ALARM"
+    fake.report(sidecar("b", stale_since=1_700_000_000))
+    result = await cli("status")  # what is wrong with a sidecar is not hidden by it, nor it by that
+    assert (result.exit_code, "ALARM: etcd" in result.stdout) == (7, True)
+
+
 async def test_status_passes_over_what_it_can_not_read(cli: Cli, fake: FakeReplica) -> None:
     fake.report(sidecar("a"))
     fake.statuses.append(b"\xc1")

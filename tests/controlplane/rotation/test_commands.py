@@ -8,10 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import trio
 
+from controlplane.store.lease_alarm import SPARE
+from schemas.api import mesh_pb2 as pb
 from tests.controlplane.api.test_revocation import revoke
-from tests.controlplane.replica import Mesh, Replica
+from tests.controlplane.replica import Mesh, Replica, running_replica
+from tests.controlplane.test_etcd_crl import credential
+from tests.support.net import eventually
+from trio_etcd import open_etcd
 
 
 async def meshadm(replica: Replica, *arguments: str) -> tuple[int, str, str]:
@@ -66,6 +72,30 @@ async def test_check_knows_sidecars_that_do_not_renew_and_leaves_out_who_is_revo
     assert "SVID of shop/web.one" not in whose
     assert whose["SVID of shop/orders.one"]["notAfter"] == now + 3600
     assert whose["SVID of shop/orders.one"]["ok"] is True
+
+
+@pytest.mark.fault(25)
+async def test_a_flood_of_leases_by_a_stolen_sidecar_credential_is_alarmed(
+    own_mesh: Mesh, own_replica: Replica, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stolen = await credential(own_replica, "orders")
+    async with open_etcd(own_mesh.etcd.endpoint, tls=stolen) as thief, trio.open_nursery() as nursery:
+        for _ in range(SPARE + 20):
+            nursery.start_soon(thief.grant, 3600)
+    async with running_replica(own_mesh, tmp_path / "b") as other:  # looks at once, and then every minute
+
+        async def alarmed() -> bool:
+            async with other.admin() as admin:
+                reply = await admin.call("Sidecars/List", pb.ListSidecarsRequest(), pb.ListSidecarsReply)
+            return bool(reply.alarms)
+
+        await eventually("the replica is alarmed", alarmed, 10)
+        assert "etcd is flooded with leases" in caplog.text
+        code, said, _ = await meshadm(other, "check", "--dir", str(own_mesh.directory))
+        assert (code, "ALARM: etcd holds 10" in said) == (10, True)
+        code, said, why = await meshadm(other, "status", "-o", "json")
+        assert (code, json.loads(why)["error"]["name"]) == (10, "ALARM")
+        assert "A flood of leases" in json.loads(said)["alarms"][0]
 
 
 async def test_check_that_can_not_ask_is_no_check_that_found_nothing(own_mesh: Mesh, tmp_path: Path) -> None:

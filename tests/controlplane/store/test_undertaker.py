@@ -32,11 +32,11 @@ class Mesh:
     store: Store
     holds: dict[str, int]
 
-    async def add(self, *names: str, discovered: bool = True) -> None:
+    async def add(self, *names: str, discovered: bool = True, pulse_seconds: int = 600) -> None:
         """``service.instance``; their pulses live long, until `end`."""
         for name in names:
             service, _, instance = name.partition(".")
-            hold = await grant_pair(self.store, 600)
+            hold = await grant_pair(self.store, pulse_seconds)
             status = SidecarStatus(
                 service=service, namespace="shop", instance=instance, applied_revision=0, acked_revision=0,
                 svid_expires=0,
@@ -70,13 +70,13 @@ async def mesh(etcd_endpoint: str, prefix: str) -> AsyncIterator[Mesh]:
 
 
 @asynccontextmanager
-async def undertaker(one: Mesh, keep_seconds: float = 600.0) -> AsyncIterator[None]:
+async def undertaker(one: Mesh, keep_seconds: float = 600.0) -> AsyncIterator[StatusBoard]:
     """At work from here on: pulses that have ended before are found so, as after a start of the replica."""
     board = StatusBoard(one.store.keyspace)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow, one.store, one.store.keyspace.statuses(), board)
         nursery.start_soon(Undertaker(one.store, board, keep_seconds=keep_seconds).run)
-        yield
+        yield board
         nursery.cancel_scope.cancel()
 
 
@@ -128,6 +128,22 @@ async def test_those_that_are_kept_go_in_the_end(etcd_endpoint: str, etcd_prefix
         await one.end(*NAMES[:5])
         async with undertaker(one, keep_seconds=0.1):
             await eventually("they are gone", lambda: _is(one, set(NAMES[5:])), SECONDS)
+
+
+async def test_a_hold_that_was_given_up_for_another_is_no_leftover(etcd_endpoint: str, etcd_prefix: str) -> None:
+    """An agent that starts anew gets a new pair; the old one would last a month without a key."""
+    async with mesh(etcd_endpoint, etcd_prefix) as one:
+        await one.add("orders.o0", pulse_seconds=1)
+        async with undertaker(one) as board:
+            await board.synced.wait()
+            old = one.holds["orders.o0"]
+            await one.add("orders.o0")
+
+            async def gone() -> bool:
+                return old not in await one.client.leases()
+
+            await eventually("the old hold is gone", gone, SECONDS)
+            assert await one.left() == {"orders.o0"}
 
 
 def kept(caplog: pytest.LogCaptureFixture) -> set[str]:
