@@ -5,6 +5,7 @@ Private keys are here, so no repr shows them; PEM and DER meet only in this modu
 
 import datetime
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -107,6 +108,7 @@ def _spki(key: object) -> bytes:
 # -- certificates
 
 
+@lru_cache(maxsize=2)  # asked after every change, about the same certificate
 def issuer_of(chain_pem: bytes) -> str:
     """The authority key identifier (hex) that the leaf of a chain names; empty where it names none."""
     return authority_key_id(x509.load_pem_x509_certificate(chain_pem))

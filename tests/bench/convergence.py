@@ -28,6 +28,9 @@ BLOCKS = 24
 PUTS = 60  # a block
 WARM_UP = 2  # blocks
 LOST_S = 10.0
+# Between blocks: what the sidecar does after a change, its report through the replica to etcd, must not weigh upon the
+# other's block.
+SETTLE_S = 0.2
 
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
@@ -100,6 +103,7 @@ async def block(etcd: Writer, key: bytes, acks: Acks, first: int) -> list[float]
     for number in range(first, first + PUTS):
         revision, answered = etcd.put(key, policy(number))
         result.append((await acks.of(revision) - answered) / 1e6)
+    await trio.sleep(SETTLE_S)
     return result
 
 
