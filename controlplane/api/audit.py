@@ -31,6 +31,7 @@ QUIET = frozenset(
         "/mesh.v1.Identity/Challenge",
         "/mesh.v1.Tokens/List",
         "/mesh.v1.Revocations/List",
+        "/mesh.v1.Revocations/EtcdList",
         "/mesh.v1.Operators/List",
         "/mesh.v1.Attestors/List",
         "/mesh.v1.Attestors/Where",

@@ -49,6 +49,7 @@ ALLOWED: Mapping[str, frozenset[Role]] = {
     "/mesh.v1.Tokens/Revoke": _EDITORS,
     # Of the identities of an editor's namespaces.
     "/mesh.v1.Revocations/List": _VIEWERS,
+    "/mesh.v1.Revocations/EtcdList": _VIEWERS,
     "/mesh.v1.Revocations/Revoke": _EDITORS,
     "/mesh.v1.Revocations/Restore": _EDITORS,
     # Who may what is for those who may all.

@@ -5,6 +5,7 @@ from controlplane.api.call import Call
 from controlplane.api.dispatch import Rpc
 from controlplane.api.issuing import Issuing
 from controlplane.api.request_id import request_of
+from controlplane.ca.etcd_revocation import NEXT_UPDATE_SECONDS, revocation_list, revoked_serials
 from controlplane.domain import revocation as deciding
 from controlplane.revocations import Revocations
 from controlplane.store.etcd import Store
@@ -34,6 +35,7 @@ class RevocationService:
             "/mesh.v1.Revocations/List": Rpc(pb.ListRevocationsRequest, unary=self.list),
             "/mesh.v1.Revocations/Revoke": Rpc(pb.RevokeIdentityRequest, unary=self.revoke),
             "/mesh.v1.Revocations/Restore": Rpc(pb.RestoreIdentityRequest, unary=self.restore),
+            "/mesh.v1.Revocations/EtcdList": Rpc(pb.EtcdListRequest, unary=self.etcd_list),
         }
 
     async def list(self, message: pb.ListRevocationsRequest, call: Call) -> pb.ListRevocationsReply:
@@ -52,6 +54,16 @@ class RevocationService:
 
     async def restore(self, message: pb.RestoreIdentityRequest, call: Call) -> pb.RevocationReply:
         return await self._write(message, call, revoked=False)
+
+    async def etcd_list(self, message: pb.EtcdListRequest, call: Call) -> pb.EtcdListReply:
+        """With what etcd may have lost, too."""
+        now, records = self._issuing.now(), self._revocations.records()
+        etcd = self._issuing.current_unfenced().authority.etcd
+        return pb.EtcdListReply(
+            crl=await self._issuing.in_turn(call, lambda: revocation_list(etcd, revoked_serials(records, now), now)),
+            identities=sum(one.revoked for one in records),
+            next_update=int(now + NEXT_UPDATE_SECONDS),
+        )
 
     async def _write(self, message: _Write, call: Call, *, revoked: bool) -> pb.RevocationReply:
         request = request_of(message, call.caller)

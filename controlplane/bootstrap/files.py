@@ -28,6 +28,7 @@ from controlplane.bootstrap.layout import Layout, Pair
 from controlplane.bootstrap.options import InitOptions, Step
 from controlplane.ca import template as templates
 from controlplane.ca.check import checked
+from controlplane.ca.etcd_revocation import revocation_list
 from controlplane.ca.keystore import read_kek
 from controlplane.ca.seal import KEY_BYTES, LocalKey
 from controlplane.ca.sign import Issuer, self_signed, serial_number, signed
@@ -122,6 +123,8 @@ def prepare(
         made = _leaf(pair, template, certificate, issuer or sealed_ca, now)
         steps.append(_step(pair.certificate, made, what))
 
+    steps.append(_revocation_list(layout, issuer or sealed_ca, now))
+
     made = _create(layout.config, lambda: names.replica_config(options, layout).encode(), _PUBLIC_MODE)
     steps.append(_step(layout.config, made, "configuration of this replica"))
     root = EtcdMaterial(certificate, issuer, _read(layout.root.certificate), _read(layout.root.key))
@@ -185,6 +188,16 @@ def _leaf(pair: Pair, template: Template, ca: x509.Certificate, issuer: Issuer |
     certificate = checked(certificate, template, key.public_key(), issuer.certificate)
     _put(pair.certificate, certificate.public_bytes(Encoding.PEM), _PUBLIC_MODE, os.replace)
     return True
+
+
+def _revocation_list(layout: Layout, issuer: Issuer | None, now: float) -> Step:
+    """With nobody on it, so that etcd can be told to read one before there is a replica that writes it."""
+    what = "etcd's list of revoked clients, empty; docs/revocation.md says how it is kept"
+    if layout.crl.exists() or issuer is not None:
+        made = issuer is not None and _create(layout.crl, lambda: revocation_list(issuer, {}, now), _PUBLIC_MODE)
+        return _step(layout.crl, made, what)
+    missing = "is missing, and the key that signs it is sealed in etcd: `meshadm identity crl` makes it"
+    return Step(str(layout.crl), "warning", missing)
 
 
 def _near_end(certificate: x509.Certificate, now: float) -> bool:

@@ -43,6 +43,11 @@ class Layout:
         return Pair(self.etcd / "ca.crt", self.etcd / "ca.key")
 
     @property
+    def crl(self) -> Path:
+        """Which of etcd's clients are revoked: at first nobody."""
+        return self.etcd / "clients.crl"
+
+    @property
     def server(self) -> Pair:
         return self._pair("server")
 

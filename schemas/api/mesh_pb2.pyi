@@ -419,6 +419,20 @@ class RevocationReply(_message.Message):
     revocation: bytes
     def __init__(self, revision: _Optional[int] = ..., revocation: _Optional[bytes] = ...) -> None: ...
 
+class EtcdListRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EtcdListReply(_message.Message):
+    __slots__ = ("crl", "identities", "next_update")
+    CRL_FIELD_NUMBER: _ClassVar[int]
+    IDENTITIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_UPDATE_FIELD_NUMBER: _ClassVar[int]
+    crl: bytes
+    identities: int
+    next_update: int
+    def __init__(self, crl: _Optional[bytes] = ..., identities: _Optional[int] = ..., next_update: _Optional[int] = ...) -> None: ...
+
 class OperatorInfo(_message.Message):
     __slots__ = ("name", "role", "namespaces", "since", "granted_by", "revoked", "revoked_by")
     NAME_FIELD_NUMBER: _ClassVar[int]

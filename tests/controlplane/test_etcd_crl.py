@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 import trio_etcd
 from controlplane.bootstrap.run import init
-from controlplane.ca.etcd_revocation import MAX_LIFE_SECONDS, client_serial, revocation_list, revoked_serials
-from controlplane.ca.sign import Issuer
+from controlplane.ca.etcd_revocation import MAX_LIFE_SECONDS, client_serial, revoked_serials
 from deploy.etcd import EtcdBinary
 from schemas.api import mesh_pb2 as pb
 from schemas.keys import Keyspace
@@ -43,6 +45,18 @@ async def credential(replica: Replica, service: str) -> TLS:
     return TLS(reply.etcd_ca, leaf.public_bytes(Encoding.PEM), key_pem(etcd_key))
 
 
+async def write_crl(replica: Replica, out: Path | None) -> str:
+    """`meshadm identity crl`: what it says, or what it writes to standard output, bytes as Latin-1."""
+    where = ("--out", str(out)) if out is not None else ()
+    done = await trio.run_process(
+        [sys.executable, "-m", "controlplane.meshadm", "identity", "crl", *where],
+        capture_stdout=True,
+        capture_stderr=True,
+        env={**os.environ, "MESHADM_ENDPOINT": f"unix:{replica.config.listen.socket}"},
+    )
+    return (done.stderr if out is not None else done.stdout).decode("latin-1")
+
+
 async def gets_in(mesh: Mesh, tls: TLS) -> bool:
     """By a new connection."""
     async with trio_etcd.open_etcd(mesh.etcd.endpoint, tls=tls) as client:
@@ -54,19 +68,27 @@ async def gets_in(mesh: Mesh, tls: TLS) -> bool:
 
 @pytest.mark.fault(24)
 async def test_a_revoked_sidecar_makes_no_new_connection_to_etcd(etcd_binary: EtcdBinary, tmp_path: Path) -> None:
-    crl, files = tmp_path / "clients.crl", tmp_path / "etcd"
+    files = tmp_path / "etcd"
+    crl = files / "clients.crl"
     tls = TlsPaths(files / "server.crt", files / "server.key", files / "ca.crt")
     server = EtcdServer(etcd_binary, tls=tls, extra=("--client-crl-file", str(crl)))
     mesh = Mesh(server, tmp_path, Keyspace())
     try:
         await init(mesh._options(files_only=True), lambda _: None)
         # etcd takes no connection while the file is missing, and replicas come after etcd.
-        key = load_pem_private_key((files / "ca.key").read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        first = x509.load_der_x509_crl(crl.read_bytes())
+        assert len(first) == 0
         ca = x509.load_pem_x509_certificate(tls.ca.read_bytes())
-        crl.write_bytes(revocation_list(Issuer(ca, key), {}, time.time()))
         await mesh.etcd.start()
         await mesh.initialise()
+        async with running_replica(mesh, tmp_path) as remote:  # on another host than etcd
+            mallory = await credential(remote, "mallory")
+            assert await gets_in(mesh, mallory)
+            await revoke(remote, "shop", "mallory")
+            said = await write_crl(remote, crl)
+            assert "1 identity is revoked" in said
+            assert stat.S_IMODE(os.stat(crl).st_mode) == 0o644
+            assert not await gets_in(mesh, mallory)
         settings = msgspec.structs.replace(mesh.config(tmp_path).etcd, client_crl=str(crl))
         async with running_replica(mesh, tmp_path, etcd=settings) as replica:
             orders, web = await credential(replica, "orders"), await credential(replica, "web")
@@ -78,6 +100,9 @@ async def test_a_revoked_sidecar_makes_no_new_connection_to_etcd(etcd_binary: Et
                 return not await gets_in(mesh, orders)
 
             await eventually("orders gets no connection", is_shut_out, SECONDS)
+            assert not await gets_in(mesh, mallory)
+            out = await write_crl(replica, None)
+            assert x509.load_der_x509_crl(out.encode("latin-1")).is_signature_valid(ca.public_key())  # type: ignore[arg-type]  # an elliptic-curve key
             assert await gets_in(mesh, web)
             await restore(replica, "shop", "orders")
             await eventually("orders gets one again", lambda: gets_in(mesh, orders), SECONDS)

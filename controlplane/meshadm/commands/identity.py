@@ -1,18 +1,25 @@
 """`identity`: revoke a workload's identity, and take that back."""
 
 import time
+from pathlib import Path
 
 import click
 
+from controlplane import floor_file
 from controlplane.meshadm import output
 from controlplane.meshadm.access import plain_revocations, revocation_table
+from controlplane.meshadm.authority import moment
 from controlplane.meshadm.client import MeshClient, new_request_id
 from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
+from controlplane.meshadm.table import count
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import InvalidInput, Problem
 from schemas.records import Revocation
+
+# etcd runs as another user; serial numbers are no secret.
+MODE = 0o644
 
 
 @click.group("identity", short_help="Revoke the identities of workloads.")
@@ -89,6 +96,45 @@ def revocations(connect: Connect, form: Format) -> None:
         output.show_table(revocation_table(records, time.time()))
     else:
         output.show_plain(plain_revocations(records, reply.revision), form)
+
+
+@identity.command(
+    "crl",
+    cls=MeshCommand,
+    short_help="Write the list by which etcd refuses revoked sidecars.",
+    example="""
+meshadm identity crl --out /var/lib/mesh-crl/clients.crl
+meshadm identity crl | openssl crl -inform DER -noout -text
+""",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file, replaced whole; readable by all.  [default: standard output]",
+)
+@connects
+def crl(connect: Connect, out: Path | None) -> None:
+    """The certificates of revoked sidecars as a CRL in DER, for etcd's --client-crl-file.
+
+    For hosts of etcd without a replica that writes it (`etcd.clientCrl`): run it after each revocation, and every hour.
+    """
+
+    async def ask(client: MeshClient) -> pb.EtcdListReply:
+        return await client.call("/mesh.v1.Revocations/EtcdList", pb.EtcdListRequest(), pb.EtcdListReply)
+
+    reply = connect.run(ask)
+    if out is None:
+        click.echo(reply.crl, nl=False)
+    else:
+        try:
+            floor_file.replace(out, reply.crl, MODE)
+        except OSError as error:
+            raise InvalidInput(Problem(str(out), f"can't be written: {error.strerror}")) from error
+    output.notice(
+        f"{count(reply.identities, 'identity is', 'identities are')} revoked; the list should be renewed before "
+        f"{moment(reply.next_update)}"
+    )
 
 
 def _parsed(workload: str) -> tuple[str, str]:

@@ -204,6 +204,7 @@ ACCEPTED: dict[str, Drive] = {
     "Tokens/List": simply("operator", "Tokens/List", lambda _: pb.ListTokensRequest()),
     "Tokens/Revoke": _revoke_token,
     "Revocations/List": simply("operator", "Revocations/List", lambda _: pb.ListRevocationsRequest()),
+    "Revocations/EtcdList": simply("operator", "Revocations/EtcdList", lambda _: pb.EtcdListRequest()),
     "Revocations/Revoke": _revoke_identity,
     "Revocations/Restore": _revoke_identity,
     "Operators/List": simply("operator", "Operators/List", lambda _: pb.ListOperatorsRequest()),

@@ -24,9 +24,9 @@ NOW = datetime.datetime.now(datetime.UTC).timestamp()
 CA = Authority.create()
 
 READ = {
-    "Revocations/List", "Config/Get", "Config/List", "Config/Watch", "Sidecars/List", "Sidecars/Wait", "Tokens/List",
-    "Attestors/List", "Attestors/Where", "Authority/Status", "Authority/Follow", "Federation/Status",
-    "Federation/Bundle",
+    "Revocations/List", "Revocations/EtcdList", "Config/Get", "Config/List", "Config/Watch", "Sidecars/List",
+    "Sidecars/Wait", "Tokens/List", "Attestors/List", "Attestors/Where", "Authority/Status", "Authority/Follow",
+    "Federation/Status", "Federation/Bundle",
 }  # fmt: skip
 WRITE = {"Revocations/Revoke", "Revocations/Restore", "Config/Apply", "Tokens/Create", "Tokens/Revoke"}
 ADMINISTER = {

@@ -24,6 +24,7 @@ SECRETS = ("kek", "etcd/ca.key", "etcd/server.key", "etcd/root.key", "etcd/repli
 PUBLIC = (
     "controlplane.yaml",
     "etcd/ca.crt",
+    "etcd/clients.crl",
     "etcd/server.crt",
     "etcd/root.crt",
     "etcd/replica.crt",
@@ -93,7 +94,7 @@ def test_a_run_cut_short_is_taken_up(layout: Layout, options: InitOptions, name:
     order = ["kek", "etcd/ca.key", "etcd/ca.crt"]
     for pair in ("server", "root", "replica", "tooling"):
         order += [f"etcd/{pair}.key", f"etcd/{pair}.crt"]
-    order.append("controlplane.yaml")
+    order += ["etcd/clients.crl", "controlplane.yaml"]
     before = content(layout)
     kept, lost = order[: order.index(name)], order[order.index(name) :]
     for one in lost:
@@ -161,6 +162,22 @@ def test_once_the_ca_key_is_gone_the_rest_is_still_found(layout: Layout, options
     assert files.needs_sealed_ca(layout, NOW)
     with pytest.raises(InvalidInput, match=r"replica\.crt.*sealed in etcd"):
         prepare(options, layout)
+
+
+def test_the_list_of_revoked_clients_is_empty_and_never_made_anew(layout: Layout, options: InitOptions) -> None:
+    """What a replica or an operator has put there since must not be lost to another run."""
+    prepare(options, layout)
+    listed = x509.load_der_x509_crl(layout.crl.read_bytes())
+    ca = x509.load_pem_x509_certificate(layout.ca.certificate.read_bytes())
+    assert (len(listed), listed.issuer) == (0, ca.subject)
+    assert listed.is_signature_valid(ca.public_key())  # type: ignore[arg-type]  # an elliptic-curve key
+    layout.crl.write_bytes(b"newer")
+    files.remove_ca_key(layout)
+    prepare(options, layout)
+    assert layout.crl.read_bytes() == b"newer"
+    layout.crl.unlink()
+    (said,) = (step for step in prepare(options, layout).steps if step.subject == str(layout.crl))
+    assert (said.outcome, layout.crl.exists()) == ("warning", False)
 
 
 def test_a_certificate_without_its_key_is_not_given_another(layout: Layout, options: InitOptions) -> None:
