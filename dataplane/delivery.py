@@ -20,6 +20,7 @@ from dataplane.ads.server import AdsServer, OnReport, open_ads_server
 from dataplane.compile.resources import Update
 from dataplane.compile.workload import Credentials
 from dataplane.config import SidecarSettings
+from dataplane.pace import Pace
 from dataplane.pipeline import Demand, Pipeline
 from dataplane.watch.events import Event
 from dataplane.watch.follow import Follower
@@ -70,6 +71,7 @@ class Delivery:
         self._detours: list[tuple[int, list[str]]] = []
         """Authorities that wait for Envoy's ack of an update, by its sequence."""
         self._unsaved = trio.Event()
+        self._pace = Pace()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -95,13 +97,11 @@ class Delivery:
         patience = trio.current_time() + LAST_GOOD_AFTER_S
         has_last_good = bool(self.pipeline.state.stored)  # looked at before etcd can have said a part of what there is
         while True:
+            first = None
             with trio.move_on_at(patience) as waited:
-                self._take(await events.receive(), follower)
-            while True:
-                try:
-                    self._take(events.receive_nowait(), follower)
-                except trio.WouldBlock:
-                    break
+                first = await events.receive()
+            if first is not None:
+                await self._gather(first, events, follower)
             follower.list_again(self.pipeline.to_list_again())
             follower.want(self.pipeline.wanted())
             if waited.cancelled_caught and not has_last_good:
@@ -120,6 +120,28 @@ class Delivery:
                     self._unsaved.set()
             if update is not None:
                 await self._push(update, nursery)
+
+    async def _gather(
+        self, event: Event | Demand, events: trio.MemoryReceiveChannel[Event | Demand], follower: Follower
+    ) -> None:
+        """Takes it, and all that has come with it or, in a rush, comes before the next push is due."""
+        behind = self.ads is not None and self.ads.acked_revision < self.applied_revision
+        due, taken = self._pace.due(trio.current_time(), behind=behind), 0
+        while True:
+            self._take(event, follower)
+            taken += 1
+            if isinstance(event, Demand):
+                due = float("-inf")  # Envoy holds a request meanwhile
+            try:
+                event = events.receive_nowait()
+            except trio.WouldBlock:
+                if trio.current_time() >= due:
+                    break
+                with trio.move_on_at(due) as waited:
+                    event = await events.receive()
+                if waited.cancelled_caught:
+                    break
+        self._pace.pushed(trio.current_time(), changes=taken)
 
     def _take(self, event: Event | Demand, follower: Follower) -> None:
         if self.pipeline.take(event):

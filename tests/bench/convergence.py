@@ -18,69 +18,20 @@ import trio
 
 from dataplane.compile.inbound import ALLOW, DENY
 from deploy.demo.local_mesh import LocalMesh
-from deploy.demo.processes import Processes
 from tests.bench.harness import Figure, Target, figure, percentile
-from tests.bench.objects import POLICY_KEY, RAW_KEY, RAW_ROUTES, SERVICE, policy
+from tests.bench.objects import POLICY_KEY, RAW_KEY, RAW_ROUTES, policy
+from tests.bench.one_sidecar import LOST_S, Acks, etcd_channel, one_service, sidecar, subject
 from tests.support.envoy import envoy_path
 from trio_etcd._proto import etcd_pb2
 
 BLOCKS = 24
 PUTS = 60  # a block
 WARM_UP = 2  # blocks
-LOST_S = 10.0
 # Between blocks: what the sidecar does after a change, its report through the replica to etcd, must not weigh upon the
 # other's block.
 SETTLE_S = 0.2
 
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
-
-
-class Acks:
-    """The stamps that a subject prints, by revision."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self._process = process
-        self._stamps: dict[int, int] = {}
-        self._arrived = trio.Event()
-
-    async def read(self) -> None:
-        buffer = b""
-        assert self._process.stdout is not None
-        async for chunk in self._process.stdout:
-            buffer += chunk
-            *lines, buffer = buffer.split(b"\n")
-            for line in lines:
-                revision, stamp = line.split()
-                self._stamps[int(revision)] = int(stamp)
-            arrived, self._arrived = self._arrived, trio.Event()
-            arrived.set()
-
-    async def of(self, revision: int) -> int:
-        """When it was acked, or a later revision that includes it, in ns of the monotonic clock."""
-        with trio.fail_after(LOST_S):
-            while True:
-                later = [stamp for acked, stamp in self._stamps.items() if acked >= revision]
-                if later:
-                    return min(later)
-                await self._arrived.wait()
-
-    async def first(self) -> None:
-        await self.of(1)
-
-
-@asynccontextmanager
-async def subject(command: list[str]) -> AsyncIterator[Acks]:
-    async with trio.open_nursery() as nursery:
-        process = await trio.lowlevel.open_process(command, stdout=-1)
-        acks = Acks(process)
-        nursery.start_soon(acks.read)
-        try:
-            yield acks
-        finally:
-            process.terminate()
-            with trio.CancelScope(shield=True), trio.move_on_after(10):
-                await process.wait()
-            nursery.cancel_scope.cancel()
 
 
 class Writer:
@@ -108,32 +59,12 @@ async def block(etcd: Writer, key: bytes, acks: Acks, first: int) -> list[float]
 
 
 async def measure(directory: Path) -> list[Figure]:
-    processes = Processes(directory / "log")
-    mesh = LocalMesh(directory, processes, replicas=("a",))
-    try:
-        await mesh.init("--files-only")
-        await mesh.start_etcd()
-        await mesh.init()
-        await mesh.start_replica("a")
-        manifest = directory / "service.yaml"
-        manifest.write_text(json.dumps(SERVICE))
-        await mesh.meshadm("apply", "-f", str(manifest))
+    async with one_service(directory) as mesh:
         instance = mesh.instance("subject.bench", "subject-1")
-        await mesh.write_sidecar_settings(instance)
-        certificates = mesh.etc / "etcd"
-        ca, certificate, key = ((certificates / one).read_bytes() for one in ("ca.crt", "replica.crt", "replica.key"))
-        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-        async with (
-            subject([sys.executable, "-m", "tests.bench.stamped_sidecar", str(mesh.settings_file(instance))]) as ours,
-            raw_subject(mesh) as raw,
-        ):
-            await ours.first()
+        async with sidecar(mesh, instance) as ours, raw_subject(mesh) as raw:
             await raw.first()
-            with grpc.secure_channel(mesh.etcd_endpoint, credentials) as channel:
+            with etcd_channel(mesh) as channel:
                 return await compare(Writer(channel), ours, raw)
-    finally:
-        await processes.stop_all()
-        processes.kill_left_over()
 
 
 @asynccontextmanager

@@ -1,0 +1,158 @@
+"""Any object may change while requests of every protocol are under way: none fails, and nothing that is open is cut."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from schemas.names import ObjectRef
+from schemas.objects import KINDS, AnyObject
+from tests.e2e.lasting import grpc_chat, tunnel, web_socket
+from tests.e2e.load import Load, open_loop
+from tests.e2e.mesh import API_ID, WEB_ID, E2eMesh
+from tests.states.build import federates, telemetry, traffic
+from tests.states.routes import written
+
+_PORTS = """
+    ports:
+    - {name: http, port: 8080, protocol: http}
+    - {name: http2, port: 8081, protocol: http2}
+    - {name: grpc, port: 9000, protocol: grpc}
+    - {name: tcp, port: 7000, protocol: tcp}
+    %(more)s
+"""
+
+
+def one(text: str) -> AnyObject:
+    (made,) = written(text)
+    return made
+
+
+def api(**spec: str) -> AnyObject:
+    more = {"more": "", "rest": ""} | spec
+    return one(f"kind: Service\nmetadata: {{name: api}}\nspec:{_PORTS % more}    {more['rest']}")
+
+
+def web(*bound: int) -> AnyObject:
+    """Bound ports come and go beside those that are in use."""
+    needs = {9201: 8081, 9202: 9000, 9203: 7000} | dict.fromkeys(bound, 8080)
+    entries = ", ".join(f"{{name: api, port: {port}, bindPort: {bind}}}" for bind, port in needs.items())
+    ports = "[{name: http, port: 8080, protocol: http}]"
+    return one(f"kind: Service\nmetadata: {{name: web}}\nspec: {{ports: {ports}, dependencies: [{entries}]}}")
+
+
+def mesh_object(ttl: int) -> AnyObject:
+    return one(
+        "kind: Mesh\nmetadata: {name: mesh, namespace: mesh-system}\n"
+        f"spec: {{trustDomain: shop.example, svidTtlSeconds: {ttl}}}"
+    )
+
+
+def http_route(rule: str) -> AnyObject:
+    parents = "parentRefs: [{kind: Service, name: api, port: 8080}, {kind: Service, name: api, port: 8081}]"
+    return one(f"kind: HTTPRoute\nmetadata: {{name: changes}}\nspec:\n  {parents}\n  rules: [{rule}]")
+
+
+def grpc_route(rule: str) -> AnyObject:
+    parents = "parentRefs: [{kind: Service, name: api, port: 9000}]"
+    return one(f"kind: GRPCRoute\nmetadata: {{name: changes}}\nspec:\n  {parents}\n  rules: [{rule}]")
+
+
+def tcp_route(weights: str) -> AnyObject:
+    parents = "parentRefs: [{kind: Service, name: api, port: 7000}]"
+    return one(f"kind: TCPRoute\nmetadata: {{name: changes}}\nspec:\n  {parents}\n  rules: [{weights}]")
+
+
+def authorization(spec: str) -> AnyObject:
+    return one(f"kind: AuthorizationPolicy\nmetadata: {{name: changes}}\nspec: {{targetRefs: [{{name: api}}], {spec}}}")
+
+
+def external(address: str) -> AnyObject:
+    return one(
+        "kind: ExternalService\nmetadata: {name: changes}\nspec: {ports: [{name: http, port: 80, protocol: http}], "
+        f"endpoints: [{{address: {address}}}], tls: {{mode: MESH, spiffeId: 'spiffe://other.example/ns/a/svc/b'}}}}"
+    )
+
+
+_BACKENDS = "{name: api, port: %d}"
+HTTP_BACKEND, GRPC_BACKEND, TCP_BACKEND = _BACKENDS % 8080, _BACKENDS % 9000, _BACKENDS % 7000
+SPLIT = "{name: api, port: 8080, weight: 1}, {name: api, port: 8080, weight: 3}"
+
+AS_MADE = mesh_object(3600)
+
+HISTORIES: dict[str, tuple[AnyObject, ...]] = {
+    "Mesh": (mesh_object(1800),),
+    "Service, called": (
+        api(more="- {name: extra, port: 8089, targetPort: 8080, protocol: http}"),
+        api(rest="dependencies: [{name: '*'}]"),
+    ),
+    "Service, calling": (web(9204), web(9204, 9205)),
+    "HTTPRoute": (
+        http_route(f"{{backendRefs: [{HTTP_BACKEND}]}}"),
+        http_route(f"{{backendRefs: [{SPLIT}], timeouts: {{request: 9s}}, retry: {{attempts: 2, codes: [503]}}}}"),
+        http_route(
+            "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: b}]}}], "
+            f"backendRefs: [{HTTP_BACKEND}]}}"
+        ),
+    ),
+    "GRPCRoute": (
+        grpc_route(f"{{matches: [{{method: {{service: e2e.Echo}}}}], backendRefs: [{GRPC_BACKEND}]}}"),
+        grpc_route(f"{{backendRefs: [{GRPC_BACKEND}], timeouts: {{request: 9s}}}}"),
+    ),
+    "TCPRoute": (
+        tcp_route(f"{{backendRefs: [{TCP_BACKEND}]}}"),
+        tcp_route("{backendRefs: [{name: api, port: 7000, weight: 1}, {name: api, port: 7000, weight: 2}]}"),
+    ),
+    "BackendTrafficPolicy": (
+        traffic("changes", "api", loadBalancer={"type": "RoundRobin"}),
+        traffic("changes", "api", circuitBreaker={"maxConnections": 500, "maxParallelRequests": 500}),
+        traffic("changes", "api", healthCheck={"passive": {"consecutive5XxErrors": 9}}),
+        traffic("changes", "api", loadBalancer={"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}),
+    ),
+    "AuthorizationPolicy": (
+        authorization(f"rules: [{{from: [{{identities: ['{WEB_ID}']}}], to: [{{methods: [GET, POST]}}]}}]"),
+        authorization(f"action: DENY, rules: [{{from: [{{identities: ['{API_ID}']}}]}}]"),
+        authorization("action: DENY, rules: [{to: [{paths: ['/nothing/*'], ports: [8080]}]}]"),
+    ),
+    "Telemetry": (
+        telemetry("changes", {"accessLogging": [{}]}),
+        telemetry("changes", {"accessLogging": [{"disabled": True}]}, on=["api"]),
+    ),
+    "ExternalService": (external("192.0.2.1"), external("192.0.2.2")),
+    "TrustBundle": tuple(
+        federates("other", "other.example", bundle=f'{{"keys": [], "spiffe_sequence": {number}}}') for number in (1, 2)
+    ),
+}
+
+
+async def restored(mesh: E2eMesh, ref: ObjectRef) -> None:
+    if ref == AS_MADE.ref:
+        await mesh.apply(AS_MADE)
+    else:
+        await mesh.restore([ref])
+
+
+async def _held(load: Load, what: str) -> None:
+    await load.more(2)
+    assert not load.failures, f"after {what}: {load.failures}"
+
+
+async def test_any_object_changes_under_load(mesh: E2eMesh) -> None:
+    async with AsyncExitStack() as stack, open_loop(mesh) as load:
+        opened = {kind: await stack.enter_async_context(way(mesh, "web-1")) for kind, way in OPEN.items()}
+        for name, history in HISTORIES.items():
+            try:
+                for number, item in enumerate(history):
+                    await mesh.apply(item)
+                    await _held(load, f"version {number} of {name}")
+            finally:
+                await restored(mesh, history[0].ref)
+            await _held(load, f"{name} is as before")
+            for kind, echo in opened.items():
+                assert await echo(b"x") == b"x", f"{kind} was cut by {name}"
+
+
+OPEN = {"tunnel": tunnel, "WebSocket": web_socket, "gRPC stream": grpc_chat}
+
+
+def test_no_kind_is_left_out() -> None:
+    assert {name.partition(",")[0] for name in HISTORIES} == set(KINDS)
