@@ -77,6 +77,17 @@ class Revocations:
             return True
         return False
 
+    def check_issued(self, service: ServiceRef, issued: float) -> None:
+        """For a certificate whose time is over, made at `issued`: what was revoked since and restored does not count.
+
+        Raises PermissionDenied.
+        """
+        self.check(service)
+        record = self._held.get(service)
+        if record is not None and record.at >= issued:
+            name = f"{service.namespace}/{service.name}"
+            raise PermissionDenied(f"the identity of {name} was revoked after this SVID was made: use a new join file")
+
     def check_caller(self, caller: Caller) -> None:
         if caller.kind is CallerKind.SIDECAR:
             self.check(caller.service)

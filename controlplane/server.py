@@ -29,6 +29,7 @@ import trio
 
 import trio_etcd
 from controlplane.api.attestor_service import AttestorService
+from controlplane.api.attestors.expired_svid import ExpiredSvid
 from controlplane.api.attestors.interface import Attestor
 from controlplane.api.attestors.join_token import JoinTokenAttestor
 from controlplane.api.attestors.x509_possession import X509Possession
@@ -49,6 +50,7 @@ from controlplane.ca_life import CaLife
 from controlplane.config import ReplicaConfig
 from controlplane.etcd_crl import keep_crl
 from controlplane.federation_life import FederationLife
+from controlplane.issuing_beat import IssuingBeat
 from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
 from controlplane.metrics import ReplicaMetrics
@@ -165,7 +167,11 @@ async def run(
 
         operators = Operators(store)
         possession = X509Possession(store, lambda: issuing.current().authority.trust_domain, now, random)
-        attestors: dict[str, Attestor] = {"token": JoinTokenAttestor(store, now, random, restores), "x509": possession}
+        attestors: dict[str, Attestor] = {
+            "token": JoinTokenAttestor(store, now, random, restores),
+            "x509": possession,
+            "expired": ExpiredSvid(store, issuing, possession.challenges, view.sealed_keys, revocations.check_issued),
+        }
         notifier.status("waiting for the mesh to be initialised")
         await keeper.wait_ready()
         await revocations.synced.wait()  # before anything is issued
@@ -173,6 +179,7 @@ async def run(
         if config.etcd.client_crl is not None:
             nursery.start_soon(keep_crl, Path(config.etcd.client_crl), issuing, revocations)
         life.show(nursery)
+        await nursery.start(IssuingBeat(store, issuing).run)  # before the first who asks why its SVID was not renewed
         nursery.start_soon(make_jwt_key, store, kek, issuing)
 
         issuing.check_service = revocations.check

@@ -130,6 +130,15 @@ class Keyspace:
     def beacon(self, replica_id: str) -> bytes:
         return f"{self.prefix}/control/beacons/{replica_id}".encode()
 
+    def issuing_times(self) -> bytes:
+        return f"{self.prefix}/control/issuing/times".encode()
+
+    def issuing_pulse(self) -> bytes:
+        return f"{self.prefix}/control/issuing/pulse".encode()
+
+    def excused(self, fingerprint: str) -> bytes:
+        return f"{self.prefix}/control/excused/{fingerprint}".encode()
+
     def token(self, token_id: str) -> bytes:
         return f"{self.prefix}/control/tokens/{token_id}".encode()
 

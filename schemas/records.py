@@ -84,6 +84,37 @@ class Beacon(Record, frozen=True, kw_only=True, tag="Beacon"):
     count: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 
 
+class Outage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A time in which no replica could issue anything."""
+
+    start: int
+    """When one last said that it could."""
+    end: int
+    """When one said so again."""
+
+
+class IssuingTimes(Record, frozen=True, kw_only=True, tag="IssuingTimes"):
+    """When issuing was possible; every few seconds one of the replicas brings it up to date."""
+
+    epoch: str
+    """Of the store it was begun in: what a backup says of the time before it was restored is worth nothing."""
+    seen: int
+    """When a replica last could issue."""
+    outages: tuple[Outage, ...] = ()
+    """Oldest first; the oldest are dropped."""
+
+
+class ExcusedLeaf(Record, frozen=True, kw_only=True, tag="ExcusedLeaf"):
+    """An SVID that was renewed after its end, since nobody could before: each is, once."""
+
+    identity: str
+    at: int
+    by: str
+    key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """SHA-256 of the public key (DER, SubjectPublicKeyInfo) that it was renewed for: who asks again after a lost answer
+    is known by it."""
+
+
 class Revocation(Record, frozen=True, kw_only=True, tag="Revocation"):
     """Whether a workload's identity is revoked. Of two that are known the one with the higher serial is true.
 
@@ -325,6 +356,8 @@ AnyRecord = (
     | SidecarStatus
     | Epoch
     | Beacon
+    | IssuingTimes
+    | ExcusedLeaf
     | Revocation
     | TrustBundle
     | SealedKey

@@ -1,4 +1,4 @@
-"""Proof of possession of a host's X.509 certificate: what is signed, how, and when it is believed. Pure.
+"""Proof of possession of a host's X.509 certificate, or of an expired SVID: what is signed, when it is believed. Pure.
 
 The host signs a statement that holds the replica's challenge, what it asks for, and the requests for its new keys. So a
 proof that somebody overhears is of no use: it is good for one challenge and yields certificates for those keys only.
@@ -29,6 +29,7 @@ from spiffe.x509 import MAX_CHAIN_LENGTH, UNREADABLE
 HostKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 _CONTEXT = b"mesh.v1 proof of possession of a host certificate\x00"
+_EXPIRED_CONTEXT = b"mesh.v1 proof of possession of an expired SVID\x00"
 _MIN_RSA_BITS = 2048  # NIST SP 800-131A: shorter is disallowed
 _MAX_RSA_BITS = 8192  # verifying costs with the square of the size, and a stranger chooses it
 # The hash of the curve's strength (FIPS 186-5).
@@ -55,10 +56,20 @@ def statement(
     *, trust_domain: str, nonce: bytes, namespace: str, service: str, csr: bytes, etcd_csr: bytes, leaf: bytes
 ) -> bytes:
     """What is signed. `leaf`: the host's certificate, DER."""
+    parts = trust_domain.encode(), nonce, namespace.encode(), service.encode(), csr, etcd_csr, leaf
+    return _CONTEXT + _digest(parts)
+
+
+def expired_statement(*, trust_domain: str, nonce: bytes, csr: bytes, etcd_csr: bytes, leaf: bytes) -> bytes:
+    """What is signed with the key of an SVID that has expired. `leaf`: that SVID, DER."""
+    return _EXPIRED_CONTEXT + _digest((trust_domain.encode(), nonce, csr, etcd_csr, leaf))
+
+
+def _digest(parts: Sequence[bytes]) -> bytes:
     digest = hashlib.sha256()
-    for part in (trust_domain.encode(), nonce, namespace.encode(), service.encode(), csr, etcd_csr, leaf):
+    for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part)
-    return _CONTEXT + digest.digest()
+    return digest.digest()
 
 
 def sign(key: HostKey, data: bytes) -> bytes:
@@ -84,9 +95,9 @@ def check_signature(leaf: x509.Certificate, signature: bytes, data: bytes) -> No
         elif isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, data)
         else:
-            raise InvalidProof("the host certificate's key is none of RSA (2048 to 8192 bits), P-256/384/521, Ed25519")
+            raise InvalidProof("the certificate's key is none of RSA (2048 to 8192 bits), P-256/384/521, Ed25519")
     except (InvalidSignature, *UNREADABLE) as error:
-        raise InvalidProof("the challenge was not signed with the host certificate's key") from error
+        raise InvalidProof("the challenge was not signed with the certificate's key") from error
 
 
 def parse_host_chain(chain: Sequence[bytes]) -> tuple[x509.Certificate, ...]:

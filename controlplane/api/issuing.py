@@ -137,6 +137,7 @@ class Issuing:
             etcd_endpoints=self.told.etcd_endpoints,
             key_prefix=self.told.key_prefix,
             api_endpoints=self.told.api_endpoints,
+            join_endpoints=self.told.join_endpoints,
         )
 
     def identity(self, service: ServiceRef, csr: bytes, etcd_csr: bytes) -> tuple[pb.IdentityReply, Pair]:

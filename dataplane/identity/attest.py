@@ -1,6 +1,7 @@
 """[edge] What this host can show when it joins, besides a token: an X.509 certificate that it has already.
 
-The files are read anew at each attempt: whoever provisions the host renews them without asking us.
+The files are read anew at each attempt: whoever provisions the host renews them without asking us. And its own SVID,
+once that has expired.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from dataplane.identity.material import key_matches
+from dataplane.identity.material import Identity, chain_from_pem, key_matches
 from schemas.api import mesh_pb2
 from schemas.errors import InvalidInput, Problem
 from schemas.names import ServiceRef
@@ -45,6 +46,22 @@ class HostCertificate:
             leaf=self.chain[0],
         )
         return mesh_pb2.X509Possession(chain=self.chain, nonce=nonce, signature=possession.sign(self.key, signed))
+
+
+def prove_expired(identity: Identity, nonce: bytes, csr: bytes, etcd_csr: bytes) -> mesh_pb2.ExpiredSvid:
+    """The answer to a challenge with the key of an SVID that has expired, good for these requests only.
+
+    Raises InvalidInput for a kept key or certificate that can't be read.
+    """
+    chain = chain_from_pem(identity.chain_pem, "the expired SVID")
+    leaf = chain[0].public_bytes(Encoding.DER)
+    signed = possession.expired_statement(
+        trust_domain=identity.spiffe_id.trust_domain, nonce=nonce, csr=csr, etcd_csr=etcd_csr, leaf=leaf
+    )
+    private = load_pem_private_key(identity.key_pem, password=None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey):  # no other was ever made here
+        raise InvalidInput(Problem("the expired SVID", "its key is not of an elliptic curve", remedy="join anew"))
+    return mesh_pb2.ExpiredSvid(leaf=leaf, nonce=nonce, signature=possession.sign(private, signed))
 
 
 def load_host_certificate(certificate: Path, key: Path, service: ServiceRef) -> HostCertificate:

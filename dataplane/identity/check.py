@@ -42,6 +42,7 @@ def from_reply(reply: mesh_pb2.IdentityReply, key_pem: bytes, etcd_key_pem: byte
                 expires=seconds(etcd_chain[0].not_valid_after_utc),
             ),
             api_endpoints=tuple(reply.api_endpoints),
+            join_endpoints=tuple(reply.join_endpoints),
             key_prefix=reply.key_prefix,
             not_before=seconds(leaf.not_valid_before_utc),
             expires=seconds(leaf.not_valid_after_utc),

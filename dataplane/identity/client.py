@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 from google.protobuf.message import DecodeError, Message
 
-from dataplane.identity.attest import HostCertificate
+from dataplane.identity.attest import HostCertificate, prove_expired
 from dataplane.identity.material import Identity, roots_pem
 from dataplane.identity.replicas import ATTEMPT_SECONDS, Replicas
 from schemas import codec
@@ -102,22 +102,57 @@ class ReplicaClient:
     ) -> mesh_pb2.IdentityReply:
         """With the host's certificate: a challenge, and its answer to the same replica."""
         bundle = codec.decode(file.trust_bundle, TrustBundle, "trust bundle of the join file")
-        tls = TLS(ca=_roots(bundle, "join file"))
+        service = host.service
+
+        def proof(nonce: bytes) -> mesh_pb2.JoinRequest:
+            return mesh_pb2.JoinRequest(
+                x509=host.proof(file.trust_domain, nonce, csr, etcd_csr),
+                csr=csr,
+                etcd_csr=etcd_csr,
+                namespace=service.namespace,
+                service=service.name,
+            )
+
+        return await self._prove(file.join_endpoints, _roots(bundle, "join file"), proof, timeout)
+
+    async def join_by_expired(
+        self, identity: Identity, endpoints: Sequence[str], csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS
+    ) -> mesh_pb2.IdentityReply:
+        """With an SVID that ended while no replica could issue: a challenge, and its answer to the same replica.
+
+        endpoints: of replicas, without a client certificate.
+        """
+
+        def proof(nonce: bytes) -> mesh_pb2.JoinRequest:
+            return mesh_pb2.JoinRequest(
+                expired=prove_expired(identity, nonce, csr, etcd_csr), csr=csr, etcd_csr=etcd_csr
+            )
+
+        return await self._prove(endpoints, _roots(identity.bundle, "identity"), proof, timeout)
+
+    async def _prove(
+        self,
+        endpoints: Sequence[str],
+        roots: bytes,
+        proof: Callable[[bytes], mesh_pb2.JoinRequest],
+        timeout: float,
+    ) -> mesh_pb2.IdentityReply:
+        """proof: the request that answers a challenge, by its nonce."""
         deadline = trio.current_time() + timeout
-        start = int(self._fraction() * len(file.join_endpoints))
+        start = int(self._fraction() * len(endpoints))
         failures: list[str] = []
-        for endpoint in (*file.join_endpoints[start:], *file.join_endpoints[:start]):
+        for endpoint in (*endpoints[start:], *endpoints[:start]):
             left = deadline - trio.current_time()
             if left <= 0:
                 break
-            replica = Replicas((endpoint,), tls, self._server_name, 0.0)
+            replica = Replicas((endpoint,), TLS(ca=roots), self._server_name, 0.0)
             try:
-                return await _prove(replica, file.trust_domain, host, csr, etcd_csr, min(left, ATTEMPT_SECONDS))
+                return await _challenged(replica, proof, min(left, ATTEMPT_SECONDS))
             except Unavailable as error:
                 failures.append(str(error))
             finally:
                 replica.retire()
-        raise Unavailable("; ".join(failures) or "the join file names no replica")
+        raise Unavailable("; ".join(failures) or "no replica is known to join at")
 
     async def renew(self, csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS) -> mesh_pb2.IdentityReply:
         request = mesh_pb2.RenewRequest(csr=csr, etcd_csr=etcd_csr)
@@ -178,22 +213,15 @@ class ReplicaClient:
         return await self._replicas.call(path, request, timeout)
 
 
-async def _prove(
-    replica: Replicas, trust_domain: str, host: HostCertificate, csr: bytes, etcd_csr: bytes, seconds: float
+async def _challenged(
+    replica: Replicas, proof: Callable[[bytes], mesh_pb2.JoinRequest], seconds: float
 ) -> mesh_pb2.IdentityReply:
     challenge = _parse(
         mesh_pb2.ChallengeReply(),
         await replica.call("/mesh.v1.Identity/Challenge", mesh_pb2.ChallengeRequest(), seconds),
         "Identity.Challenge",
     )
-    request = mesh_pb2.JoinRequest(
-        x509=host.proof(trust_domain, challenge.nonce, csr, etcd_csr),
-        csr=csr,
-        etcd_csr=etcd_csr,
-        namespace=host.service.namespace,
-        service=host.service.name,
-    )
-    reply = await replica.call("/mesh.v1.Identity/Join", request, seconds)
+    reply = await replica.call("/mesh.v1.Identity/Join", proof(challenge.nonce), seconds)
     return _parse(mesh_pb2.IdentityReply(), reply, "Identity.Join")
 
 

@@ -3,7 +3,8 @@
    disk ─┐                      ┌─▶ disk
          ├─▶ check ─▶ current ──┼─▶ client (new channels)
 replica ─┘      ▲               └─▶ changed(): SDS, etcd client
-                └── renew at half-life, retry with backoff; an expired identity goes on trying
+                └── renew at half-life, retry with backoff; an expired identity goes on trying: by its attestor, or
+                    by itself, where it could not be renewed in time since nobody could issue (`late.py`)
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from dataplane.identity import renewal
 from dataplane.identity.attest import HostSource
 from dataplane.identity.check import UnacceptableIdentity, check, from_reply
 from dataplane.identity.client import ReplicaClient
+from dataplane.identity.late import LateRenewal
 from dataplane.identity.material import Identity, key_to_pem, new_key, signing_request
 from dataplane.identity.renewal import Attempts, Health, Validity
 from dataplane.identity.store import IdentityStore
@@ -58,6 +60,7 @@ class IdentityKeeper:
     ) -> None:
         self._store = store
         self._client = client
+        self._late = LateRenewal(client)
         self._join = join
         self._clock = clock
         self._fraction = fraction
@@ -157,7 +160,14 @@ class IdentityKeeper:
                 if kept is None or renewal.health(_validity(kept), self._clock()) in _USABLE:
                     raise
                 # The clock or a new join file can still make it good.
-                self.problem = f"{_state_of(kept, self._clock())}, and this host can't join anew: {error}"
+                problem = f"{_state_of(kept, self._clock())}, and this host can't join anew: {error}"
+                if self._clock() >= kept.usable_until:
+                    try:
+                        return await self._renewed_late(kept)
+                    except MeshError as late:
+                        problem += f"; nor is it renewed after its end: {late}"
+                        refusal = late
+                self.problem = problem
             except MeshError as error:
                 self.problem = str(error)
                 refusal = error
@@ -290,18 +300,34 @@ class IdentityKeeper:
         try:
             reply = await self._client.renew(signing_request(key), signing_request(etcd_key))
         except (Unauthenticated, Unavailable):
-            # With an expired certificate no replica lets us in; a join file that was put here since does.
-            file = self._new_join_file(current) if self.health is Health.EXPIRED else None
-            if file is None:
+            # With an expired certificate no replica lets us in.
+            if self.health is not Health.EXPIRED:
                 raise
-            return await self._join_with(file)
-        fresh = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
+            file = self._new_join_file(current)
+            return await (self._renewed_late(current) if file is None else self._join_with(file))
+        return await self._accepted(from_reply(reply, key_to_pem(key), key_to_pem(etcd_key)), current)
+
+    async def _renewed_late(self, expired: Identity) -> Identity:
+        check(expired, self._expected_of(expired), expired.usable_until - 1)
+        fresh = await self._late.renew(expired, expired.join_endpoints or self._endpoints_of_join_file())
+        log.info("renewed %s after its end, since nobody could issue before", expired.spiffe_id)
+        return await self._accepted(fresh, expired)
+
+    def _endpoints_of_join_file(self) -> tuple[str, ...]:
+        try:
+            file = self._join()
+        except InvalidInput:
+            return ()
+        return () if file is None else file.join_endpoints
+
+    async def _accepted(self, fresh: Identity, before: Identity) -> Identity:
+        """Kept, if it is one that can be used."""
         self._compare_clocks(fresh)
-        newest = self._current.bundle if self._current is not None else current.bundle
+        newest = self._current.bundle if self._current is not None else before.bundle
         if fresh.bundle.trust_domain == newest.trust_domain and fresh.bundle.sequence < newest.sequence:
             # That replica is behind. Its certificate is good only if what we know to be trusted by now vouches for it.
             fresh = dataclasses.replace(fresh, bundle=newest)
-        check(fresh, current.spiffe_id, self._clock())
+        check(fresh, before.spiffe_id, self._clock())
         await self._keep(fresh)
         return fresh
 
@@ -386,9 +412,7 @@ _NOTHING = Problem(
 
 def _state_of(kept: Identity, now: float) -> str:
     if now >= kept.usable_until:
-        return (
-            f"the identity {kept.spiffe_id} expired {int(now - kept.usable_until)} s ago and can't be renewed any more"
-        )
+        return f"the identity {kept.spiffe_id} expired {int(now - kept.usable_until)} s ago"
     return f"the identity {kept.spiffe_id} can't be used"
 
 

@@ -52,6 +52,8 @@ class Identity:
     """Of the mesh's keys in etcd."""
     not_before: int
     expires: int
+    join_endpoints: tuple[str, ...] = ()
+    """Replicas, host:port, without a client certificate. Empty: not told."""
 
     def __repr__(self) -> str:
         return (

@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from enum import Enum
 
 from schemas.errors import MeshError, Overloaded
+from spiffe import lifetimes
 
-# Renewal lies within ±5 % of the half-life: sidecars that joined together don't renew together, and half the lifetime
-# is left for replicas to come back.
-JITTER = 0.05
+# Replicas judge by these too: who could not have renewed before an outage began.
+JITTER = lifetimes.RENEWAL_JITTER
+FIRST_RETRY_SECONDS = lifetimes.FIRST_RETRY_SECONDS
+MAX_RETRY_SECONDS = lifetimes.MAX_RETRY_SECONDS
 # From the last sixth on (10 min of an hour) somebody should look: eight or more retries have failed by then.
 ALARM_FRACTION = 1 / 6
 # When the mesh issues with another key, all sidecars renew: spread over a sixtieth of the lifetime (1 min of an hour),
 # which is no storm for the replicas, and soon enough for the old key to be taken out of use while somebody watches.
 HURRY_FRACTION = 1 / 60
 MAX_HURRY_SECONDS = 60.0
-FIRST_RETRY_SECONDS = 1.0  # a replica that restarts is back in about that time
-RETRY_FRACTION = 1 / 60  # of a life of less than an hour, so that it has as many retries
-MAX_RETRY_SECONDS = 60.0  # one request a minute and sidecar is no load, and healing is noticed within a minute
 # A wait is never longer than this before the clock is read again: the host's clock may have been set meanwhile.
 MAX_WAIT_SECONDS = 60.0
 # A certificate that was made just now is backdated by up to a minute, and took seconds to arrive. Beyond five minutes
@@ -84,8 +83,7 @@ class Decision:
 
 def renew_at(validity: Validity, fraction: float) -> float:
     """Half-life ± JITTER of the lifetime; `fraction` is drawn once a certificate."""
-    lifetime = max(0.0, validity.expires - validity.not_before)
-    return validity.not_before + lifetime * (0.5 - JITTER + 2 * JITTER * fraction)
+    return lifetimes.renewal_at(validity.not_before, validity.expires, fraction)
 
 
 def hurry_at(validity: Validity, now: float, fraction: float) -> float:
@@ -120,7 +118,7 @@ def decide(validity: Validity, attempts: Attempts, now: float, fraction: float, 
     due = min(due, hurry)
     # A clock that was set back must not make the retry wait for the hour it went back: then it comes at once.
     if attempts.failures and attempts.last <= now:
-        most = max(FIRST_RETRY_SECONDS, (validity.expires - validity.not_before) * RETRY_FRACTION)
+        most = lifetimes.longest_retry(validity.expires - validity.not_before)
         due = max(due, attempts.last + attempts.delay(fraction, most))
     return Decision(min(max(0.0, due - now), seconds_to_change(validity, now), MAX_WAIT_SECONDS), state)
 

@@ -38,6 +38,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="Iden
     trust_bundle: bytes
     etcd: _Etcd
     api_endpoints: tuple[str, ...]
+    join_endpoints: tuple[str, ...] = ()
     key_prefix: str
     not_before: int
     expires: int
@@ -60,6 +61,7 @@ def encode(identity: Identity) -> bytes:
                 expires=etcd.expires,
             ),
             api_endpoints=identity.api_endpoints,
+            join_endpoints=identity.join_endpoints,
             key_prefix=identity.key_prefix,
             not_before=identity.not_before,
             expires=identity.expires,
@@ -84,6 +86,7 @@ def decode(data: bytes) -> Identity:
                 expires=file.etcd.expires,
             ),
             api_endpoints=file.api_endpoints,
+            join_endpoints=file.join_endpoints,
             key_prefix=file.key_prefix,
             not_before=file.not_before,
             expires=file.expires,

@@ -130,20 +130,22 @@ class ChallengeReply(_message.Message):
     def __init__(self, nonce: _Optional[bytes] = ..., expires: _Optional[int] = ..., trust_domain: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("token", "x509", "csr", "etcd_csr", "namespace", "service")
+    __slots__ = ("token", "x509", "expired", "csr", "etcd_csr", "namespace", "service")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     X509_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
     CSR_FIELD_NUMBER: _ClassVar[int]
     ETCD_CSR_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     token: str
     x509: X509Possession
+    expired: ExpiredSvid
     csr: bytes
     etcd_csr: bytes
     namespace: str
     service: str
-    def __init__(self, token: _Optional[str] = ..., x509: _Optional[_Union[X509Possession, _Mapping[str, object]]] = ..., csr: _Optional[bytes] = ..., etcd_csr: _Optional[bytes] = ..., namespace: _Optional[str] = ..., service: _Optional[str] = ...) -> None: ...
+    def __init__(self, token: _Optional[str] = ..., x509: _Optional[_Union[X509Possession, _Mapping[str, object]]] = ..., expired: _Optional[_Union[ExpiredSvid, _Mapping[str, object]]] = ..., csr: _Optional[bytes] = ..., etcd_csr: _Optional[bytes] = ..., namespace: _Optional[str] = ..., service: _Optional[str] = ...) -> None: ...
 
 class X509Possession(_message.Message):
     __slots__ = ("chain", "nonce", "signature")
@@ -154,6 +156,16 @@ class X509Possession(_message.Message):
     nonce: bytes
     signature: bytes
     def __init__(self, chain: _Optional[_Iterable[bytes]] = ..., nonce: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class ExpiredSvid(_message.Message):
+    __slots__ = ("leaf", "nonce", "signature")
+    LEAF_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    leaf: bytes
+    nonce: bytes
+    signature: bytes
+    def __init__(self, leaf: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class LoginRequest(_message.Message):
     __slots__ = ("token", "csr")
@@ -220,7 +232,7 @@ class RenewedItem(_message.Message):
     def __init__(self, chain: _Optional[_Iterable[bytes]] = ..., etcd_chain: _Optional[_Iterable[bytes]] = ..., expires: _Optional[int] = ..., refused: _Optional[_Union[ProblemItem, _Mapping[str, object]]] = ...) -> None: ...
 
 class IdentityReply(_message.Message):
-    __slots__ = ("spiffe_id", "chain", "trust_bundle", "etcd_chain", "etcd_ca", "etcd_endpoints", "expires", "key_prefix", "api_endpoints")
+    __slots__ = ("spiffe_id", "chain", "trust_bundle", "etcd_chain", "etcd_ca", "etcd_endpoints", "expires", "key_prefix", "api_endpoints", "join_endpoints")
     SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     TRUST_BUNDLE_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +242,7 @@ class IdentityReply(_message.Message):
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
     KEY_PREFIX_FIELD_NUMBER: _ClassVar[int]
     API_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    JOIN_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     spiffe_id: str
     chain: _containers.RepeatedScalarFieldContainer[bytes]
     trust_bundle: bytes
@@ -239,7 +252,8 @@ class IdentityReply(_message.Message):
     expires: int
     key_prefix: str
     api_endpoints: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, spiffe_id: _Optional[str] = ..., chain: _Optional[_Iterable[bytes]] = ..., trust_bundle: _Optional[bytes] = ..., etcd_chain: _Optional[_Iterable[bytes]] = ..., etcd_ca: _Optional[bytes] = ..., etcd_endpoints: _Optional[_Iterable[str]] = ..., expires: _Optional[int] = ..., key_prefix: _Optional[str] = ..., api_endpoints: _Optional[_Iterable[str]] = ...) -> None: ...
+    join_endpoints: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, spiffe_id: _Optional[str] = ..., chain: _Optional[_Iterable[bytes]] = ..., trust_bundle: _Optional[bytes] = ..., etcd_chain: _Optional[_Iterable[bytes]] = ..., etcd_ca: _Optional[bytes] = ..., etcd_endpoints: _Optional[_Iterable[str]] = ..., expires: _Optional[int] = ..., key_prefix: _Optional[str] = ..., api_endpoints: _Optional[_Iterable[str]] = ..., join_endpoints: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class IssueX509Request(_message.Message):
     __slots__ = ("csr",)

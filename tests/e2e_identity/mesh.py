@@ -27,33 +27,17 @@ from schemas.objects import Mesh
 from schemas.records import SealedKey
 from tests.e2e.app import HTTP
 from tests.e2e.mesh import KEYS, E2eMesh
-from tests.support.pki import Authority
 
 METRICS = 9464
 LEAF_SECONDS = 15  # the shortest that the mesh allows: keys and alarms wait as long as leaves live
 
 
 class IdentityMesh(E2eMesh):
-    """The mesh of `tests.e2e`, in which identities end after seconds.
-
-    Its hosts join by certificates of their own: one that was cut off for longer than that comes back by itself.
-    """
-
-    async def start_control_plane(self) -> None:
-        await super().start_control_plane()
-        self._hosts = Authority.create("host CA")
-        authority = self.local.directory / "hosts.pem"
-        authority.write_bytes(self._hosts.pem)
-        allow = [f"--allow=cn:{name}=shop/{name.partition('-')[0]}" for name in ("web-1", "api-1")]
-        await self.local.meshadm("attestor", "x509", "add", "hosts", "--ca", str(authority), *allow)
+    """The mesh of `tests.e2e`, in which identities end after seconds."""
 
     async def start_sidecar(self, name: str) -> None:
         instance = self.instances[name]
-        _, join_file = await self.local.meshadm("attestor", "join-file")
-        (self.local.etc / f"{name}.join").write_text(join_file)
-        files = self._hosts.issue(name).write(self.local.directory, f"host-{name}")
-        x509 = {"certificate": str(files.cert), "key": str(files.key), "service": instance.service}
-        await self.local.start_sidecar(instance, attest={"x509": x509}, metrics=f"{instance.local}:{METRICS}")
+        await self.local.start_sidecar(instance, metrics=f"{instance.local}:{METRICS}")
 
     async def metrics(self, name: str) -> dict[str, float]:
         """What Prometheus reads of a sidecar or a replica: ``name{label}`` to value."""

@@ -37,17 +37,18 @@ class X509Possession:
         self._trust_domain = trust_domain
         self._now = now
         self._random = random
-        self._challenges = Challenges(random(KEY_BYTES))
+        self.challenges = Challenges(random(KEY_BYTES))
+        """What this replica has given out, for any proof of possession."""
 
     def challenge(self) -> pb.ChallengeReply:
-        nonce, end = self._challenges.make(self._random(RANDOM_BYTES), self._now())
+        nonce, end = self.challenges.make(self._random(RANDOM_BYTES), self._now())
         return pb.ChallengeReply(nonce=nonce, expires=end, trust_domain=self._trust_domain())
 
     async def attest(self, message: pb.JoinRequest, call: Call) -> Attestation:
         proof, now = message.x509, self._now()
         call.tell(attestor="x509_pop")
         # What costs least comes first: strangers may call this.
-        self._challenges.check(proof.nonce, now)
+        self.challenges.check(proof.nonce, now)
         chain = possession.parse_host_chain(proof.chain)
         names = host_rules.names_of(chain[0])
         call.tell(host=names)
@@ -65,7 +66,7 @@ class X509Possession:
         call.tell(authority=", ".join(authorities), host_serial=f"{chain[0].serial_number:x}")
 
         async def use(identity: str, seconds: float) -> None:
-            self._challenges.answer(proof.nonce, self._now())
+            self.challenges.answer(proof.nonce, self._now())
 
         return Attestation(selectors, f"the host certificate of {names}", use)
 

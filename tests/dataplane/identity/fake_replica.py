@@ -18,6 +18,7 @@ from schemas.api import mesh_pb2
 from schemas.joinfile import JoinFile
 from schemas.names import CONTROL_PLANE_SERVER_NAME
 from schemas.records import TrustBundle
+from spiffe import possession
 from spiffe.bundle import record
 from spiffe.key_ids import naming
 from spiffe.x509 import csr_public_key
@@ -27,6 +28,7 @@ from trio_grpc import Context, Listener, Method, RpcAbort, ServerTLS, StatusCode
 TRUST_DOMAIN = "mesh.test"
 SPIFFE_ID = f"spiffe://{TRUST_DOMAIN}/ns/shop/svc/orders"
 TOKEN = "mjt1.one.secret"
+NONCE = b"n" * 56
 HOUR = 3600
 
 
@@ -64,6 +66,10 @@ def sign(
 
 def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
+
+
+def _spki(csr: bytes) -> bytes:
+    return csr_public_key(csr).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 @dataclass
@@ -124,6 +130,10 @@ class FakeReplica:
     failure: RpcAbort | None = None
     """Answers every join and renewal with this."""
     refuse_renewals: bool = False
+    excuse: bool = False
+    """Whether an expired SVID is renewed for whoever has its key."""
+    lose_answers: int = 0
+    """Of so many late renewals the answer is lost."""
     spiffe_id: str = SPIFFE_ID
     tokens: set[str] = field(default_factory=lambda: {TOKEN})
     calls: list[str] = field(default_factory=list)
@@ -131,6 +141,8 @@ class FakeReplica:
     api_port: int = 0
     join_port: int = 0
     extra: dict[str, Method] = field(default_factory=dict)
+    excused: dict[bytes, bytes] = field(default_factory=dict)
+    """An expired SVID to the key that it was renewed for."""
 
     def join_file(self, **changes: object) -> JoinFile:
         values: dict[str, object] = {
@@ -145,11 +157,34 @@ class FakeReplica:
         }
         return JoinFile(**{**values, **changes})  # type: ignore[arg-type]  # a test's own values
 
+    async def _challenge(self, request: mesh_pb2.ChallengeRequest, context: Context) -> mesh_pb2.ChallengeReply:
+        return mesh_pb2.ChallengeReply(nonce=NONCE, trust_domain=TRUST_DOMAIN)
+
     async def _join(self, request: mesh_pb2.JoinRequest, context: Context) -> mesh_pb2.IdentityReply:
+        if request.WhichOneof("evidence") == "expired":
+            return self._renew_late(request)
         self._count("join")
         if request.token not in self.tokens:
             raise RpcAbort(StatusCode.UNAUTHENTICATED, "the token is unknown, used or expired")
         self.tokens.discard(request.token)
+        return self._issue(request.csr, request.etcd_csr)
+
+    def _renew_late(self, request: mesh_pb2.JoinRequest) -> mesh_pb2.IdentityReply:
+        self._count("late")
+        proof = request.expired
+        signed = possession.expired_statement(
+            trust_domain=TRUST_DOMAIN, nonce=NONCE, csr=request.csr, etcd_csr=request.etcd_csr, leaf=proof.leaf
+        )
+        assert proof.nonce == NONCE
+        possession.check_signature(x509.load_der_x509_certificate(proof.leaf), proof.signature, signed)
+        if not self.excuse:
+            raise RpcAbort(StatusCode.UNAUTHENTICATED, "the mesh knows of no time without a replica that could issue")
+        granted = _spki(request.csr)
+        if self.excused.setdefault(proof.leaf, granted) != granted:
+            raise RpcAbort(StatusCode.UNAUTHENTICATED, "this SVID was renewed after its end already")
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise RpcAbort(StatusCode.UNAVAILABLE, "lost")
         return self._issue(request.csr, request.etcd_csr)
 
     async def _renew(self, request: mesh_pb2.RenewRequest, context: Context) -> mesh_pb2.IdentityReply:
@@ -166,19 +201,24 @@ class FakeReplica:
 
     def _issue(self, csr: bytes, etcd_csr: bytes) -> mesh_pb2.IdentityReply:
         for request in (csr, etcd_csr):
-            spki = csr_public_key(request).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            spki = _spki(request)
             assert spki not in self.seen_keys, "a key was used twice"
             self.seen_keys.add(spki)
         now = self.now()
         reply = self.mesh.issue(csr, etcd_csr, not_before=now, expires=now + self.lifetime, spiffe_id=self.spiffe_id)
         reply.api_endpoints.append(f"127.0.0.1:{self.api_port}")
+        reply.join_endpoints.append(f"127.0.0.1:{self.join_port}")
         return self.spoil(reply)
 
     @asynccontextmanager
     async def serving(self, dns: str = CONTROL_PLANE_SERVER_NAME) -> AsyncIterator[FakeReplica]:
         errors: list[Exception] = []
         encode = mesh_pb2.IdentityReply.SerializeToString
-        join = {"/mesh.v1.Identity/Join": unary(self._join, mesh_pb2.JoinRequest.FromString, encode)}
+        challenge = mesh_pb2.ChallengeReply.SerializeToString
+        join = {
+            "/mesh.v1.Identity/Join": unary(self._join, mesh_pb2.JoinRequest.FromString, encode),
+            "/mesh.v1.Identity/Challenge": unary(self._challenge, mesh_pb2.ChallengeRequest.FromString, challenge),
+        }
         api = {"/mesh.v1.Identity/Renew": unary(self._renew, mesh_pb2.RenewRequest.FromString, encode), **self.extra}
 
         def on_error(path: str, error: Exception) -> None:

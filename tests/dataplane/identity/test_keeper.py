@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import logging
 import os
@@ -229,12 +230,12 @@ async def test_an_expired_identity_heals_by_a_new_join_file(host: Host) -> None:
         host.replica.refuse_renewals = True
         await _pass(host, keeper, 2 * HOUR)
         await eventually("an attempt has failed", lambda: keeper.problem)
-        assert host.replica.calls == ["join", "renew"], "a token that was used is not shown again"
+        assert host.replica.calls == ["join", "renew", "late"], "a token that was used is not shown again"
         host.replica.tokens.add("mjt1.two.secret")
         host.join = host.replica.join_file(token="mjt1.two.secret")
         await _pass(host, keeper, 10)
         await keeper.changed(first)
-        assert host.replica.calls == ["join", "renew", "renew", "join"]
+        assert host.replica.calls == ["join", "renew", "late", "renew", "join"]
 
 
 async def test_a_kept_identity_that_has_expired_waits_for_a_join_file(host: Host) -> None:
@@ -252,6 +253,83 @@ async def test_a_kept_identity_that_has_expired_waits_for_a_join_file(host: Host
         await started.wait()
         assert keeper.current is not None
         assert keeper.current != first
+
+
+# -- renewed after its end, since nobody could issue before
+
+
+async def _expires_unrenewed(host: Host, keeper: IdentityKeeper) -> None:
+    host.replica.refuse_renewals = True
+    await _pass(host, keeper, 2 * HOUR)
+    await eventually("it was refused", lambda: keeper.problem)
+
+
+@pytest.mark.fault(11)
+async def test_an_expired_identity_is_renewed_where_nobody_could_issue(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with host.keeping() as keeper:
+        first = keeper.current
+        await _expires_unrenewed(host, keeper)
+        assert "knows of no time without a replica" in str(keeper.problem)
+        host.replica.excuse = True
+        host.join = None
+        await _pass(host, keeper, 10)
+        second = await keeper.changed(first)
+        assert host.replica.calls == ["join", "renew", "late", "renew", "late"]
+        assert keeper.health is Health.GOOD
+        assert keeper.problem is None
+        assert host.store.load() == second
+        assert second.join_endpoints == (f"127.0.0.1:{host.replica.join_port}",)
+    assert "after its end, since nobody could issue before" in caplog.text
+
+
+async def test_so_is_one_that_was_kept_when_the_agent_starts_anew(host: Host) -> None:
+    async with host.keeping() as keeper:
+        first = keeper.current
+    host.clock.offset += 2 * HOUR
+    host.replica.excuse = True
+    host.join = None
+    async with host.keeping() as keeper:
+        assert keeper.current is not None
+        assert keeper.current != first
+    assert host.replica.calls == ["join", "late"]
+
+
+async def test_a_kept_identity_says_why_it_is_not_renewed_after_its_end(host: Host) -> None:
+    async with host.keeping():
+        pass
+    host.clock.offset += 2 * HOUR
+    async with host.starting() as (keeper, _):
+        await eventually("it has said why", lambda: keeper.problem)
+        assert keeper.problem is not None
+        for part in ("expired 3600 s ago", "its token has expired", "knows of no time without a replica"):
+            assert part in keeper.problem
+
+
+async def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_keys(host: Host) -> None:
+    async with host.keeping() as keeper:
+        first = keeper.current
+        host.replica.excuse, host.replica.lose_answers = True, 1
+        await _expires_unrenewed(host, keeper)
+        assert "lost" in str(keeper.problem)
+        await _pass(host, keeper, 10)
+        second = await keeper.changed(first)
+        await _pass(host, keeper, 2 * HOUR)
+        await keeper.changed(second)
+        assert len(host.replica.excused) == 2, "the next SVID is asked for with other keys"
+
+
+async def test_a_kept_identity_without_join_endpoints_asks_those_of_the_join_file(host: Host) -> None:
+    async with host.keeping() as keeper:
+        assert keeper.current is not None
+        host.store.save(dataclasses.replace(keeper.current, join_endpoints=()))
+    host.clock.offset += 2 * HOUR
+    host.replica.excuse = True
+    async with host.keeping() as keeper:
+        assert keeper.health is Health.GOOD
+    assert host.replica.calls == ["join", "late"]
 
 
 @pytest.mark.fault(12)
