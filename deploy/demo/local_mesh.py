@@ -21,20 +21,30 @@ READY_S = 30.0  # seconds; on an idle machine everything is ready in two
 POLL_S = 0.02
 
 _FIRST_BLOCK, _LAST_BLOCK = 77, 120  # second octets that are tried; loopback has all of 127.0.0.0/8
-_API_PORT = 7443
+_TCP_TABLE = Path("/proc/net/tcp")
+_LISTEN = "0A"  # TCP_LISTEN, as that table writes it
 _RESERVATION_PORT = 7440  # nobody serves on it; who holds it has the block
 
 
 def reserve_block() -> tuple[int, socket.socket]:
     """A second octet B whose 127.B.0.0/16 is ours for as long as the socket is open; raises ProcessFailed."""
+    taken = blocks_listened_at(_TCP_TABLE.read_text())
     for block in range(_FIRST_BLOCK, _LAST_BLOCK):
-        try:
-            # A run that was killed has let go of the block, and may have left a replica that listens in it.
-            socket.create_server((f"127.{block}.0.1", _API_PORT)).close()
-            return block, socket.create_server((f"127.{block}.0.1", _RESERVATION_PORT))
-        except OSError:
-            continue
+        # A run that was killed has let go of the block, and may have left a process that answers in it.
+        if block not in taken:
+            try:
+                return block, socket.create_server((f"127.{block}.0.1", _RESERVATION_PORT))
+            except OSError:
+                continue
     raise ProcessFailed("no free loopback addresses: are other demos still running?")
+
+
+def blocks_listened_at(table: str) -> set[int]:
+    """The second octets of the addresses 127.* at which anybody listens, from Linux's ``/proc/net/tcp``."""
+    rows = (line.split() for line in table.splitlines()[1:])
+    words = (int(row[1].partition(":")[0], 16) for row in rows if row[3] == _LISTEN)
+    addresses = (word.to_bytes(4, sys.byteorder) for word in words)
+    return {address[1] for address in addresses if address[0] == 127}
 
 
 async def wait_port(address: str, port: int, processes: Processes, name: str) -> None:
