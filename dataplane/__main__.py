@@ -15,9 +15,7 @@ import trio
 
 from dataplane import config, status
 from dataplane.agent import Agent
-from dataplane.envoy.admin import Admin
 from dataplane.envoy.child import find_envoy
-from dataplane.inspection import view as inspecting
 from schemas.errors import Conflict, InvalidInput, MeshError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from trio_grpc import BindError
 
@@ -96,6 +94,9 @@ def _tell_status(settings: config.SidecarSettings, output: str) -> int:
 
 
 def _inspect(settings: config.SidecarSettings, command: str, output: str) -> int:
+    from dataplane.envoy.admin import Admin  # here, because `run` starts sooner without what only this needs
+    from dataplane.inspection import view as inspecting
+
     files = settings, settings.last_good_file, Admin(str(settings.admin_socket))
     if command == "config":
         view = trio.run(inspecting.config, *files)

@@ -10,6 +10,8 @@ One nursery. What may end by itself is bounded; everything else ends with the nu
 Envoy goes on; the next agent takes it up. On SIGTERM the instance leaves discovery, Envoy drains and ends.
 """
 
+from __future__ import annotations
+
 import gc
 import logging
 import random
@@ -20,6 +22,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -44,13 +47,15 @@ from dataplane.pipeline import Pipeline
 from dataplane.registration import Registration
 from dataplane.reporter import News, Reporter
 from dataplane.snapshot.state import MeshState
-from dataplane.workload_api.api import WorkloadApi
 from schemas import joinfile
 from schemas.errors import PermissionDenied
 from schemas.keys import Keyspace
 from schemas.records import Endpoint
 from trio_etcd import TLS, Client, EtcdError, open_etcd
 from trio_systemd import Notifier
+
+if TYPE_CHECKING:  # whoever does not use it is not to wait for it
+    from dataplane.workload_api.api import WorkloadApi
 
 log = logging.getLogger("mesh.agent")
 
@@ -197,6 +202,8 @@ class Agent:
         )
 
     def _new_workload_api(self, settings: WorkloadApiSettings, identity: Identity) -> WorkloadApi:
+        from dataplane.workload_api.api import WorkloadApi
+
         return WorkloadApi(
             settings,
             self._state_dir,

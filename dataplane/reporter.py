@@ -6,16 +6,19 @@
 None of it is on the way of a change; it must not delay one either.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import trio
 
-from dataplane import metrics, status
+from dataplane import status
 from dataplane.config import SidecarSettings
 from dataplane.cutting import Cutter
 from dataplane.delivery import Delivery
@@ -24,12 +27,13 @@ from dataplane.health.checker import AppHealth
 from dataplane.identity.keeper import IdentityKeeper
 from dataplane.identity.material import Identity, issuer_of
 from dataplane.registration import Registration
-from dataplane.workload_api.api import WorkloadApi
 from schemas.errors import Unavailable
 from schemas.records import SidecarStatus
-from telemetry.endpoint import serve_metrics
-from telemetry.families import Family, registry
 from trio_etcd import Link
+
+if TYPE_CHECKING:  # whoever does not use it is not to wait for it
+    from dataplane.workload_api.api import WorkloadApi
+    from telemetry.families import Family
 
 log = logging.getLogger("mesh.agent")
 
@@ -112,6 +116,10 @@ class Reporter:
 
     async def serve_metrics(self, nursery: trio.Nursery, address: str) -> None:
         """In `nursery`; returns when they are served. Raises Unavailable."""
+        # Imported by whoever asks for them: a start without metrics need not wait for their library.
+        from dataplane import metrics
+        from telemetry.endpoint import serve_metrics
+        from telemetry.families import registry
 
         def collect() -> Iterable[Family]:
             now = time.time()
