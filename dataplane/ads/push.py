@@ -346,6 +346,10 @@ class Push:
             return False  # what it kept from an earlier stream is not known yet
         return not any(child.type_url == type_url for child, _, _ in self._expected())
 
+    def _desired_version(self, type_url: str, name: str) -> str | None:
+        resource = self._table.get(type_url, name)
+        return resource.version if resource else None
+
     @property
     def nacks(self) -> tuple[Nack, ...]:
         """What the client refuses as it is now desired, sorted by type and name."""
@@ -353,4 +357,5 @@ class Push:
             Nack(type_url=type_url, resource=name, message=refusal.message, revision=refusal.revision)
             for type_url, interest in sorted(self._interests.items())
             for name, refusal in sorted(interest.refused.items())
+            if refusal.version == self._desired_version(type_url, name)  # else something else is on its way
         )

@@ -195,6 +195,8 @@ def test_a_lone_culprit_is_named_kept_and_not_sent_again_until_it_changes() -> N
     assert talk.session.acked_revision == 1
     talk.ack("EDS")
     assert talk.update(9, A3) == [("CDS", ["a"], []), ("EDS", ["a"], [])]
+    assert not talk.session.nacks  # what was refused is wanted no more
+    assert talk.session.acked_revision == 1
     talk.ack("EDS")
     talk.ack("CDS")
     assert not talk.session.nacks
