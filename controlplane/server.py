@@ -28,6 +28,7 @@ from pathlib import Path
 import trio
 
 import trio_etcd
+from controlplane.address_keeper import give_addresses
 from controlplane.api.attestor_service import AttestorService
 from controlplane.api.attestors.expired_svid import ExpiredSvid
 from controlplane.api.attestors.interface import Attestor
@@ -181,13 +182,14 @@ async def run(
         life.show(nursery)
         await nursery.start(IssuingBeat(store, issuing).run)  # before the first who asks why its SVID was not renewed
         nursery.start_soon(make_jwt_key, store, kek, issuing)
+        nursery.start_soon(give_addresses, store, writer, now, random)
 
         issuing.check_service = revocations.check
         services = (
             RevocationService(store, writer, issuing, revocations),
             life.service,
             federation.service,
-            ConfigService(store, writer),
+            ConfigService(store, writer, now),
             IdentityService(issuing, attestors, possession),
             SvidService(issuing),
             TokenService(store, writer, issuing, operators),

@@ -160,6 +160,13 @@ class Keyspace:
     def request(self, request_id: str) -> bytes:
         return f"{self.prefix}/control/requests/{request_id}".encode()
 
+    def address_blocks(self) -> bytes:
+        return f"{self.prefix}/control/addresses/".encode()
+
+    def address_block(self, network: str) -> bytes:
+        """network: the lowest address of the block."""
+        return f"{self.prefix}/control/addresses/{network}".encode()
+
     def statuses(self) -> bytes:
         return f"{self.prefix}/control/status/".encode()
 

@@ -351,6 +351,22 @@ class RequestRecord(Record, frozen=True, kw_only=True, tag="RequestRecord"):
     """Unset in the stored value: the write's revision is the record's own mod revision."""
 
 
+class AddressSlot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Whose virtual address one is, or was."""
+
+    namespace: Name
+    name: Name
+    released: int | None = None
+    """When its service was deleted; None: it is in use."""
+
+
+class AddressBlock(Record, frozen=True, kw_only=True, tag="AddressBlock"):
+    """Up to 256 virtual addresses with the services that have them: what keeps two services from having one."""
+
+    slots: dict[str, AddressSlot] = {}
+    """By IPv4 address."""
+
+
 AnyRecord = (
     Endpoint
     | SidecarStatus
@@ -369,4 +385,5 @@ AnyRecord = (
     | Operator
     | HostAuthority
     | RequestRecord
+    | AddressBlock
 )

@@ -1,10 +1,11 @@
-"""[edge] A change set, start to end: read ▸ validate ▸ plan ▸ one guarded transaction."""
+"""[edge] A change set, start to end: read ▸ assign addresses ▸ validate ▸ plan ▸ one guarded transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from controlplane.domain.addresses import LEVELS, Assignment, assign, blocks_needed, range_problems
 from controlplane.domain.change import Change
-from controlplane.domain.known import Known, Listed, Stored
+from controlplane.domain.known import Known, Listed, Stored, StoredBlock
 from controlplane.domain.plan import Action, Outcome, Plan, plan
 from controlplane.domain.reads import objects_needed, prefixes_needed
 from controlplane.domain.validate import validate
@@ -15,10 +16,12 @@ from schemas import codec
 from schemas.errors import Conflict, Corrupt, InvalidInput
 from schemas.names import ObjectRef
 from schemas.objects import AnyObject
+from schemas.records import AddressBlock
 from trio_etcd import KeyValue
 
-# What is written stays the same while others change what it refers to: read and check again, but not for ever.
-MAX_ATTEMPTS = 5
+# What is written stays the same while others change what it refers to, or take addresses from the same block: read and
+# check again, but not for ever. Of so many who make services in one namespace at once each has its turn.
+MAX_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,10 @@ async def apply(
     *,
     dry_run: bool,
     seconds: float,
+    now: int,
     guards: tuple[Guard, ...] = (),
 ) -> Applied:
-    """All of it at one revision, or nothing; and only while `guards` hold.
+    """All of it at one revision, or nothing; and only while `guards` hold. now: seconds since 1970.
 
     Raises InvalidInput with all problems, NotFound, Conflict, LimitExceeded; Unavailable.
     """
@@ -48,11 +52,11 @@ async def apply(
     if recorded is not None:
         return await _replayed(store, changes, recorded)
     for _ in range(MAX_ATTEMPTS):
-        known = await read(store, changes)
-        problems = validate(changes, known)
+        known, assigned = await _assigned(store, changes, await read(store, changes), now)
+        problems = [*validate(assigned.changes, known), *assigned.problems, *range_problems(changes, known, now)]
         if problems:
             raise InvalidInput(*problems)
-        planned = plan(changes, known, store.keyspace)
+        planned = plan(assigned, known, store.keyspace)
         if dry_run or not planned.ops:
             return Applied(0, planned.outcomes)
         revision = await writer.write(request, (*planned.guards, *guards), planned.ops, seconds=seconds)
@@ -69,6 +73,7 @@ async def read(store: Store, changes: Sequence[Change]) -> Known:
     found = await store.get_many(refs)
     objects = {refs[key]: stored(refs[key], kv) for key, kv in found.items()}
     listed: list[Listed] = []
+    blocks: dict[str, StoredBlock] = {}
     for prefix in sorted(prefixes_needed(keyspace, changes, Known(objects))):
         listing = await store.list(prefix)
         listed.append(Listed(prefix, listing.revision))
@@ -76,7 +81,29 @@ async def read(store: Store, changes: Sequence[Change]) -> Known:
             ref = keyspace.parse(kv.key)
             if isinstance(ref, ObjectRef) and ref not in objects:
                 objects[ref] = stored(ref, kv)
-    return Known(objects, tuple(listed))
+            elif prefix == keyspace.address_blocks():
+                blocks |= _block(prefix, kv)
+    return Known(objects, tuple(listed), blocks)
+
+
+async def _assigned(store: Store, changes: Sequence[Change], known: Known, now: int) -> tuple[Known, Assignment]:
+    """The change set with virtual addresses, and what more had to be read for them."""
+    prefix = store.keyspace.address_blocks()
+    for levels in LEVELS:
+        missing = blocks_needed(changes, known, levels) - known.blocks.keys()
+        found = await store.get_many(map(store.keyspace.address_block, missing)) if missing else {}
+        read_now = {network: block for kv in found.values() for network, block in _block(prefix, kv).items()}
+        known = replace(known, blocks={**known.blocks, **read_now})
+        assigned = assign(changes, known, store.keyspace, levels, now)
+        if not assigned.unplaced:
+            break
+    return known, assigned
+
+
+def _block(prefix: bytes, kv: KeyValue) -> dict[str, StoredBlock]:
+    """Raises Corrupt: of what can't be read nobody knows which addresses are taken."""
+    block = codec.decode(kv.value, AddressBlock, kv.key.decode("utf-8", "backslashreplace"))
+    return {kv.key[len(prefix) :].decode("ascii", "backslashreplace"): StoredBlock(block.slots, kv.mod_revision)}
 
 
 def stored(ref: ObjectRef, kv: KeyValue) -> Stored:

@@ -17,9 +17,12 @@ from schemas.names import ObjectRef, check_name
 
 
 class ConfigService:
-    def __init__(self, store: Store, writer: RequestWriter) -> None:
+    """now: seconds since 1970."""
+
+    def __init__(self, store: Store, writer: RequestWriter, now: Callable[[], float]) -> None:
         self._store = store
         self._writer = writer
+        self._now = now
 
     def rpcs(self) -> dict[str, Rpc]:
         return {
@@ -42,6 +45,7 @@ class ConfigService:
             changes,
             dry_run=message.dry_run,
             seconds=call.seconds,
+            now=int(self._now()),
             guards=call.caller.guards,
         )
         call.tell(

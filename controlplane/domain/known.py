@@ -1,11 +1,12 @@
 """What of etcd a decision rests on, and what will be there afterwards. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controlplane.domain.change import Change
 from schemas.names import ObjectRef
 from schemas.objects import AnyObject
+from schemas.records import AddressSlot
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,21 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A block of virtual addresses as etcd has it, by IPv4 address."""
+
+    slots: Mapping[str, AddressSlot]
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
-    """What was read. An object that is not in `objects` did not exist."""
+    """What was read. An object that is not in `objects` did not exist, nor did a block that is not in `blocks`."""
 
     objects: Mapping[ObjectRef, Stored]
     listed: tuple[Listed, ...] = ()
+    blocks: Mapping[str, StoredBlock] = field(default_factory=dict)
+    """By the network of each."""
 
     def mod_revision(self, ref: ObjectRef) -> int:
         stored = self.objects.get(ref)

@@ -4,7 +4,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from controlplane.domain.addresses import Assignment
 from controlplane.domain.change import Change
+from controlplane.domain.federation import MESH_REF
 from controlplane.domain.known import Known, Stored
 from controlplane.domain.references import references
 from controlplane.store.ops import (
@@ -52,13 +54,14 @@ class Plan:
     written: frozenset[ObjectRef]
 
 
-def plan(changes: Sequence[Change], known: Known, keyspace: Keyspace) -> Plan:
+def plan(assigned: Assignment, known: Known, keyspace: Keyspace) -> Plan:
     """What to write, and what must still hold for it: everything written, and everything that validation relied on.
 
     An object whose stored bytes would stay the same is not written. Fields that our types don't know survive.
     Raises Conflict where an expected revision does not hold, NotFound where a delete names nothing, LimitExceeded
     where it does not fit into one transaction.
     """
+    changes = assigned.changes
     _check_expected(changes, known)
     _check_deletes(changes, known)
     ops: list[Op] = []
@@ -74,14 +77,18 @@ def plan(changes: Sequence[Change], known: Known, keyspace: Keyspace) -> Plan:
         ops.append(op)
         if change.put is not None:
             relied_on.update(reference.target for reference in references(change.put))
+    objects = len(ops)
+    if assigned.allocates:
+        relied_on.add(MESH_REF)
     written = frozenset(outcome.ref for outcome in outcomes if outcome.action is not Action.UNCHANGED)
     guards: list[Guard] = [
         KeyGuard(keyspace.object(ref), known.mod_revision(ref)) for ref in sorted(written | relied_on)
     ]
     if ops:
-        guards += [PrefixGuard(listed.prefix, listed.revision) for listed in known.listed]
+        ops += assigned.puts
+        guards += [*assigned.guards, *(PrefixGuard(listed.prefix, listed.revision) for listed in known.listed)]
     result = Plan(tuple(ops), tuple(guards), tuple(outcomes), written)
-    _check_limits(result)
+    _check_limits(result, objects)
     return result
 
 
@@ -122,12 +129,14 @@ def _check_deletes(changes: Sequence[Change], known: Known) -> None:
         raise NotFound("\n".join(f"{subject}: does not exist; nothing was deleted" for subject in missing))
 
 
-def _check_limits(planned: Plan) -> None:
+def _check_limits(planned: Plan, objects: int) -> None:
     problems = []
     count = max(len(planned.ops), len(planned.guards)) + RECORD_OPS
     if count > MAX_TXN_OPS:
+        beside = len(planned.ops) - objects
+        blocks = f" with {beside} blocks of virtual addresses" if beside else ""
         message = (
-            f"{len(planned.ops)} objects to write and {len(planned.guards)} to hold still, "
+            f"{objects} objects to write{blocks} and {len(planned.guards)} to hold still, "
             f"and one transaction of etcd takes {MAX_TXN_OPS - RECORD_OPS} of each"
         )
         problems.append(Problem("change set", message, remedy="apply it in parts, what is referred to first"))

@@ -8,7 +8,7 @@ from controlplane.domain.known import Known
 from controlplane.domain.references import references
 from schemas.keys import Keyspace
 from schemas.names import ObjectRef
-from schemas.objects import ExternalService, Service, TrustBundle
+from schemas.objects import ExternalService, Mesh, Service, TrustBundle
 
 
 def objects_needed(changes: Sequence[Change]) -> frozenset[ObjectRef]:
@@ -16,20 +16,34 @@ def objects_needed(changes: Sequence[Change]) -> frozenset[ObjectRef]:
     named = (reference.target for change in changes if change.put for reference in references(change.put))
     puts = [change.put for change in changes if change.put]
     rivals = (rival(put) for put in puts if isinstance(put, Service | ExternalService))
-    mesh = [MESH_REF] if any(isinstance(put, TrustBundle) for put in puts) else []
+    mesh = [MESH_REF] if any(isinstance(put, TrustBundle | Service | ExternalService) for put in puts) else []
     return frozenset((*(change.ref for change in changes), *named, *rivals, *mesh))
 
 
 def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known) -> frozenset[bytes]:
     """What must be listed, given the objects that `objects_needed` asked for."""
+    # Ranges may change while nobody has an address of them.
+    moved = any(moves_ranges(change, known) for change in changes)
+    blocks = frozenset({keyspace.address_blocks()} if moved else ())
     if any(narrows(change, known) for change in changes):
-        return frozenset({keyspace.config()})  # a dependency may name a service from any namespace
+        return frozenset({keyspace.config()}) | blocks  # a dependency may name a service from any namespace
     # Two policies must not speak for one service, nor two Telemetry objects in one matter, so the others of the
     # namespace are looked at; nor two bundles for one trust domain.
-    return frozenset(
+    return blocks | frozenset(
         keyspace.config_of_kind(change.ref.kind, change.ref.namespace)
         for change in changes
         if change.put and change.ref.kind in ("BackendTrafficPolicy", "Telemetry", "TrustBundle")
+    )
+
+
+def moves_ranges(change: Change, known: Known) -> bool:
+    """Whether the Mesh object gets other ranges of virtual addresses than it had."""
+    stored = known.objects.get(change.ref)
+    before, put = stored.object if stored else None, change.put
+    return (
+        isinstance(put, Mesh)
+        and isinstance(before, Mesh)
+        and put.spec.virtual_addresses != before.spec.virtual_addresses
     )
 
 

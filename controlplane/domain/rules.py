@@ -32,6 +32,7 @@ from schemas.objects import (
 from schemas.objects.health import AppHealthCheck
 from schemas.objects.service import Dependency, ServicePort
 from schemas.traffic_faults import traffic_faults
+from schemas.virtual_addresses import range_faults
 
 MESH_NAME = "mesh"
 
@@ -81,6 +82,9 @@ def _mesh(mesh: Mesh, subject: str) -> Iterator[Problem]:
     if (mesh.metadata.namespace, mesh.metadata.name) != (SYSTEM_NAMESPACE, MESH_NAME):
         remedy = f"name it {MESH_NAME} and leave the namespace out"
         yield Problem(subject, "there is one Mesh, of one name", "$.metadata.name", remedy)
+    for fault in range_faults(mesh.spec.virtual_addresses):
+        path = json_path(("spec", "virtualAddresses", *fault.path))
+        yield Problem(subject, fault.message, path, fault.remedy)
 
 
 # -- Service

@@ -33,6 +33,10 @@ def _ports(service: Service | ExternalService) -> str:
     return joined(f"{port.name}:{port.port}/{port.protocol}" for port in service.spec.ports)
 
 
+def _address(service: Service | ExternalService) -> str:
+    return service.spec.virtual_address.ipv4 if service.spec.virtual_address else "-"
+
+
 def _dependencies(service: Service) -> str:
     if service.spec.dependencies is None:
         return "all"
@@ -61,7 +65,7 @@ _ROUTE_COLUMNS: Sequence[Column] = (
     ("TO", _backends),
 )
 _COLUMNS: Mapping[str, Sequence[Column]] = {
-    "Service": (("PORTS", _ports), ("DEPENDENCIES", _dependencies)),
+    "Service": (("PORTS", _ports), ("DEPENDENCIES", _dependencies), ("VIRTUAL ADDRESS", _address)),
     "HTTPRoute": _ROUTE_COLUMNS,
     "GRPCRoute": _ROUTE_COLUMNS,
     "TCPRoute": _ROUTE_COLUMNS,
@@ -82,6 +86,7 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("PORTS", _ports),
         ("AT", lambda one: joined(endpoint.address for endpoint in one.spec.endpoints)),
         ("IDENTITY", lambda one: one.spec.tls.spiffe_id),
+        ("VIRTUAL ADDRESS", _address),
     ),
     "TrustBundle": (
         ("TRUST DOMAIN", lambda one: one.spec.trust_domain),
@@ -90,6 +95,7 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
     "Mesh": (
         ("TRUST DOMAIN", lambda one: one.spec.trust_domain),
         ("SVID TTL", lambda one: f"{one.spec.svid_ttl_seconds}s"),
+        ("VIRTUAL ADDRESSES", lambda one: one.spec.virtual_addresses.ipv4),
     ),
 }
 

@@ -10,7 +10,7 @@ import msgspec
 
 from schemas.objects.authorization import Identity
 from schemas.objects.common import Name, Object, Part, Port
-from schemas.objects.service import ServicePort
+from schemas.objects.service import ServicePort, VirtualAddress
 
 
 class ExternalEndpoint(Part, frozen=True, kw_only=True):
@@ -34,6 +34,8 @@ class ExternalServiceSpec(Part, frozen=True, kw_only=True):
     """What callers name, and the protocol; `targetPort` says nothing here."""
     endpoints: Annotated[tuple[ExternalEndpoint, ...], msgspec.Meta(min_length=1, max_length=256)]
     tls: ExternalTls
+    virtual_address: VirtualAddress | None = None
+    """As of a Service."""
 
 
 class ExternalService(Object, frozen=True, kw_only=True, tag="ExternalService"):

@@ -11,10 +11,22 @@ from schemas.objects.common import Object, Part, TrustDomain
 SvidTtl = Annotated[int, msgspec.Meta(ge=15, le=7 * 24 * 3600)]
 
 
+class VirtualRanges(Part, frozen=True, kw_only=True):
+    """Where services get their virtual addresses from; networks in CIDR form."""
+
+    ipv4: Annotated[str, msgspec.Meta(max_length=18)] = "127.240.0.0/16"
+    """The default is of loopback, so that a sidecar can listen there without any privilege or set-up of the host; it is
+    apart from 127.0.0.0/16, where hosts have their own names and resolvers."""
+    ipv6: Annotated[str, msgspec.Meta(max_length=43)] = "fd6d:6573:6800::/64"
+    """The default is of the unique local addresses (RFC 4193), and routed nowhere."""
+
+
 class MeshSpec(Part, frozen=True, kw_only=True):
     trust_domain: TrustDomain
     svid_ttl_seconds: SvidTtl = 3600
     """How long a workload's SVID lives; it is renewed at half of it."""
+    virtual_addresses: VirtualRanges = VirtualRanges()
+    """Can't change while any service has an address."""
 
 
 class Mesh(Object, frozen=True, kw_only=True, tag="Mesh"):

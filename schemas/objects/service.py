@@ -48,12 +48,21 @@ class Dependency(Part, frozen=True, kw_only=True):
     """A port on the caller's own host that leads there, for clients that know no proxy."""
 
 
+class VirtualAddress(Part, frozen=True, kw_only=True):
+    """What the service's names stand for, of the ranges that `Mesh` has for it: the same number in both."""
+
+    ipv4: Annotated[str, msgspec.Meta(max_length=15)]
+    ipv6: Annotated[str, msgspec.Meta(max_length=39)]
+
+
 class ServiceSpec(Part, frozen=True, kw_only=True):
     ports: Annotated[tuple[ServicePort, ...], msgspec.Meta(min_length=1, max_length=64)]
     dependencies: tuple[Dependency, ...] | None = None
     """Absent: whatever the app turns out to call; its sidecar learns each on the first request."""
     health_check: AppHealthCheck | None = None
     """How each sidecar checks its own app; an instance that fails leaves discovery. Absent: it is taken to be well."""
+    virtual_address: VirtualAddress | None = None
+    """A replica's to say, once: what is written without it keeps it."""
 
 
 class Service(Object, frozen=True, kw_only=True, tag="Service"):

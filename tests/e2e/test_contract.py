@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,11 @@ async def test_tooling_reads_every_value_under_data(mesh: E2eMesh) -> None:
     assert {value["apiVersion"] for value in values.values()} == {"mesh/v1"}
     kinds = {key.split("/")[5] for key in values if key.startswith("/mesh/v1/data/config/")}
     assert kinds == {"Mesh", "Service", "AuthorizationPolicy"}
-    assert values["/mesh/v1/data/config/Service/shop/api"] == {
+    api = values["/mesh/v1/data/config/Service/shop/api"]
+    virtual = api["spec"].pop("virtualAddress")
+    assert ipaddress.ip_address(virtual["ipv4"]) in ipaddress.ip_network("127.240.0.0/16")
+    assert ipaddress.ip_address(virtual["ipv6"]) in ipaddress.ip_network("fd6d:6573:6800::/64")
+    assert api == {
         "apiVersion": "mesh/v1",
         "kind": "Service",
         "metadata": {"name": "api", "namespace": "shop"},

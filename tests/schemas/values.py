@@ -12,8 +12,8 @@ from schemas.objects.common import TargetRef
 from schemas.objects.external import ExternalEndpoint, ExternalService, ExternalServiceSpec, ExternalTls
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.federation import TrustBundle as FederatedTrustBundle
-from schemas.objects.mesh import Mesh, MeshSpec
-from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpec
+from schemas.objects.mesh import Mesh, MeshSpec, VirtualRanges
+from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import (
     AccessLogFilter,
     AccessLogging,
@@ -23,6 +23,8 @@ from schemas.objects.telemetry import (
 )
 from schemas.objects.traffic import BackendTrafficPolicy, BackendTrafficPolicySpec, LoadBalancer
 from schemas.records import (
+    AddressBlock,
+    AddressSlot,
     AnyRecord,
     Beacon,
     Endpoint,
@@ -64,12 +66,15 @@ SERVICE = Service(
             ServicePort(name="db", port=5432, protocol="tcp", target_port=15432),
         ),
         dependencies=(Dependency(name="payments", namespace="money", bind_port=9101),),
+        virtual_address=VirtualAddress(ipv4="127.240.3.4", ipv6="fd6d:6573:6800::304"),
     ),
 )
 MESH = Mesh(
     api_version="mesh/v1",
     metadata=Metadata(name="mesh", namespace="mesh-system"),
-    spec=MeshSpec(trust_domain="example.org", svid_ttl_seconds=600),
+    spec=MeshSpec(
+        trust_domain="example.org", svid_ttl_seconds=600, virtual_addresses=VirtualRanges(ipv4="127.241.0.0/20")
+    ),
 )
 BALANCING = BackendTrafficPolicy(
     api_version="mesh/v1",
@@ -165,6 +170,7 @@ TELEMETRY = Telemetry(
 OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY, EXTERNAL, FEDERATED, *ROUTES, TELEMETRY)
 
 RECORDS: tuple[AnyRecord, ...] = (
+    AddressBlock(slots={"127.240.3.4": AddressSlot(namespace="shop", name="orders", released=7)}),
     Endpoint(address="10.0.0.1", ports={"web": 8080}, labels={"zone": "a"}),
     SidecarStatus(
         service="orders",

@@ -350,7 +350,7 @@ async def test_a_write_under_way_is_refused_when_the_role_goes(
         request = Request(new_id(), b"f" * 32)
         with pytest.raises(Conflict):
             await change_set.apply(
-                store, RequestWriter(store), request, changes, dry_run=False, seconds=5, guards=caller.guards
+                store, RequestWriter(store), request, changes, dry_run=False, seconds=5, now=0, guards=caller.guards
             )
         assert await etcd.get(mesh.keyspace.object(ObjectRef("Service", namespace, "orders"))) is None
         with pytest.raises(PermissionDenied, match="was revoked"):

@@ -5,12 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlplane.domain.addresses import Assignment
+from controlplane.domain.change import Change
 from controlplane.domain.known import Known, Stored
-from controlplane.domain.plan import Action, plan
+from controlplane.domain.plan import Action, Plan
+from controlplane.domain.plan import plan as plan_of
 from controlplane.domain.reads import objects_needed, prefixes_needed
 from controlplane.store.ops import MAX_REQUEST_BYTES, Delete, KeyGuard, PrefixGuard, Put
 from schemas import codec
 from schemas.errors import Conflict, LimitExceeded, NotFound
+from schemas.keys import Keyspace
 from schemas.names import ObjectRef
 from schemas.objects import Metadata, Service
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec
@@ -18,6 +22,11 @@ from tests.controlplane.domain.objects import KEYSPACE, delete, known, known_for
 
 ORDERS = service("orders")
 WEB = service("web", depends_on="[{name: orders}]")
+
+
+def plan(changes: list[Change], state: Known, keyspace: Keyspace) -> Plan:
+    """Without virtual addresses: see test_addresses."""
+    return plan_of(Assignment(tuple(changes)), state, keyspace)
 
 
 def test_each_action() -> None:
@@ -121,7 +130,8 @@ def test_one_object_too_large() -> None:
 def test_reading_is_by_key_unless_something_narrows() -> None:
     changes = [put(WEB), put(service("orders", ports=(8080, 8443)))]
     external = {ObjectRef("ExternalService", "shop", "web"), ObjectRef("ExternalService", "shop", "orders")}
-    assert objects_needed(changes) == {WEB.ref, ORDERS.ref} | external  # they must not be named like one
+    mesh = ObjectRef("Mesh", "mesh-system", "mesh")  # the ranges of their addresses
+    assert objects_needed(changes) == {WEB.ref, ORDERS.ref, mesh} | external  # they must not be named like one
     assert not prefixes_needed(KEYSPACE, [put(WEB)], known(ORDERS, WEB))
     assert not prefixes_needed(KEYSPACE, [put(ORDERS)], known(ORDERS))
     assert prefixes_needed(KEYSPACE, changes, known(ORDERS)) == {KEYSPACE.config()}

@@ -43,8 +43,8 @@ def cells(table: str) -> list[list[str]]:
 async def test_get_table_of_each_kind(cli: Cli, fake: FakeReplica) -> None:
     fake.add(*OBJECTS)
     assert [[cell.strip() for cell in row] for row in cells(await cli.ok("get", "svc", "-n", "shop"))] == [
-        ["NAMESPACE", "NAME", "PORTS", "DEPENDENCIES", "REVISION"],
-        ["shop", "orders", "web:8080/http, db:5432/tcp", "payments.money", "11"],
+        ["NAMESPACE", "NAME", "PORTS", "DEPENDENCIES", "VIRTUAL ADDRESS", "REVISION"],
+        ["shop", "orders", "web:8080/http, db:5432/tcp", "payments.money", "127.240.3.4", "11"],
     ]
     for kind, said in {
         "mesh": "example.org",
