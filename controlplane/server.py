@@ -51,6 +51,7 @@ from controlplane.ca_life import CaLife
 from controlplane.config import ReplicaConfig
 from controlplane.etcd_crl import keep_crl
 from controlplane.federation_life import FederationLife
+from controlplane.floors import Floors
 from controlplane.issuing_beat import IssuingBeat
 from controlplane.jwt_key_maker import make_jwt_key
 from controlplane.log import event
@@ -152,6 +153,10 @@ async def run(
         revocations = Revocations(store, state_dir, restores.notice)
         nursery.start_soon(follow, store, keyspace.revocations(), revocations)
         nursery.start_soon(revocations.run)
+        floors = Floors(store, state_dir, restores.notice)
+        for prefix, sink in floors.sinks.items():
+            nursery.start_soon(follow, store, prefix, sink)
+        nursery.start_soon(floors.run)
         nursery.start_soon(keeper.run)
         nursery.start_soon(statuses.run)
         nursery.start_soon(Undertaker(store, board).run)
@@ -166,8 +171,8 @@ async def run(
         )
         life.drive(nursery)
 
-        operators = Operators(store)
-        possession = X509Possession(store, lambda: issuing.current().authority.trust_domain, now, random)
+        operators = Operators(store, floors)
+        possession = X509Possession(store, lambda: issuing.current().authority.trust_domain, now, random, floors)
         attestors: dict[str, Attestor] = {
             "token": JoinTokenAttestor(store, now, random, restores),
             "x509": possession,
@@ -176,6 +181,7 @@ async def run(
         notifier.status("waiting for the mesh to be initialised")
         await keeper.wait_ready()
         await revocations.synced.wait()  # before anything is issued
+        await floors.synced.wait()
         await restores.synced.wait()
         if config.etcd.client_crl is not None:
             nursery.start_soon(keep_crl, Path(config.etcd.client_crl), issuing, revocations)
@@ -194,7 +200,7 @@ async def run(
             SvidService(issuing),
             TokenService(store, writer, issuing, operators),
             OperatorService(store, writer, issuing, operators, restores),
-            AttestorService(store, writer, issuing),
+            AttestorService(store, writer, issuing, floors),
             SidecarService(store, board, clock, statuses, revocations, leases),
         )
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}

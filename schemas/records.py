@@ -320,6 +320,9 @@ class Operator(Record, frozen=True, kw_only=True, tag="Operator"):
     revoked: int | None = None
     """Kept, not deleted: a certificate from before must not count again when the same name is granted anew."""
     revoked_by: str = ""
+    serial: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    """Above every earlier one of the operator, and at least the millisecond in which it was made; 0: made before
+    there were serials."""
 
 
 class HostRule(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -340,6 +343,8 @@ class HostAuthority(Record, frozen=True, kw_only=True, tag="HostAuthority"):
     rules: tuple[HostRule, ...]
     changed: int
     changed_by: str
+    serial: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    """As an operator's."""
 
 
 class RequestRecord(Record, frozen=True, kw_only=True, tag="RequestRecord"):

@@ -110,7 +110,9 @@ class OperatorService:
                 operator = codec.decode(kv.value, Operator, kv.key.decode("utf-8", "backslashreplace"))
             except Corrupt:
                 continue  # it gives nobody a role
-            reply.operators.append(_info(operator))
+            left = self._operators.left(operator.name, operator)
+            if left is not None:
+                reply.operators.append(_info(left))
         return reply
 
     async def grant(self, message: pb.GrantOperatorRequest, call: Call) -> pb.GrantOperatorReply:
@@ -119,7 +121,9 @@ class OperatorService:
         call.tell(request=request.id, operator=name)
         role, namespaces = deciding.check_grant(message.role, message.namespaces)
         kv, before = await self._find_readable(name)
-        after = deciding.granted(before, name, role, namespaces, self._issuing.now(), str(call.caller))
+        after = deciding.granted(
+            before, name, role, namespaces, self._issuing.now(), str(call.caller), self._operators.serial(name)
+        )
         call.tell(granted=deciding.described(after), before=_state(before))
         revision = await self._write(request, call, kv, before, after)
         return pb.GrantOperatorReply(revision=revision, operator=_info(after))
@@ -136,7 +140,7 @@ class OperatorService:
         if before is None:
             raise NotFound(f"there is no operator {name}")
         call.tell(before=_state(before))
-        after = deciding.revoked(before, self._issuing.now(), str(call.caller))
+        after = deciding.revoked(before, self._issuing.now(), str(call.caller), self._operators.serial(name))
         return pb.RevokeOperatorReply(revision=await self._write(request, call, kv, before, after))
 
     async def _find_readable(self, name: str) -> tuple[KeyValue | None, Operator | None]:

@@ -6,6 +6,8 @@ from dataclasses import replace
 import trio
 
 from controlplane.api.caller import Caller, CallerKind
+from controlplane.domain.floors import operator_left
+from controlplane.floors import Floors
 from controlplane.store.etcd import MustListAgain, Store
 from controlplane.store.ops import KeyGuard
 from schemas import codec
@@ -18,14 +20,26 @@ LOOK_AGAIN_SECONDS = 1.0
 
 
 class Operators:
-    def __init__(self, store: Store) -> None:
+    """floors: what no restore of etcd brings back; None: whatever etcd has counts."""
+
+    def __init__(self, store: Store, floors: Floors | None = None) -> None:
         self._store = store
+        self._floors = floors
 
     async def find(self, name: str) -> tuple[KeyValue | None, Operator | None]:
-        """What etcd has of an operator. Raises Corrupt, Unavailable."""
+        """What etcd has of an operator, and what of that counts. Raises Corrupt, Unavailable."""
         key = self._store.keyspace.operator(name)
         kv = await self._store.get(key)
-        return kv, codec.decode(kv.value, Operator, key.decode()) if kv is not None else None
+        return kv, self.left(name, codec.decode(kv.value, Operator, key.decode()) if kv is not None else None)
+
+    def left(self, name: str, stored: Operator | None) -> Operator | None:
+        """What counts of a record that etcd has."""
+        return stored if self._floors is None else operator_left(stored, self._floors.operator(name))
+
+    def serial(self, name: str) -> int:
+        """The highest that is known of that name, in etcd or not."""
+        known = self._floors.operator(name) if self._floors is not None else None
+        return known.serial if known is not None else 0
 
     async def known(self, caller: Caller) -> Caller:
         """An operator with its role; any other caller as it is.

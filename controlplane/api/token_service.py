@@ -112,7 +112,9 @@ class TokenService:
             granted = held
         else:
             role, namespaces = deciding.check_grant(message.role, message.namespaces)
-            granted = deciding.granted(held, name, role, namespaces, terms.now, terms.created_by)
+            granted = deciding.granted(
+                held, name, role, namespaces, terms.now, terms.created_by, self._operators.serial(name)
+            )
             if held is None or held.revoked is not None:
                 call.tell(granted=deciding.described(granted))
                 value = codec.encode_over(kv.value, granted) if kv else codec.encode(granted)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import get_args
 
+from controlplane.domain.floors import next_serial
 from schemas.errors import Conflict, InvalidInput, Problem
 from schemas.names import SYSTEM_NAMESPACE, check_name
 from schemas.records import Operator, OperatorRole
@@ -30,20 +31,27 @@ def check_grant(role: str, namespaces: Sequence[str]) -> tuple[OperatorRole, tup
 
 
 def granted(
-    before: Operator | None, name: str, role: OperatorRole, namespaces: tuple[str, ...], now: float, by: str
+    before: Operator | None,
+    name: str,
+    role: OperatorRole,
+    namespaces: tuple[str, ...],
+    now: float,
+    by: str,
+    above: int = 0,
 ) -> Operator:
     """The record with a new role. Who was revoked before starts anew: old certificates and tokens stay worthless.
 
-    `now`: seconds since 1970. `by`: who grants it.
+    `now`: seconds since 1970. `by`: who grants it. `above`: the highest serial that is known of the name.
     """
     goes_on = before is not None and before.revoked is None
     since = before.since if goes_on and before is not None else int(now)
     if before is not None and before.revoked is not None:
         since = max(since, before.revoked + 1)  # what was made in the very second of the revocation is old
-    return Operator(name=name, role=role, namespaces=namespaces, since=since, granted_by=by)
+    serial = next_serial(now, above, before.serial if before is not None else 0)
+    return Operator(name=name, role=role, namespaces=namespaces, since=since, granted_by=by, serial=serial)
 
 
-def revoked(before: Operator, now: float, by: str) -> Operator:
+def revoked(before: Operator, now: float, by: str, above: int = 0) -> Operator:
     """The record of one who may nothing any more. Raises Conflict where that is so already."""
     if before.revoked is not None:
         raise Conflict(f"operator {before.name} was revoked already, by {before.revoked_by}")
@@ -55,6 +63,7 @@ def revoked(before: Operator, now: float, by: str) -> Operator:
         granted_by=before.granted_by,
         revoked=max(int(now), before.since),
         revoked_by=by,
+        serial=next_serial(now, above, before.serial),
     )
 
 

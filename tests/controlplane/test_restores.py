@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
+from controlplane.floors import FLOOR_FILE, Floors
 from controlplane.restores import FILE, Restores
 from controlplane.store.etcd import Store
 from deploy.etcd import EtcdBinary
@@ -18,12 +20,16 @@ from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import InvalidInput
 from schemas.names import ServiceRef
-from schemas.records import Beacon, Epoch, Revocation
+from schemas.records import Beacon, Epoch, HostAuthority, Operator, Revocation
+from tests.controlplane.access import Person, forget_hosts, grant, join_with_certificate, log_in, trust_hosts, where
+from tests.controlplane.access import revoke as revoke_operator
 from tests.controlplane.api.test_revocation import revoke, until_denied
 from tests.controlplane.replica import Mesh, Replica, new_csr, new_id, running_replica
 from tests.support.net import eventually
+from tests.support.pki import Authority
 from trio_grpc import RpcError, StatusCode
 
+CORP = Authority.create("corp hosts")
 SECONDS = 15.0  # of what takes milliseconds once etcd answers; a bound for a busy machine
 
 
@@ -93,6 +99,7 @@ async def test_after_a_restore_used_tokens_stay_used_and_the_revoked_revoked(
 ) -> None:
     backup, state = Backup(own_mesh, tmp_path), str(tmp_path / "state")
     async with running_replica(own_mesh, tmp_path, state_dir=state) as replica:
+        rights = await Rights.given(replica, namespace)
         joined = await replica.join("orders", namespace)
         used, unused = [await replica.token("web", namespace) for _ in range(2)]
         before = await epoch(own_mesh)
@@ -100,18 +107,99 @@ async def test_after_a_restore_used_tokens_stay_used_and_the_revoked_revoked(
         assert await settled_code(replica, used) is None
         await revoke(replica, namespace, "orders")
         await until_denied(joined, replica, StatusCode.PERMISSION_DENIED)
+        await rights.take_away(replica)
         if running:
             await backup.put_back(bump=bump)
             await check_restored(own_mesh, replica, before, used, unused, namespace)
             await until_denied(joined, replica, StatusCode.PERMISSION_DENIED)
+            await rights.check_gone(own_mesh, replica)
         else:
             await eventually("the token's use is on the disk", lambda: used.id in memory(tmp_path), SECONDS)
+            await eventually("what was taken away is on the disk", lambda: rights.on_disk(tmp_path), SECONDS)
     if not running:
         await backup.put_back(bump=bump)
         async with running_replica(own_mesh, tmp_path, state_dir=state) as replica:
             assert await epoch(own_mesh) != before  # before anybody could ask for anything
+            await rights.check_gone(own_mesh, replica)
             await check_restored(own_mesh, replica, before, used, unused, namespace)
             await until_denied(joined, replica, StatusCode.PERMISSION_DENIED)
+
+
+@dataclass
+class Rights:
+    """An operator who is revoked, one who may less, a host authority that goes and one that vouches for less."""
+
+    names: str
+    gone: Person
+    less: Person
+
+    @classmethod
+    async def given(cls, replica: Replica, names: str) -> Rights:
+        await trust_hosts(replica, f"{names}-gone", CORP, any=f"{names}-g/*")
+        await trust_hosts(replica, f"{names}-less", CORP, any=f"{names}-l/*", cn__db1=f"{names}-d/*")
+        people = [await log_in(replica, f"{names}-{one}", "admin") for one in ("gone", "less")]
+        return cls(names, *people)
+
+    async def take_away(self, replica: Replica) -> None:
+        await revoke_operator(replica, self.gone.name)
+        await grant(replica, self.less.name, "viewer")
+        await forget_hosts(replica, f"{self.names}-gone")
+        await trust_hosts(replica, f"{self.names}-less", CORP, cn__db1=f"{self.names}-d/*")
+
+    def on_disk(self, directory: Path) -> bool:
+        path = directory / "state" / FLOOR_FILE
+        found = msgspec.msgpack.decode(path.read_bytes())
+        operators = [codec.decode(value, Operator, "floor") for value in found["operators"]]
+        authorities = found["authorities"]
+        (less,) = (one for one in operators if one.name == self.less.name)
+        return (
+            less.role == "viewer"
+            and any(one.revoked for one in operators if one.name == self.gone.name)
+            and not authorities[f"{self.names}-gone"][1]
+            and len(codec.decode(authorities[f"{self.names}-less"][1], HostAuthority, "floor").rules) == 1
+        )
+
+    async def check_gone(self, mesh: Mesh, replica: Replica) -> None:
+        """From the first answer on; and soon in etcd too, for replicas that know less."""
+        for person, rpc in ((self.gone, "Config/List"), (self.less, "Operators/List")):
+            async with Person(replica, person.name, person.reply, person.key).calls() as caller:
+                with pytest.raises(RpcError) as caught:
+                    await caller.call(rpc, pb.ListRequest(), pb.ListReply)
+                assert caught.value.code is StatusCode.PERMISSION_DENIED, caught.value
+        assert await self.joins(replica, "d")
+        assert not await self.joins(replica, "g")
+        assert not await self.joins(replica, "l")
+
+        async def put_right() -> bool:
+            async with mesh.client() as client:
+                gone, less = [await client.get(mesh.keyspace.operator(one.name)) for one in (self.gone, self.less)]
+                hosts = [await client.get(mesh.keyspace.attestor(f"{self.names}-{one}")) for one in ("gone", "less")]
+            assert gone is not None
+            assert less is not None
+            assert hosts[1] is not None
+            return (
+                codec.decode(gone.value, Operator, "gone").revoked is not None
+                and codec.decode(less.value, Operator, "less").role == "viewer"
+                and hosts[0] is None
+                and len(codec.decode(hosts[1].value, HostAuthority, "less").rules) == 1
+            )
+
+        await eventually("etcd has it", put_right, SECONDS)
+        # What is given from now on counts.
+        assert (await log_in(replica, self.gone.name, "viewer")).reply.operator.role == "viewer"
+        await trust_hosts(replica, f"{self.names}-gone", CORP, any=f"{self.names}-g/*")
+        assert await self.joins(replica, "g")
+
+    async def joins(self, replica: Replica, suffix: str) -> bool:
+        leaf = CORP.issue("db1", dns=["db1"])
+        async with replica.stranger((await where(replica)).trust_bundle) as stranger:
+            try:
+                await join_with_certificate(stranger, leaf, f"{self.names}-{suffix}", "orders")
+            except RpcError as error:
+                if error.code not in (StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED):
+                    raise
+                return False
+        return True
 
 
 async def check_restored(
@@ -198,10 +286,14 @@ async def test_a_token_with_fewer_uses_than_before_is_a_restore(own_mesh: Mesh, 
 
 
 async def test_a_memory_that_cant_be_read_is_no_start(own_mesh: Mesh, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"\xc1")
+    for name in (FILE, FLOOR_FILE):
+        (tmp_path / name).write_bytes(b"\xc1")
     async with own_mesh.client() as client:
+        store = Store(client, own_mesh.keyspace)
         with pytest.raises(InvalidInput, match="can't be read"):
-            Restores(Store(client, own_mesh.keyspace), tmp_path, "x", lambda: 0.0, secrets.token_bytes)
+            Restores(store, tmp_path, "x", lambda: 0.0, secrets.token_bytes)
+        with pytest.raises(InvalidInput, match="can't be read"):
+            Floors(store, tmp_path)
 
 
 async def test_many_uses_at_once_are_no_restore(own_mesh: Mesh, tmp_path: Path, namespace: str) -> None:

@@ -12,6 +12,8 @@ from controlplane.api.attestors.interface import Attestation
 from controlplane.api.call import Call
 from controlplane.ca import host_rules
 from controlplane.ca.challenge import KEY_BYTES, RANDOM_BYTES, Challenges
+from controlplane.domain.floors import authority_left
+from controlplane.floors import Floors
 from controlplane.store.etcd import Store
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
@@ -24,7 +26,10 @@ from spiffe.x509 import UNREADABLE
 
 
 class X509Possession:
-    """`trust_domain`: of the mesh, once it is known. `now`: seconds since 1970. `random(n)`: n unpredictable bytes."""
+    """`trust_domain`: of the mesh, once it is known. `now`: seconds since 1970. `random(n)`: n unpredictable bytes.
+
+    floors: what no restore of etcd brings back; None: whatever etcd has counts.
+    """
 
     def __init__(
         self,
@@ -32,8 +37,10 @@ class X509Possession:
         trust_domain: Callable[[], str],
         now: Callable[[], float],
         random: Callable[[int], bytes],
+        floors: Floors | None = None,
     ) -> None:
         self._store = store
+        self._floors = floors
         self._trust_domain = trust_domain
         self._now = now
         self._random = random
@@ -99,7 +106,10 @@ class X509Possession:
         found: list[HostAuthority] = []
         for kv in listing.kvs:
             try:
-                found.append(codec.decode(kv.value, HostAuthority, kv.key.decode("utf-8", "backslashreplace")))
+                stored = codec.decode(kv.value, HostAuthority, kv.key.decode("utf-8", "backslashreplace"))
             except Corrupt:
                 continue
+            left = authority_left(stored, self._floors.authority(stored.name)) if self._floors is not None else stored
+            if left is not None:
+                found.append(left)
         return found
