@@ -17,6 +17,7 @@ from schemas.records import Locality
 from schemas.settings import Settings, load_settings
 
 LogFile = Annotated[str, msgspec.Meta(pattern=r"^(/.*)?\Z", description="an absolute path, or empty")]
+CaFile = Annotated[str, msgspec.Meta(pattern=r"^/.*\Z", description="an absolute path")]
 LeaseTtl = Annotated[int, msgspec.Meta(ge=5, le=3600)]
 
 
@@ -80,6 +81,14 @@ class WorkloadApiSettings(Settings, frozen=True, kw_only=True):
     """Who gets the identity; any of them suffices, none at all admits nobody."""
 
 
+# Debian and Alpine, Fedora and its relatives, SUSE.
+_HOST_CA_FILES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
+
+
 class SidecarSettings(Settings, frozen=True, kw_only=True):
     """Which service this is comes with its identity, never from here."""
 
@@ -104,6 +113,10 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     """Ports to take mTLS on, by the service port's name, where they are not the Service's own."""
     app_ports: dict[Name, Port] = msgspec.field(default_factory=dict)
     """Ports that the app listens on, by the service port's name, where they are not the Service's target ports."""
+    system_ca: CaFile | None = None
+    """PEM file of the certification authorities that servers outside of the mesh are verified by.
+
+    None: the host's own."""
     labels: dict[Label, Label] = msgspec.field(default_factory=dict)
     locality: Locality = Locality()
     """Region and zone of this host: for zone-aware load balancing and failover, of its calls and of calls to it."""
@@ -156,7 +169,13 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
             app_ports=self.app_ports,
             locality=self.locality,
             access_log=self.access_log_path,
+            system_ca=self.system_ca if self.system_ca is not None else _host_ca(),
         )
+
+
+def _host_ca() -> str:
+    """Where Linux distributions keep the authorities that the host trusts; empty where there is none of those files."""
+    return next((path for path in _HOST_CA_FILES if Path(path).is_file()), "")
 
 
 def load(path: Path) -> SidecarSettings:
@@ -184,6 +203,9 @@ def load(path: Path) -> SidecarSettings:
     if len(os.fsencode(settings.runtime_dir)) > MAX_RUNTIME_DIR:
         text = f"at most {MAX_RUNTIME_DIR} bytes, or the sockets in it would have paths that are too long"
         problems.append(Problem(str(path), text, "$.runtimeDir"))
+    if settings.system_ca is not None and not Path(settings.system_ca).is_file():
+        remedy = "Envoy would take no cluster that is verified by it: correct the path"
+        problems.append(Problem(str(path), f"{settings.system_ca} is no file", "$.systemCa", remedy))
     for name in ("advertise", "app_address", "local_address"):
         value = getattr(settings, name)
         try:

@@ -41,8 +41,8 @@ class Pipeline:
     _pending: list[Change] = field(default_factory=list)
     _built: bool = False
     _learning: list[str] = field(default_factory=list)
-    _wanted_by: tuple[Service | None, int] = (None, -1)
-    """The declaration and the number of authorities learnt."""
+    _wanted_by: tuple[Service | None, int, tuple[ServiceRef, ...]] = (None, -1, ())
+    """The declaration, the number of authorities learnt, and what is in scope by its hosts."""
     _scope: Scope = field(default_factory=Scope)
     _services: frozenset[ServiceRef] = frozenset()
     """What is in scope, and what routes lead to from there; meaningless where everything is in scope."""
@@ -74,7 +74,8 @@ class Pipeline:
     def relevance(self) -> Relevance:
         """What the state keeps of the configuration, by what is known so far."""
         self.wanted()
-        return Relevance(self.compiler.workload.service, None if self._scope.everything else self._services)
+        services = None if self._scope.everything else self._services
+        return Relevance(self.compiler.workload.service, services, self._scope.hosted_in)
 
     def to_list_again(self) -> frozenset[bytes]:
         """Prefixes under which more has become relevant than was kept; each is said once."""
@@ -115,12 +116,16 @@ class Pipeline:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
         service = self.compiler.workload.service
         declared, learnt = self.state.service(service), len(self.compiler.learnt)
-        changed = not self._wanted or declared is not self._wanted_by[0] or learnt != self._wanted_by[1]
+        hosted = tuple(self.state.hosted(self._scope.hosted_in))
+        by_declaration = declared is not self._wanted_by[0] or learnt != self._wanted_by[1]
+        changed = not self._wanted or by_declaration or hosted != self._wanted_by[2]
         if changed:
-            self._wanted_by, self._scope = (declared, learnt), self.compiler.wanted_scope(self.state)
+            self._scope = self.compiler.wanted_scope(self.state)
+            hosted = tuple(self.state.hosted(self._scope.hosted_in))
+            self._wanted_by = (declared, learnt, hosted)
             if not self._scope.everything:
                 led_to = reached(self.state, self._scope, self.compiler.workload)
-                self._services = self._scope.named | led_to
+                self._services = self._scope.named.union(led_to, hosted)
         callers = bool(self.state.zone_bound if self._scope.everything else self.state.zone_bound & self._services)
         if changed or callers != self._wants_callers:
             self._wants_callers = callers

@@ -1,7 +1,7 @@
 """Where a rule sends requests: each backend with its share, and what is wrong with it. Pure."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from routing.table import AnyRule
 from schemas.names import ServiceRef
@@ -13,6 +13,7 @@ from schemas.objects.tcp_route import TCPRouteRule
 
 Lookup = Callable[[ServiceRef], Service | ExternalService | None]
 Labels = tuple[tuple[str, str], ...]
+MIXED = "one rule can't divide connections between services of the mesh and what is outside of it"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,12 +71,42 @@ def port_of(ref: BackendRef, service: Service | ExternalService) -> ServicePort 
 
 def backends_of(rule: AnyRule, namespace: str, services: Lookup) -> tuple[Backend, ...]:
     """Those that get a part of the requests."""
-    tcp = isinstance(rule, TCPRouteRule)
+    targets = _targets(rule, namespace, services)
     return tuple(
-        Backend(index, target_of(ref, namespace, services, tcp=tcp), ref.weight, _filters(ref))
-        for index, ref in enumerate(rule.backend_refs)
+        Backend(index, target, ref.weight, _filters(ref))
+        for index, (ref, target) in enumerate(zip(rule.backend_refs, targets, strict=True))
         if ref.weight
     )
+
+
+def _targets(rule: AnyRule, namespace: str, services: Lookup) -> list[Target]:
+    """Of each of its `backendRefs`."""
+    tcp = isinstance(rule, TCPRouteRule)
+    found = [target_of(ref, namespace, services, tcp=tcp) for ref in rule.backend_refs]
+    if not tcp or len({is_outside(one, services) for one in found if not one.missing}) < 2:
+        return found
+    return [replace(one, missing=MIXED) if is_outside(one, services) else one for one in found]
+
+
+def is_outside(target: Target, services: Lookup) -> bool:
+    """Whether no sidecar is at the other end: to one a TCP connection goes in a CONNECT, to the outside as it is."""
+    found = services(target.service)
+    if target.missing or not isinstance(found, ExternalService):
+        return False
+    return any(port.port == target.port and found.is_outside(port) for port in found.spec.ports)
+
+
+def targets_of(route: AnyRoute, services: Lookup) -> Iterator[tuple[str, Target]]:
+    """Where each backend and mirror that the route names leads, with its path in JSONPath form."""
+    own = route.metadata.namespace
+    rules: tuple[AnyRule, ...] = route.spec.rules
+    for number, rule in enumerate(rules):
+        path = f"$.spec.rules[{number}]"
+        for index, target in enumerate(_targets(rule, own, services)):
+            yield f"{path}.backendRefs[{index}]", target
+        for index, mirror in mirrors_of(rule):
+            found = target_of(mirror.backend_ref, own, services)
+            yield f"{path}.filters[{index}].requestMirror.backendRef", found
 
 
 def _filters(ref: WeightedBackendRef) -> tuple[BackendFilter, ...]:

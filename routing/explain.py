@@ -8,7 +8,7 @@ from routing.names import default_port, host_names
 from routing.requests import Address, Request
 from routing.table import Entry, concerns, table
 from schemas.errors import InvalidInput, Problem
-from schemas.names import ObjectRef, ServiceRef
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import AnyRoute, ExternalService, Service
 from schemas.objects.service import ServicePort
 from schemas.objects.tcp_route import TCPRouteRule
@@ -97,12 +97,25 @@ def _notes(caller: ServiceRef, service: ServiceRef, request: Request, services: 
     own = services.get(caller)
     if own is None:
         yield f"service {caller} does not exist: no sidecar of it can run"
-    elif isinstance(own, Service) and own.spec.dependencies is not None:
-        declared = {ServiceRef(one.namespace or caller.namespace, one.name) for one in own.spec.dependencies}
-        if service not in declared and not any(one.name == "*" for one in own.spec.dependencies):
-            yield f"{caller} does not declare {service} as a dependency: its sidecar answers 503"
-    if request.host not in host_names(service, caller):
+    elif isinstance(own, Service) and own.spec.dependencies is not None and not _may_call(own, service):
+        yield f"{caller} does not declare {service} as a dependency: its sidecar answers 503"
+    found = services.get(service)
+    hosts = found.spec.hosts if isinstance(found, ExternalService) else ()
+    near = service.namespace in (caller.namespace, SYSTEM_NAMESPACE)
+    declares = isinstance(own, Service) and service in _declared(own)
+    if request.host in hosts and not near and not declares:
+        yield f"{request.host} leads there for callers that declare {service} as a dependency: {caller} does not"
+    elif request.host not in (*host_names(service, caller), *hosts):
         yield f"{request.host} is no name of {service} at the proxy port: so only through a bound port"
+
+
+def _may_call(own: Service, service: ServiceRef) -> bool:
+    return service in _declared(own) or any(one.name == "*" for one in own.spec.dependencies or ())
+
+
+def _declared(service: Service) -> set[ServiceRef]:
+    own = service.metadata.namespace
+    return {ServiceRef(one.namespace or own, one.name) for one in service.spec.dependencies or ()}
 
 
 def _served(entry: Entry, services: Services, verdict: Verdict) -> Verdict:

@@ -1,9 +1,6 @@
-"""What objects of federation must hold beyond their schema: TrustBundle and ExternalService. Pure."""
+"""What a `TrustBundle` must hold beyond its schema, and what others share with it. Pure."""
 
-import ipaddress
 from collections.abc import Iterator
-
-from cryptography import x509
 
 from controlplane.domain.known import After
 from schemas.errors import InvalidInput, Problem
@@ -12,6 +9,7 @@ from schemas.objects import ExternalService, Mesh, Service, TrustBundle
 from schemas.objects.federation import BundleEndpoint
 from spiffe.federation import check_authorities
 from spiffe.jwks import InvalidBundle, decode
+from spiffe.pem import holds_certificates
 
 MESH_REF = ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh")
 
@@ -41,30 +39,6 @@ def identity_problems(identity: str, path: str, subject: str) -> Iterator[Proble
     elif str(parsed) != identity:
         # Certificates carry the canonical form: another form would match nothing, and deny nothing.
         yield Problem(subject, f"{identity!r} is not in canonical form", path, f"write {parsed}")
-
-
-# -- ExternalService
-
-
-def external_problems(service: ExternalService, after: After, subject: str) -> Iterator[Problem]:
-    yield from rival_problems(service, after, subject)
-    yield from identity_problems(service.spec.tls.spiffe_id, "$.spec.tls.spiffeId", subject)
-    names = {port.name for port in service.spec.ports}
-    for index, endpoint in enumerate(service.spec.endpoints):
-        path = f"$.spec.endpoints[{index}]"
-        if not _is_reachable(endpoint.address):
-            message = f"{endpoint.address!r} is no IP address that hosts can connect to"
-            yield Problem(subject, message, f"{path}.address", "give the address of the other mesh's sidecar")
-        for name in sorted(set(endpoint.ports or ()) - names):
-            yield Problem(subject, f"there is no port {name!r}", f"{path}.ports", f"its ports are {', '.join(names)}")
-
-
-def _is_reachable(text: str) -> bool:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return not (address.is_unspecified or address.is_multicast or getattr(address, "scope_id", None))
 
 
 # -- TrustBundle
@@ -102,7 +76,7 @@ def _endpoint_problems(value: TrustBundle, endpoint: BundleEndpoint, subject: st
             remedy = "leave it out, or write profile: https_spiffe"
             message = "a server of profile https_web proves its name, not an identity"
             yield Problem(subject, message, f"{path}.endpointSpiffeId", remedy)
-        if endpoint.web_ca is not None and not _is_pem(endpoint.web_ca):
+        if endpoint.web_ca is not None and not holds_certificates(endpoint.web_ca):
             yield Problem(subject, "holds no PEM certificates", f"{path}.webCa", "paste the CA's certificate in PEM")
         return
     if endpoint.web_ca is not None:
@@ -117,10 +91,3 @@ def _endpoint_problems(value: TrustBundle, endpoint: BundleEndpoint, subject: st
         message = "the first fetch by https_spiffe is verified by a bundle that is here already"
         remedy = "paste the other side's `meshadm bundle show`, got in a way that you trust"
         yield Problem(subject, message, "$.spec.bundle", remedy)
-
-
-def _is_pem(text: str) -> bool:
-    try:
-        return bool(x509.load_pem_x509_certificates(text.encode()))
-    except ValueError:
-        return False

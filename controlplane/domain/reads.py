@@ -28,11 +28,11 @@ def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known)
     if any(narrows(change, known) for change in changes):
         return frozenset({keyspace.config()}) | blocks  # a dependency may name a service from any namespace
     # Two policies must not speak for one service, nor two Telemetry objects in one matter, so the others of the
-    # namespace are looked at; nor two bundles for one trust domain.
+    # namespace are looked at; nor two bundles for one trust domain, nor two external services for one host name.
     return blocks | frozenset(
         keyspace.config_of_kind(change.ref.kind, change.ref.namespace)
         for change in changes
-        if change.put and change.ref.kind in ("BackendTrafficPolicy", "Telemetry", "TrustBundle")
+        if change.put and change.ref.kind in ("BackendTrafficPolicy", "ExternalService", "Telemetry", "TrustBundle")
     )
 
 

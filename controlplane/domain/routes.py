@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from controlplane.domain.known import After
-from routing.backends import backend_refs, service_of, target_of
+from routing.backends import MIXED, backend_refs, service_of, targets_of
 from routing.check import route_faults
 from routing.table import fits, names_port, parent_of
 from schemas.checking import json_path
 from schemas.errors import Problem
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import AnyRoute, ExternalService, Service, TCPRoute
+from schemas.objects import AnyRoute, ExternalService, Service
 
 
 def route_problems(route: AnyRoute, after: After, subject: str) -> Iterator[Problem]:
@@ -31,14 +31,16 @@ def route_problems(route: AnyRoute, after: After, subject: str) -> Iterator[Prob
             protocols = ", ".join(sorted({port.protocol for port in named}))
             message = f"a {route.kind} is not for ports of protocol {protocols}"
             yield Problem(subject, message, path, "choose another kind of route, or another port")
-    for path, ref in backend_refs(route):
-        found = _destination(after, ref.kind, service_of(ref, own))
-        if found is None:
-            continue
-        target = target_of(ref, own, {service_of(ref, own): found}.get, tcp=isinstance(route, TCPRoute))
-        if target.missing:
-            ports = ", ".join(f"{port.port} ({port.protocol})" for port in found.spec.ports)
-            yield Problem(subject, target.missing, f"{path}.port", f"its ports are {ports}")
+    services = {
+        service_of(ref, own): found
+        for _, ref in backend_refs(route)
+        if (found := _destination(after, ref.kind, service_of(ref, own))) is not None
+    }
+    for path, target in targets_of(route, services.get):
+        if target.missing and target.service in services:
+            ports = ", ".join(f"{port.port} ({port.protocol})" for port in services[target.service].spec.ports)
+            remedy = "give each a TCPRoute of its own" if target.missing == MIXED else f"its ports are {ports}"
+            yield Problem(subject, target.missing, f"{path}.port", remedy)
 
 
 def _destination(after: After, kind: str, ref: ServiceRef) -> Service | ExternalService | None:

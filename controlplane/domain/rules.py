@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from controlplane.domain.external import external_problems
 from controlplane.domain.federation import (
-    external_problems,
     identity_problems,
     rival_problems,
     trust_bundle_problems,

@@ -84,8 +84,9 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
     ),
     "ExternalService": (
         ("PORTS", _ports),
-        ("AT", lambda one: joined(endpoint.address for endpoint in one.spec.endpoints)),
-        ("IDENTITY", lambda one: one.spec.tls.spiffe_id),
+        ("HOSTS", lambda one: joined(one.spec.hosts)),
+        ("AT", lambda one: joined(endpoint.address for endpoint in one.addresses)),
+        ("TLS", lambda one: one.spec.tls.spiffe_id or one.spec.tls.mode),
         ("VIRTUAL ADDRESS", _address),
     ),
     "TrustBundle": (
@@ -96,6 +97,7 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("TRUST DOMAIN", lambda one: one.spec.trust_domain),
         ("SVID TTL", lambda one: f"{one.spec.svid_ttl_seconds}s"),
         ("VIRTUAL ADDRESSES", lambda one: one.spec.virtual_addresses.ipv4),
+        ("OUTSIDE", lambda one: one.spec.outbound_traffic_policy.mode),
     ),
 }
 

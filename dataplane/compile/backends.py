@@ -49,15 +49,17 @@ _Cluster = cluster_pb2.Cluster
 _Outliers = outlier_detection_pb2.OutlierDetection
 
 
-def apply_policy(cluster: cluster_pb2.Cluster, port: ServicePort, policy: BackendTrafficPolicy | None) -> None:
+def apply_policy(
+    cluster: cluster_pb2.Cluster, port: ServicePort, policy: BackendTrafficPolicy | None, *, outside: bool = False
+) -> None:
     """`policy`, or what holds without one, on the cluster of one port of its service.
 
-    cluster: with one threshold that limits nothing.
+    cluster: with one threshold that limits nothing. outside: no sidecar is at the other end.
     """
     spec = policy.spec if policy is not None else _DEFAULT_SPEC
     _load_balancing(cluster, spec.load_balancer)
     breaker = spec.circuit_breaker or CircuitBreaker()
-    _limits(cluster, breaker, is_tcp=port.protocol == "tcp")
+    _limits(cluster, breaker, is_tcp=port.protocol == "tcp" and not outside)
     check = spec.health_check
     cluster.outlier_detection.CopyFrom(_outliers((check and check.passive) or _UNREACHABLE_ONLY))
     if check is not None and check.panic_threshold is not None:
@@ -67,7 +69,14 @@ def apply_policy(cluster: cluster_pb2.Cluster, port: ServicePort, policy: Backen
     if spec.timeout is not None and spec.timeout.tcp is not None and spec.timeout.tcp.connect_timeout is not None:
         cluster.connect_timeout.CopyFrom(duration(spec.timeout.tcp.connect_timeout))
     streams = spec.http2.max_concurrent_streams if spec.http2 is not None else None
-    _connections(cluster, port, spec.timeout or Timeout(), breaker.max_requests_per_connection, streams)
+    if not outside or port.protocol != "tcp":
+        http1 = port.protocol == "http" and (outside or port.passes_bytes)
+        options = _options(spec.timeout or Timeout(), breaker.max_requests_per_connection, streams, http1=http1)
+        if port.passes_bytes and not outside:
+            asked = options.common_http_protocol_options.max_connection_duration.ToMilliseconds()
+            longest = min(asked or ROTATE_S * 1000, ROTATE_S * 1000)
+            options.common_http_protocol_options.max_connection_duration.FromMilliseconds(longest)
+        cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(options))
 
 
 def duration(text: str) -> duration_pb2.Duration:
@@ -204,11 +213,11 @@ def _whole_seconds(text: str) -> int:
     return -(-milliseconds(text) // 1000)
 
 
-def _connections(
-    cluster: cluster_pb2.Cluster, port: ServicePort, timeout: Timeout, requests: int | None, streams: int | None
-) -> None:
+def _options(
+    timeout: Timeout, requests: int | None, streams: int | None, *, http1: bool
+) -> http_protocol_options_pb2.HttpProtocolOptions:
     options = http_protocol_options_pb2.HttpProtocolOptions()
-    if port.passes_bytes and port.protocol == "http":
+    if http1:
         options.explicit_http_config.http_protocol_options.SetInParent()
     else:
         http2 = options.explicit_http_config.http2_protocol_options
@@ -220,9 +229,6 @@ def _connections(
         common.idle_timeout.CopyFrom(duration(timeout.http.connection_idle_timeout))
     if timeout.http is not None and timeout.http.max_connection_duration is not None:
         common.max_connection_duration.CopyFrom(duration(timeout.http.max_connection_duration))
-    if port.passes_bytes:
-        asked = common.max_connection_duration.ToMilliseconds()
-        common.max_connection_duration.FromMilliseconds(min(asked or ROTATE_S * 1000, ROTATE_S * 1000))
     if requests is not None:
         common.max_requests_per_connection.value = requests
-    cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(options))
+    return options

@@ -8,7 +8,7 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
-from dataplane.compile import backends, localities, tls
+from dataplane.compile import backends, localities, outside, tls
 from dataplane.compile.http import http2_options
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, Resource
 from dataplane.compile.stamps import source_of, stamp
@@ -16,6 +16,7 @@ from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from routing.backends import Labels, Target
 from schemas.errors import Problem
+from schemas.external_faults import port_on
 from schemas.names import ServiceRef, SpiffeId
 from schemas.objects.external import ExternalService
 from schemas.objects.service import Service, ServicePort
@@ -49,24 +50,28 @@ def socket_address(address: str, port: int) -> address_pb2.Address:
 
 
 def outbound_clusters(
-    state: MeshState, service: ServiceRef, trust_domain: str, extra: Sequence[Target] = ()
+    state: MeshState, service: ServiceRef, caller: Workload, extra: Sequence[Target] = ()
 ) -> list[Resource]:
     """One cluster a port of the service, none where the service does not exist; beside them what routes ask for."""
     result = list({name_of(one): missing_cluster(one) for one in extra if one.missing}.values())
     declared = state.destination(service)
     if declared is None:
         return result
-    server = _server(declared, service, trust_domain)
     policy = state.traffic_policy(service)
     for port, labels in _subsets(declared, extra):
         cluster = _cluster(outbound_name(service, port.port, labels))
-        cluster.type = cluster_pb2.Cluster.EDS
-        cluster.eds_cluster_config.eds_config.CopyFrom(tls.ads_source())
-        cluster.transport_socket.CopyFrom(tls.upstream(server, as_bytes=port.passes_bytes))
+        if isinstance(declared, ExternalService) and declared.is_outside(port):
+            weighted = localities.prefers_local(policy) is not None
+            outside.shape(cluster, declared, port, caller, weighted=weighted, subset=bool(labels))
+        else:
+            server = _server(declared, service, port, caller.trust_domain)
+            cluster.type = cluster_pb2.Cluster.EDS
+            cluster.eds_cluster_config.eds_config.CopyFrom(tls.ads_source())
+            cluster.transport_socket.CopyFrom(tls.upstream(server, as_bytes=port.passes_bytes))
+            stamp(cluster.metadata, destination=str(server))
         # An instance leaves when its sidecar says so or its lease ends: nothing here checks health that could keep it.
         cluster.ignore_health_on_host_removal = True
-        backends.apply_policy(cluster, port, policy)
-        stamp(cluster.metadata, destination=str(server))
+        backends.apply_policy(cluster, port, policy, outside=outside.is_outside(declared, port.port))
         if policy is not None:
             stamp(cluster.metadata, traffic_policy=source_of(state, policy))
         result.append(Resource.of(CLUSTER, cluster.name, cluster))
@@ -129,6 +134,12 @@ def load_assignments(
     callers_by_zone = localities.zones_of(one for _, one in callers)
     result = []
     for port, labels in _subsets(declared, extra):
+        if (
+            isinstance(declared, ExternalService)
+            and declared.is_outside(port)
+            and outside.how_found(declared, port, caller) != "addresses"
+        ):
+            continue
         name = outbound_name(service, port.port, labels)
         assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
         by_zone: dict[Locality, list[tuple[str, int]]] = {}
@@ -143,10 +154,10 @@ def load_assignments(
     return result
 
 
-def _server(declared: Service | ExternalService, service: ServiceRef, trust_domain: str) -> SpiffeId:
+def _server(declared: Service | ExternalService, service: ServiceRef, port: ServicePort, trust_domain: str) -> SpiffeId:
     """Whom a caller insists on."""
     if isinstance(declared, ExternalService):
-        return SpiffeId.parse(declared.spec.tls.spiffe_id)
+        return SpiffeId.parse(declared.tls_of(port).spiffe_id or "")
     return SpiffeId.of_service(trust_domain, service)
 
 
@@ -159,10 +170,10 @@ def _addresses(
     caller: Workload,
 ) -> Iterator[tuple[Locality, str, int]]:
     if isinstance(declared, ExternalService):
-        if untrusted(state, declared, caller) is not None:
+        if _distrusted(state, declared, port, caller) is not None:
             return  # what is connected from before is let go, too
-        for endpoint in declared.spec.endpoints if not labels else ():  # they carry none
-            yield Locality(), endpoint.address, (endpoint.ports or {}).get(port.name, port.port)
+        for endpoint in declared.addresses if not labels else ():  # they carry none
+            yield Locality(), endpoint.address, port_on(endpoint, port.name, port.port, port.target_port)
         return
     for _, instance in state.endpoints(service):
         number = instance.ports.get(port.name)
@@ -171,14 +182,28 @@ def _addresses(
 
 
 def untrusted(state: MeshState, declared: Service | ExternalService | None, caller: Workload) -> Problem | None:
-    """Why the server of an external service can't be verified; None: it can."""
+    """Why a server of an external service can't be verified; None: all can."""
     if not isinstance(declared, ExternalService):
         return None
-    domain = SpiffeId.parse(declared.spec.tls.spiffe_id).trust_domain
-    if domain == caller.trust_domain or state.is_trusted(domain):
+    for port in declared.spec.ports:
+        domain = _distrusted(state, declared, port, caller)
+        if domain is not None:
+            message = f"nobody of {domain} is trusted here: callers are answered 503"
+            path = "$.spec.tls.spiffeId"
+            return Problem(str(declared.ref), message, path, "see `meshadm federation status`")
+        if declared.is_outside(port) and (reason := outside.unusable(declared, port, caller)):
+            remedy = "give `caCertificates`, or `systemCa` in the sidecar's settings"
+            return Problem(str(declared.ref), f"{reason}: callers are answered 503", "$.spec.tls", remedy)
+    return None
+
+
+def _distrusted(state: MeshState, declared: ExternalService, port: ServicePort, caller: Workload) -> str | None:
+    """The trust domain of the port's server where nobody of it can be believed now."""
+    wanted = declared.tls_of(port)
+    if wanted.spiffe_id is None:
         return None
-    message = f"nobody of {domain} is trusted here: callers are answered 503"
-    return Problem(str(declared.ref), message, "$.spec.tls.spiffeId", "see `meshadm federation status`")
+    domain = SpiffeId.parse(wanted.spiffe_id).trust_domain
+    return None if domain == caller.trust_domain or state.is_trusted(domain) else domain
 
 
 def _zone(

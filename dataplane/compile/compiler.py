@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from authz.rules import applies
-from dataplane.compile import clusters, inbound, on_demand, outbound, telemetry, tls
+from dataplane.compile import clusters, inbound, on_demand, outbound, passthrough, telemetry, tls
 from dataplane.compile.hashing import hash_of
+from dataplane.compile.host_claims import host_claims
 from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
 from dataplane.compile.resources import ROUTES, Resource, ResourceKey, Update
 from dataplane.compile.route_problems import route_problems
@@ -29,7 +30,9 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    Mesh,
     Service,
+    TCPRoute,
     Telemetry,
     federation,
 )
@@ -43,13 +46,13 @@ class Unit:
 
     kind: Literal[
         "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints",
-        "detour", "runtime",
+        "detour", "runtime", "passthrough",
     ]  # fmt: skip
     of: str = ""
 
 
 SECRETS, INBOUND, INBOUND_ROUTES = Unit("secrets"), Unit("inbound"), Unit("inbound routes")
-RUNTIME = Unit("runtime")
+RUNTIME, PASSTHROUGH = Unit("runtime"), Unit("passthrough")
 PROXY_LISTENER, PROXY_ROUTES = Unit("proxy listener"), Unit("proxy routes")
 
 
@@ -82,6 +85,8 @@ class Compiler:
     expired: bool = False
     """The own SVID has ended: nothing goes in or out any more, on open connections either."""
     scope: Scope = field(default_factory=Scope)
+    _hosted: tuple[ServiceRef, ...] = ()
+    """What is in `scope` by its hosts."""
     _taken_in: int = 0
     """How many of `learnt` are in `scope`."""
     _built: dict[Unit, Mapping[ResourceKey, Resource]] = field(default_factory=dict)
@@ -102,14 +107,18 @@ class Compiler:
     def rebuild(self, state: MeshState) -> Update:
         """Everything from scratch; the difference to what was built before."""
         self.scope, self._taken_in = self._scope_in_force(state), len(self.learnt)
+        self._hosted = tuple(state.hosted(self.scope.hosted_in))
         return self._build(state, {*self._units(state), *self._built, *self._problems})
 
     def update(self, state: MeshState, changes: Iterable[Change]) -> Update:
         """The difference that `changes` make. `state` already holds them."""
-        dirty = self._widen(state)
+        dirty, changes = self._widen(state), list(changes)
         for change in changes:
             if isinstance(change.ref, ObjectRef) and change.ref == self._own_object:
                 return self.rebuild(state)  # it says on whom we depend: all may be new
+        if self._hosted != tuple(state.hosted(self.scope.hosted_in)):
+            return self.rebuild(state)
+        for change in changes:
             dirty |= self._touched(state, change)
         own = state.service(self.workload.service)
         if INBOUND_ROUTES in dirty and own is not None and any(port.passes_bytes for port in own.spec.ports):
@@ -165,7 +174,7 @@ class Compiler:
     def _units(self, state: MeshState) -> set[Unit]:
         services = reached(state, self.scope, self.workload)
         return {
-            RUNTIME, SECRETS, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
+            RUNTIME, SECRETS, PASSTHROUGH, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
             *map(clusters_of, services), *map(endpoints_of, services),
             *(bound(one.bind_port) for one in self.scope.bound),
             *(detour_to(authority) for authority, is_open in self.learnt.items() if is_open),
@@ -180,6 +189,9 @@ class Compiler:
                     return set()
                 # Routes that lead to it, or from it, tell what is missing.
                 named = {service}.union(*(services_named(route) for route in state.routes_for(service)))
+                # A TCPRoute's backends say of one another which side they are of.
+                divided = (route for route in state.routes_to(service) if isinstance(route, TCPRoute))
+                named = named.union(*(services_named(route) for route in divided))
                 callers = {service}.union(*(parents(route) for route in state.routes_to(service)))
                 return {PROXY_ROUTES, *self._services(named), *self._bound_to(callers)}
             case ObjectRef(kind=kind) if kind in ROUTE_KINDS:
@@ -195,6 +207,8 @@ class Compiler:
                 ours = any(applies(policy, self.workload.service) for policy in policies)
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
                 return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
+            case ObjectRef(kind=Mesh.__name__):
+                return {PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES}
             case ObjectRef(kind=Telemetry.__name__):
                 return {RUNTIME}  # small enough to be compared for who it is for
             case EndpointRef(service=service):
@@ -232,7 +246,7 @@ class Compiler:
     def _touched_by_route(self, state: MeshState, change: Change) -> set[Unit]:
         touched: set[Unit] = set()
         for route in (change.before, change.after):
-            if isinstance(route, AnyRoute) and leads_anywhere(self.scope, self.workload, route):
+            if isinstance(route, AnyRoute) and leads_anywhere(state, self.scope, self.workload, route):
                 touched |= {PROXY_ROUTES, *self._services(services_named(route)), *self._bound_to(set(parents(route)))}
         return touched
 
@@ -259,22 +273,25 @@ class Compiler:
                     after = _by_key(tls.secrets(self.credentials, self._bundles(state)))
                 case Unit("runtime"):
                     after = _by_key([telemetry.runtime(state, self.workload)])
+                case Unit("passthrough"):
+                    allowed = passthrough.is_allowed(state) and not self.expired
+                    after = _by_key([passthrough.cluster()] if allowed else [])
                 case Unit("inbound"):
                     after = {} if self.expired else _by_key(inbound.inbound_listeners(state, self.workload))
                 case Unit("inbound routes"):
                     after = _by_key(inbound.inbound_routes(state, self.workload, closed=self.expired))
                 case Unit("proxy listener"):
-                    listener = outbound.proxy_listener(self.workload, self.scope, closed=self.expired)
+                    listener = outbound.proxy_listener(state, self.workload, self.scope, closed=self.expired)
                     # An expired sidecar keeps no way on for what is open.
                     after = _by_key([listener, *([] if self.expired else [outbound.self_cluster(self.workload)])])
                 case Unit("proxy routes"):
-                    after = _by_key([outbound.proxy_routes(state, self.workload, self.scope)])
-                    if found := route_problems(state, self.workload, self.scope):
+                    claims = host_claims(state, self.scope, self.workload.service)
+                    after = _by_key([outbound.proxy_routes(state, self.workload, self.scope, claims.domains)])
+                    if found := (*route_problems(state, self.workload, self.scope), *claims.problems):
                         self._problems[unit] = found
                 case Unit("clusters", of) if of in services:
                     extra = targets_in(state, self.scope, self.workload, services[of])
-                    own = self.workload.trust_domain
-                    after = _by_key(clusters.outbound_clusters(state, services[of], own, extra))
+                    after = _by_key(clusters.outbound_clusters(state, services[of], self.workload, extra))
                 case Unit("endpoints", of) if of in services:
                     extra = targets_in(state, self.scope, self.workload, services[of])
                     after = _by_key(clusters.load_assignments(state, services[of], self.workload, extra))

@@ -3,19 +3,19 @@
 Both lead to the same clusters, so that load balancing, mTLS and the check of the server's identity are the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import duration_pb2
 
-from dataplane.compile import clusters, on_demand, tls
+from dataplane.compile import clusters, on_demand, passthrough, tls
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.hashing import hash_tcp, source_filter
 from dataplane.compile.http import connection_manager
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
-from dataplane.compile.route_actions import RETRIES, http_routes, tcp_action, tcp_backends
+from dataplane.compile.route_actions import RETRIES, http_routes, lead_outside, tcp_action, tcp_backends
 from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.scope import BoundPort, Scope, bound_target
 from dataplane.compile.stamps import newest, stamp
@@ -36,10 +36,15 @@ def bound_name(bound: BoundPort) -> str:
     return f"outbound|bound|{bound.bind_port}"
 
 
-def proxy_listener(workload: Workload, scope: Scope, *, closed: bool = False) -> Resource:
-    """closed: tunnels that are open end with the drain time, since their filter chain is another one now."""
+def proxy_listener(state: MeshState, workload: Workload, scope: Scope, *, closed: bool = False) -> Resource:
+    """closed: tunnels that are open end with the drain time, since their filter chain is another one now.
+
+    So do those to the outside when that is no longer allowed: the filter for it stands there only while it is.
+    """
     listener = _listener(PROXY, workload, workload.proxy_port)
     filters = [*([on_demand.hold_filter()] if scope.on_demand else []), *dormant_filters()]
+    if passthrough.is_allowed(state) and not closed:
+        filters.append(passthrough.http_filter())
     manager = connection_manager(
         name=PROXY,
         inbound=False,
@@ -56,13 +61,16 @@ def self_cluster(workload: Workload) -> Resource:
     return clusters.static_cluster(SELF, workload.local_address, workload.proxy_port)
 
 
-def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource:
+def proxy_routes(
+    state: MeshState, workload: Workload, scope: Scope, hosts: Mapping[tuple[ServiceRef, int], Sequence[str]]
+) -> Resource:
+    """hosts: the domains that ExternalServices have beside their names in the mesh, by service and port."""
     configuration = route_pb2.RouteConfiguration(name=PROXY)
     configuration.validate_clusters.value = False  # the order of pushes sees to it
     for ref in scope.services(state):
         service = state.destination(ref)
         if service is not None:
-            for host in _virtual_hosts(state, service, ref, workload.service):
+            for host in _virtual_hosts(state, service, ref, workload.service, hosts):
                 _stamp(state, host, ref, workload.service)
                 configuration.virtual_hosts.append(host)
     if scope.on_demand:
@@ -72,12 +80,10 @@ def proxy_routes(state: MeshState, workload: Workload, scope: Scope) -> Resource
     if scope.on_demand:
         unknown.routes.append(on_demand.fallback(_connect_match(), upgrade="CONNECT"))
         unknown.routes.append(on_demand.fallback(route_components_pb2.RouteMatch(prefix="/")))
-        text = "no such service in the mesh\n"
+        text = "no such service in the mesh"
     else:
-        text = f"no such service in the mesh, or {workload.service} does not depend on it\n"
-    # Two, because a prefix does not match a CONNECT, and without a route the answer would say nothing.
-    unknown.routes.append(_answer(_connect_match(), 503, text))
-    unknown.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 503, text))
+        text = f"no such service in the mesh, or {workload.service} does not depend on it"
+    unknown.routes.extend(passthrough.routes(state, workload, text))
     return Resource.of(ROUTES, PROXY, configuration)
 
 
@@ -104,7 +110,8 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
             proxy.cluster = clusters.name_of(found[0].target)
         for one in found if len(found) > 1 else ():
             proxy.weighted_clusters.clusters.add(name=clusters.name_of(one.target), weight=one.weight)
-        proxy.tunneling_config.hostname = f"{bound.service}.{HOST_SUFFIX}:{port.port}"
+        if not lead_outside(state, found):
+            proxy.tunneling_config.hostname = f"{bound.service}.{HOST_SUFFIX}:{port.port}"
         proxy.max_connect_attempts.value = 1 + RETRIES
         hash_tcp(proxy, state.traffic_policy(found[0].target.service))
         proxy.access_log.extend(access_logs(workload, "client", http=False))
@@ -145,8 +152,13 @@ def table_of(state: MeshState, service: ServiceRef, port: ServicePort, caller: S
 
 
 def _virtual_hosts(
-    state: MeshState, service: Service | ExternalService, ref: ServiceRef, caller: ServiceRef
+    state: MeshState,
+    service: Service | ExternalService,
+    ref: ServiceRef,
+    caller: ServiceRef,
+    hosts: Mapping[tuple[ServiceRef, int], Sequence[str]],
 ) -> Iterator[route_components_pb2.VirtualHost]:
+    """One a port, by its names in the mesh; one more for the host names that it has outside."""
     names = host_names(ref, caller)
     default = default_port(service)
     for port in service.spec.ports:
@@ -154,22 +166,32 @@ def _virtual_hosts(
         domains = [f"{name}:{port.port}" for name in names]
         if port is default:
             domains += names
-        host = route_components_pb2.VirtualHost(name=cluster, domains=domains)
         routes = table_of(state, ref, port, caller)
-        tunnel = host.routes.add(match=_connect_match())
-        if port.protocol == "tcp":
-            # The tunnel goes on to the other sidecar, which ends it.
-            tunnel.route.CopyFrom(tcp_action(state, routes))
-            tunnel.route.upgrade_configs.add(upgrade_type="CONNECT")
-            text = f"port {port.port} of {ref} is a TCP port: use CONNECT, or a bound port\n"
-            host.routes.append(_answer(route_components_pb2.RouteMatch(prefix="/"), 400, text))
-        else:
-            # It ends here: what is in it is HTTP. Where routes are to judge that, it enters the proxy port once more.
-            tunnel.route.cluster = SELF if routes.routed else cluster
-            tunnel.route.timeout.CopyFrom(duration_pb2.Duration())
-            tunnel.route.upgrade_configs.add(upgrade_type="CONNECT").connect_config.SetInParent()
-            host.routes.extend(http_routes(state, routes))
+        host = route_components_pb2.VirtualHost(name=cluster, domains=domains)
+        host.routes.extend(_port_routes(state, routes, by_host=False))
         yield host
+        if named := hosts.get((ref, port.port)):
+            outside = route_components_pb2.VirtualHost(name=f"{cluster}|hosts", domains=named)
+            outside.routes.extend(_port_routes(state, routes, by_host=True))
+            yield outside
+
+
+def _port_routes(state: MeshState, table: Table, *, by_host: bool) -> Iterator[route_components_pb2.Route]:
+    """by_host: as for `http_routes`."""
+    tunnel = route_components_pb2.Route(match=_connect_match())
+    port = table.port
+    if port.protocol == "tcp":
+        tunnel.route.CopyFrom(tcp_action(state, table))
+        yield tunnel
+        text = f"port {port.port} of {table.service} is a TCP port: use CONNECT, or a bound port\n"
+        yield _answer(route_components_pb2.RouteMatch(prefix="/"), 400, text)
+        return
+    # It ends here: what is in it is HTTP. Where routes are to judge that, it enters the proxy port once more.
+    tunnel.route.cluster = SELF if table.routed else clusters.outbound_name(table.service, port.port)
+    tunnel.route.timeout.CopyFrom(duration_pb2.Duration())
+    tunnel.route.upgrade_configs.add(upgrade_type="CONNECT").connect_config.SetInParent()
+    yield tunnel
+    yield from http_routes(state, table, by_host=by_host)
 
 
 def _connect_match() -> route_components_pb2.RouteMatch:

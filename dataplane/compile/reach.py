@@ -8,41 +8,41 @@ from collections.abc import Iterator
 from dataplane.compile.scope import Scope
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
-from routing.backends import Target, backend_refs, service_of, services_named, target_of
+from routing.backends import Target, services_named, targets_of
 from routing.table import concerns, parents
 from schemas.names import ServiceRef
-from schemas.objects import AnyRoute, TCPRoute
+from schemas.objects import AnyRoute
 
 
 def is_reached(state: MeshState, scope: Scope, caller: Workload, service: ServiceRef) -> bool:
-    return service in scope or any(True for _ in _routes_to(state, scope, caller, service))
+    return scope.holds(state, service) or any(True for _ in _routes_to(state, scope, caller, service))
 
 
 def reached(state: MeshState, scope: Scope, caller: Workload) -> set[ServiceRef]:
     """Everything for which there are clusters, whether it exists or not."""
     found = set(scope.services(state))
-    for service in state.routed() if scope.everything else scope.named:
+    for service in state.routed() if scope.everything else {*scope.named, *state.hosted(scope.hosted_in)}:
         for route in state.routes_for(service):
             if concerns(route, service, caller.service):
                 found |= services_named(route)
     return found
 
 
-def leads_anywhere(scope: Scope, caller: Workload, route: AnyRoute) -> bool:
+def leads_anywhere(state: MeshState, scope: Scope, caller: Workload, route: AnyRoute) -> bool:
     """Whether it is for any request of this workload."""
-    return any(parent in scope and concerns(route, parent, caller.service) for parent in parents(route))
+    return any(scope.holds(state, parent) and concerns(route, parent, caller.service) for parent in parents(route))
 
 
 def targets_in(state: MeshState, scope: Scope, caller: Workload, service: ServiceRef) -> list[Target]:
     """What routes ask of the service beside all instances of a port: subsets, and ports that it does not have."""
     found = {
-        target_of(ref, route.metadata.namespace, state.destination, tcp=isinstance(route, TCPRoute))
+        target
         for route in _routes_to(state, scope, caller, service)
-        for _, ref in backend_refs(route)
-        if service_of(ref, route.metadata.namespace) == service
+        for _, target in targets_of(route, state.destination)
+        if target.service == service
     }
     return sorted(one for one in found if one.labels or one.missing)
 
 
 def _routes_to(state: MeshState, scope: Scope, caller: Workload, service: ServiceRef) -> Iterator[AnyRoute]:
-    return (route for route in state.routes_to(service) if leads_anywhere(scope, caller, route))
+    return (route for route in state.routes_to(service) if leads_anywhere(state, scope, caller, route))

@@ -5,6 +5,7 @@ requests is answered 503 with the reason, and never given to the other backends.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
@@ -13,6 +14,7 @@ from google.protobuf import duration_pb2, wrappers_pb2
 
 from dataplane.compile import clusters
 from dataplane.compile.hashing import hash_of, hash_route
+from dataplane.compile.outside import host_of
 from dataplane.compile.route_filters import (
     apply_filters,
     header_modifier,
@@ -24,9 +26,10 @@ from dataplane.compile.route_filters import (
 from dataplane.compile.route_match import route_match
 from dataplane.compile.tls import packed
 from dataplane.snapshot.state import MeshState
-from routing.backends import Backend, Target, backends_of, mirrors_of, target_of
+from routing.backends import Backend, Target, backends_of, is_outside, mirrors_of, target_of
 from routing.table import Entry, Table
 from schemas.durations import milliseconds
+from schemas.names import ServiceRef
 from schemas.objects.route_filters import BackendFilter, RequestMirror
 from schemas.objects.route_parts import Retry, Timeouts
 from schemas.objects.tcp_route import TCPRouteRule
@@ -45,22 +48,29 @@ _CONNECTION_ERRORS = ("reset",)
 _MILLION = 1_000_000
 
 
-def http_routes(state: MeshState, table: Table) -> list[route_components_pb2.Route]:
-    """The routes of one HTTP port, first match first; what none of them matches is answered 404."""
+def http_routes(state: MeshState, table: Table, *, by_host: bool = False) -> list[route_components_pb2.Route]:
+    """The routes of one HTTP port, first match first; what none of them matches is answered 404.
+
+    by_host: for requests that name one of the `hosts` of an ExternalService, which is what its server expects.
+    """
     if not table.routed:
-        return [plain_route(state, table)]
+        return [plain_route(state, table, by_host=by_host)]
     names = ", ".join(dict.fromkeys(str(entry.route) for entry in table.entries))
     refused = Route(name="no rule matches", match=route_components_pb2.RouteMatch(prefix="/"))
     refused.direct_response.status = 404
     refused.direct_response.body.inline_string = f"no rule of {names} matches\n"
-    found = [one for entry in table.entries for one in _routes(state, entry, table.port.port)]
+    kept = table.service if by_host else None
+    found = [one for entry in table.entries for one in _routes(state, entry, table.port.port, kept)]
     return [*found, refused]
 
 
-def plain_route(state: MeshState, table: Table) -> route_components_pb2.Route:
+def plain_route(state: MeshState, table: Table, *, by_host: bool = False) -> route_components_pb2.Route:
     """Everything to the service itself."""
     route = Route(match=route_components_pb2.RouteMatch(prefix="/"))
     route.route.cluster = clusters.outbound_name(table.service, table.port.port)
+    host = host_of(state.destination(table.service), table.port.port)
+    if host is not None and not by_host:
+        route.route.host_rewrite_literal = host
     route.route.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
     route.route.retry_policy.CopyFrom(retry_policy())
     hash_route(route.route, state.traffic_policy(table.service))
@@ -71,9 +81,17 @@ def tcp_action(state: MeshState, table: Table) -> route_components_pb2.RouteActi
     """For the CONNECT that a TCP connection travels in."""
     action = RouteAction(timeout=duration_pb2.Duration(), retry_policy=retry_policy())
     found = tcp_backends(state, table)
-    send_to(action, [(clusters.name_of(one.target), one.weight, ()) for one in found])
+    send_to(action, [Share(clusters.name_of(one.target), one.weight) for one in found])
+    upgrade = action.upgrade_configs.add(upgrade_type="CONNECT")
+    if lead_outside(state, found):
+        upgrade.connect_config.SetInParent()  # it ends here; else the tunnel goes on to the other sidecar
     hash_route(action, state.traffic_policy(found[0].target.service), is_tcp=True)
     return action
+
+
+def lead_outside(state: MeshState, backends: Sequence[Backend]) -> bool:
+    """Of a TCP port: whether those of its backends that exist are outside of the mesh; all are, or none."""
+    return any(is_outside(one.target, state.destination) for one in backends)
 
 
 def tcp_backends(state: MeshState, table: Table) -> tuple[Backend, ...]:
@@ -87,16 +105,28 @@ def tcp_backends(state: MeshState, table: Table) -> tuple[Backend, ...]:
     return found or (Backend(0, Target(table.service, table.port.port, missing=reason), 1),)
 
 
-def send_to(
-    action: route_components_pb2.RouteAction, shares: Sequence[tuple[str, int, Sequence[BackendFilter]]]
-) -> None:
-    """shares: cluster, weight above 0, filters of that backend."""
-    if len(shares) == 1 and not shares[0][2]:
-        action.cluster = shares[0][0]
+@dataclass(frozen=True, slots=True)
+class Share:
+    """weight: above 0. host: what is sent as `Host`; None: what the caller wrote."""
+
+    cluster: str
+    weight: int
+    filters: Sequence[BackendFilter] = ()
+    host: str | None = None
+
+
+def send_to(action: route_components_pb2.RouteAction, shares: Sequence[Share]) -> None:
+    if len(shares) == 1 and not shares[0].filters:
+        action.cluster = shares[0].cluster
+        if shares[0].host is not None:
+            action.host_rewrite_literal = shares[0].host
         return
-    for name, weight, filters in shares:
-        share = action.weighted_clusters.clusters.add(name=name, weight=wrappers_pb2.UInt32Value(value=weight))
-        for one in filters:
+    for given in shares:
+        weight = wrappers_pb2.UInt32Value(value=given.weight)
+        share = action.weighted_clusters.clusters.add(name=given.cluster, weight=weight)
+        if given.host is not None:
+            share.host_rewrite_literal = given.host
+        for one in given.filters:
             if one.url_rewrite is not None and one.url_rewrite.hostname is not None:
                 share.host_rewrite_literal = one.url_rewrite.hostname
             header_modifier(share, one)
@@ -132,14 +162,17 @@ def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -
 # -- one entry
 
 
-def _routes(state: MeshState, entry: Entry, port: int) -> list[route_components_pb2.Route]:
-    """One; before it, where sessions are kept among several backends, one for the sessions of each of them."""
-    route = _route(state, entry, port)
+def _routes(state: MeshState, entry: Entry, port: int, kept: ServiceRef | None) -> list[route_components_pb2.Route]:
+    """One; before it, where sessions are kept among several backends, one for the sessions of each of them.
+
+    kept: whose `Host` the request has already.
+    """
+    route = _route(state, entry, port, kept)
     session = None if isinstance(entry.rule, TCPRouteRule) else entry.rule.session_persistence
     shares = list(route.route.weighted_clusters.clusters) if route.HasField("route") else []
     if session is None or len(shares) < 2:
         return [route]
-    kept = []
+    found = []
     for share in shares:
         one = Route()
         one.CopyFrom(route)
@@ -147,13 +180,13 @@ def _routes(state: MeshState, entry: Entry, port: int) -> list[route_components_
         one.match.headers.append(kept_backend(share.name, session))
         one.route.weighted_clusters.Clear()
         one.route.weighted_clusters.clusters.append(share)
-        kept.append(one)
+        found.append(one)
     for share in route.route.weighted_clusters.clusters:
         keep_backend(share, session)
-    return [*kept, route]
+    return [*found, route]
 
 
-def _route(state: MeshState, entry: Entry, port: int) -> route_components_pb2.Route:
+def _route(state: MeshState, entry: Entry, port: int, kept: ServiceRef | None) -> route_components_pb2.Route:
     rule = entry.rule
     assert not isinstance(rule, TCPRouteRule)  # noqa: S101  (a TCP port has no HTTP routes)
     kind = "preflight" if entry.preflight else "match"
@@ -167,7 +200,7 @@ def _route(state: MeshState, entry: Entry, port: int) -> route_components_pb2.Ro
         route.direct_response.status = 500
         route.direct_response.body.inline_string = f"{entry} sends nothing anywhere: all weights are 0\n"
     else:
-        _forward(state, entry, route.route, backends)
+        _forward(state, entry, route.route, backends, kept)
     apply_filters(route, rule.filters, entry.condition.path)
     if rule.session_persistence is not None and backends:
         session_config(route, rule.session_persistence)
@@ -175,11 +208,22 @@ def _route(state: MeshState, entry: Entry, port: int) -> route_components_pb2.Ro
 
 
 def _forward(
-    state: MeshState, entry: Entry, action: route_components_pb2.RouteAction, backends: Sequence[Backend]
+    state: MeshState,
+    entry: Entry,
+    action: route_components_pb2.RouteAction,
+    backends: Sequence[Backend],
+    kept: ServiceRef | None,
 ) -> None:
     rule = entry.rule
     assert not isinstance(rule, TCPRouteRule)  # noqa: S101  (a TCP port has no HTTP routes)
-    send_to(action, [(clusters.name_of(one.target), one.weight, one.filters) for one in backends])
+    rewritten = any((found := getattr(one, "url_rewrite", None)) and found.hostname for one in rule.filters)
+    shares = []
+    for one in backends:
+        service = one.target.service
+        is_written = rewritten or service == kept
+        host = None if is_written else host_of(state.destination(service), one.target.port)
+        shares.append(Share(clusters.name_of(one.target), one.weight, one.filters, host))
+    send_to(action, shares)
     whole = milliseconds(rule.timeouts.request) if rule.timeouts.request is not None else 0
     action.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
     action.timeout.FromMilliseconds(whole)

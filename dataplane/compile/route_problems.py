@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataplane.compile.scope import Scope
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
-from routing.backends import backend_refs, target_of
+from routing.backends import targets_of
 from routing.table import concerns, fits, names_port, parent_of, table
 from schemas.errors import Problem
 from schemas.names import ServiceRef
-from schemas.objects import AnyRoute, ExternalService, Service, TCPRoute
+from schemas.objects import AnyRoute, ExternalService, Service
 
 
 def route_problems(state: MeshState, workload: Workload, scope: Scope) -> tuple[Problem, ...]:
@@ -31,8 +31,7 @@ def route_problems(state: MeshState, workload: Workload, scope: Scope) -> tuple[
 
 
 def _missing(state: MeshState, route: AnyRoute) -> Iterator[Problem]:
-    for path, ref in backend_refs(route):
-        target = target_of(ref, route.metadata.namespace, state.destination, tcp=isinstance(route, TCPRoute))
+    for path, target in targets_of(route, state.destination):
         if target.missing:
             mirror = path.endswith("requestMirror.backendRef")
             what = "nothing is mirrored there" if mirror else "its share of the requests is answered 503"

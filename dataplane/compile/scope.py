@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from dataplane.snapshot.state import MeshState
 from schemas.errors import Problem
-from schemas.names import ServiceRef
+from schemas.names import SYSTEM_NAMESPACE, ServiceRef
 from schemas.objects.service import Service, ServicePort
 
 
@@ -22,20 +22,37 @@ class BoundPort:
 @dataclass(frozen=True, slots=True)
 class Scope:
     everything: bool = False
-    """All that the mesh knows; `named` then adds nothing."""
+    """All that the mesh knows; `named` is what is declared beside it."""
     on_demand: bool = False
     """Nothing is declared: `named` is what the workload turned out to call, and grows."""
     named: frozenset[ServiceRef] = frozenset()
     bound: tuple[BoundPort, ...] = field(default=())
+    hosted_in: tuple[str, ...] = ()
+    """Namespaces whose ExternalServices with `hosts` are in scope: nobody could tell from a host name whose it is, so
+    there is nothing to learn."""
+    hosts_from: tuple[str, ...] = ()
+    """Namespaces whose ExternalServices may say where a host name leads, the first goes before the second; and those
+    of `named` where it is declared."""
 
-    def __contains__(self, service: ServiceRef) -> bool:
-        return self.everything or service in self.named
+    def holds(self, state: MeshState, service: ServiceRef) -> bool:
+        return self.everything or service in self.named or state.is_hosted(service, self.hosted_in)
 
     def services(self, state: MeshState) -> list[ServiceRef]:
         """Those of the scope that exist, in order."""
-        return (
-            state.destinations() if self.everything else [ref for ref in sorted(self.named) if state.destination(ref)]
-        )
+        if self.everything:
+            return state.destinations()
+        return sorted({*(ref for ref in self.named if state.destination(ref)), *state.hosted(self.hosted_in)})
+
+    def rank_of_hosts(self, service: ServiceRef) -> int | None:
+        """How much the `hosts` of an ExternalService of the scope count, 0 the most; None: not at all.
+
+        Whoever may write objects of some other namespace must not be able to lead a name elsewhere.
+        """
+        if service.namespace in self.hosts_from[:1]:
+            return 0
+        if service in self.named and not self.on_demand:
+            return 1
+        return 2 if service.namespace in self.hosts_from else None
 
 
 def scope_of(service: ServiceRef, declared: Service | None, learnt: Iterable[ServiceRef] = ()) -> Scope:
@@ -44,8 +61,9 @@ def scope_of(service: ServiceRef, declared: Service | None, learnt: Iterable[Ser
     if declared is None:
         return Scope()
     dependencies = declared.spec.dependencies
+    near = tuple(dict.fromkeys((service.namespace, SYSTEM_NAMESPACE)))
     if dependencies is None:
-        return Scope(on_demand=True, named=frozenset(learnt))
+        return Scope(on_demand=True, named=frozenset(learnt), hosted_in=near, hosts_from=near)
     everything = any(dependency.name == "*" for dependency in dependencies)
     named, bound = set(), []
     for dependency in dependencies:
@@ -56,7 +74,7 @@ def scope_of(service: ServiceRef, declared: Service | None, learnt: Iterable[Ser
         if dependency.bind_port is not None:
             bound.append(BoundPort(dependency.bind_port, ref, dependency.port))
     bound.sort(key=lambda one: one.bind_port)
-    return Scope(everything, named=frozenset() if everything else frozenset(named), bound=tuple(bound))
+    return Scope(everything, named=frozenset(named), bound=tuple(bound), hosts_from=near)
 
 
 def bound_target(state: MeshState, bound: BoundPort) -> ServicePort | Problem:

@@ -27,6 +27,9 @@ class Workload:
     locality: Locality = field(default_factory=Locality)
     """Where it stands, as a caller."""
 
+    system_ca: str = ""
+    """Absolute path of the PEM file with the certification authorities that this host trusts; empty: it has none."""
+
     access_log: str = ""
     """Absolute path of the file that Envoy logs requests to; empty: nowhere."""
 

@@ -5,7 +5,8 @@ from dataplane.compile.resources import CLUSTER, ENDPOINTS, ROUTES, SECRET, Reso
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from schemas.errors import InvalidInput
-from schemas.names import ServiceRef
+from schemas.names import SYSTEM_NAMESPACE, ServiceRef
+from schemas.objects.mesh import Mesh
 from schemas.objects.service import Service
 
 SETTINGS = "the sidecar's settings"
@@ -29,6 +30,8 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
     if rest == "proxy" and key.type_url == ROUTES:
         routes = {str(route.ref) for service in state.routed() for route in state.routes_for(service)}
         return [SETTINGS, *sorted(routes)]
+    if rest == "passthrough":
+        return [f"{Mesh.__name__} {SYSTEM_NAMESPACE}/mesh"]
     if rest in ("proxy", "self"):
         return [SETTINGS]
     if rest.startswith("bound|"):

@@ -125,12 +125,31 @@ def _cluster(cluster: Any) -> Iterator[str]:
     parts = [_protocol(cluster), cluster_pb2.Cluster.LbPolicy.Name(cluster.lb_policy)]
     if cluster.HasField("transport_socket"):
         context = tls_pb2.UpstreamTlsContext.FromString(cluster.transport_socket.typed_config.value)
-        default = context.common_tls_context.combined_validation_context.default_validation_context
-        names = [one.matcher.exact for one in default.match_typed_subject_alt_names]
-        parts.append(f"mTLS with exactly {', '.join(names)}")
-    if cluster.type == cluster_pb2.Cluster.STATIC:
-        parts.append(f"at {', '.join(placed_addresses(cluster.load_assignment))}")
+        parts.append(_tls(context.common_tls_context))
+    if cluster.type in (cluster_pb2.Cluster.STRICT_DNS, cluster_pb2.Cluster.LOGICAL_DNS):
+        parts.append(f"at what {', '.join(placed_addresses(cluster.load_assignment))} is in DNS")
+    if cluster.type == cluster_pb2.Cluster.STATIC and not cluster.HasField("cluster_type"):
+        parts.append(f"at {', '.join(placed_addresses(cluster.load_assignment)) or 'no address'}")
+    if cluster.HasField("cluster_type"):
+        parts.append("at whatever address the request names")
     yield ", ".join(parts)
+
+
+def _tls(context: Any) -> str:
+    inside = context.HasField("combined_validation_context")
+    validation = (
+        context.combined_validation_context.default_validation_context if inside else context.validation_context
+    )
+    names = ", ".join(one.matcher.exact for one in validation.match_typed_subject_alt_names)
+    if inside:
+        return f"mTLS with exactly {names}"
+    by = (
+        f"the authorities in {validation.trusted_ca.filename}"
+        if validation.trusted_ca.filename
+        else "given authorities"
+    )
+    shows = "".join(f", shows {one.name}" for one in context.tls_certificate_sds_secret_configs)
+    return f"TLS with {names}, verified by {by}{shows}"
 
 
 def _protocol(cluster: Any) -> str:

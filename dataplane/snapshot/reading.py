@@ -4,13 +4,14 @@ Stricter than the types: what would contradict itself, or what Envoy would refus
 in the same resource, is not let through. Replicas refuse the same on a write; this is for what came past them.
 """
 
-import ipaddress
 from collections.abc import Hashable, Iterable, Mapping
 
 from authz.stored import check_understood
 from routing.check import route_faults
 from schemas import checking, codec
+from schemas.addresses import is_reachable
 from schemas.errors import Corrupt, InvalidInput, Problem
+from schemas.external_faults import external_faults, tls_parts
 from schemas.keys import DataRef, EndpointRef, EpochRef, RevocationRef, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId, check_name
 from schemas.objects import (
@@ -25,9 +26,11 @@ from schemas.objects import (
     Service,
     TCPRoute,
 )
+from schemas.objects.external import ExternalTls
 from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
 from schemas.traffic_faults import traffic_faults
 from spiffe.bundle import certificates
+from spiffe.pem import holds_certificates
 
 Value = AnyObject | Endpoint | TrustBundle | Revocation | Epoch
 
@@ -84,14 +87,24 @@ def _check_service(service: Service, subject: str) -> None:
 def _check_external(service: ExternalService, subject: str) -> None:
     ports = service.spec.ports
     _check_unique(subject, {"port name": [one.name for one in ports], "port": [one.port for one in ports]})
-    for index, endpoint in enumerate(service.spec.endpoints):
-        _check_address(endpoint.address, subject, f"$.spec.endpoints[{index}].address")
+    fault = next(external_faults(service), None)
+    if fault is not None:
+        raise Corrupt(Problem(subject, fault.message, checking.json_path(fault.path), fault.remedy))
+    for place, tls in tls_parts(service):
+        _check_tls(tls, subject, checking.json_path(place))
+
+
+def _check_tls(tls: ExternalTls, subject: str, path: str) -> None:
+    if tls.ca_certificates is not None and not holds_certificates(tls.ca_certificates):
+        raise Corrupt(Problem(subject, "holds no PEM certificates", f"{path}.caCertificates"))
+    if tls.spiffe_id is None:
+        return
     try:
-        identity = SpiffeId.parse(service.spec.tls.spiffe_id)
+        identity = SpiffeId.parse(tls.spiffe_id)
     except InvalidInput as error:
-        raise Corrupt(Problem(subject, str(error), "$.spec.tls.spiffeId")) from error
+        raise Corrupt(Problem(subject, str(error), f"{path}.spiffeId")) from error
     if not identity.path:
-        raise Corrupt(Problem(subject, f"{identity} names no server", "$.spec.tls.spiffeId", "name one identity"))
+        raise Corrupt(Problem(subject, f"{identity} names no server", f"{path}.spiffeId", "name one identity"))
 
 
 def _check_unique(subject: str, of: Mapping[str, Iterable[Hashable]]) -> None:
@@ -125,14 +138,8 @@ def _endpoint(ref: EndpointRef, data: bytes, subject: str) -> Endpoint:
 
 
 def _check_address(text: str, subject: str, path: str) -> None:
-    bad = Corrupt(Problem(subject, f"expected an IP address that other hosts can reach, got {text[:64]!r}", path))
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError as error:
-        raise bad from error
-    # A zone (fe80::1%eth0) means something on one host only, and Envoy refuses the whole assignment for it.
-    if address.is_unspecified or address.is_multicast or getattr(address, "scope_id", None):
-        raise bad
+    if not is_reachable(text):
+        raise Corrupt(Problem(subject, f"expected an IP address that other hosts can reach, got {text[:64]!r}", path))
 
 
 def _first_repeated(values: Iterable[Hashable]) -> Hashable | None:

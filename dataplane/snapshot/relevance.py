@@ -15,6 +15,8 @@ class Relevance:
     own: ServiceRef
     services: frozenset[ServiceRef] | None
     """Those that requests of the workload may come to; None: all."""
+    hosted_in: tuple[str, ...] = ()
+    """Namespaces whose external services it may call by their hosts, without having said so."""
 
     def keeps(self, ref: DataRef | StatusRef | None) -> bool:
         """Whatever is not surely somebody else's: kinds that are not named here too, and what is no key of the mesh."""
@@ -23,6 +25,8 @@ class Relevance:
         match ref.kind:
             case Service.__name__ | ExternalService.__name__:
                 service = ServiceRef(ref.namespace, ref.name)
+                if ref.kind == ExternalService.__name__ and ref.namespace in self.hosted_in:
+                    return True
                 return service == self.own or service in self.services
             case BackendTrafficPolicy.__name__:  # its targets are of its own namespace
                 return any(one.namespace == ref.namespace for one in self.services)

@@ -15,6 +15,7 @@ from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing, Put
 from routing.backends import services_named
 from routing.table import parents
 from schemas.errors import Corrupt, Problem
+from schemas.external_faults import tls_parts
 from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, RevocationRef, StatusRef, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import (
@@ -23,6 +24,7 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    Mesh,
     Service,
     Telemetry,
     federation,
@@ -30,6 +32,8 @@ from schemas.objects import (
 from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
 
 K = TypeVar("K")
+
+_MESH = ObjectRef(Mesh.__name__, SYSTEM_NAMESPACE, "mesh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class MeshState:
     _routes_to: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _services: dict[ServiceRef, Service] = field(default_factory=dict)
     _externals: dict[ServiceRef, ExternalService] = field(default_factory=dict)
+    _hosted: dict[str, set[ServiceRef]] = field(default_factory=dict)
     _federated: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _trust: dict[str, TrustBundle] = field(default_factory=dict)
 
@@ -91,6 +96,21 @@ class MeshState:
     def destinations(self) -> list[ServiceRef]:
         """All that can be called, in order."""
         return sorted(self._services.keys() | self._externals.keys())
+
+    def hosted(self, namespaces: Iterable[str]) -> list[ServiceRef]:
+        """The external services of those namespaces that have host names of their own, in order."""
+        found = (ref for namespace in namespaces for ref in self._hosted.get(namespace, ()))
+        return sorted(ref for ref in found if ref not in self._services)
+
+    def is_hosted(self, service: ServiceRef, namespaces: Iterable[str]) -> bool:
+        """Whether it is one of `hosted`."""
+        if service.namespace not in namespaces or service in self._services:
+            return False
+        return service in self._hosted.get(service.namespace, ())
+
+    def mesh(self) -> Mesh | None:
+        found = self.values.get(_MESH)
+        return found if isinstance(found, Mesh) else None
 
     def endpoints(self, service: ServiceRef) -> list[tuple[str, Endpoint]]:
         """Live instances by name, in order."""
@@ -155,7 +175,11 @@ class MeshState:
     def externals_of(self, trust_domain: str) -> list[ServiceRef]:
         """The external services whose servers are of that trust domain, in order."""
         prefix = f"spiffe://{trust_domain}/"
-        return sorted(ref for ref, one in self._externals.items() if one.spec.tls.spiffe_id.lower().startswith(prefix))
+        return sorted(
+            ref
+            for ref, one in self._externals.items()
+            if any((tls.spiffe_id or "").lower().startswith(prefix) for _, tls in tls_parts(one))
+        )
 
     def trust_bundles(self, own: str) -> list[TrustBundle]:
         """Of `own` and of each federated trust domain, as far as known, in the order of their names.
@@ -286,8 +310,11 @@ class MeshState:
                     del self._services[service]
             case (ExternalService(), _) | (_, ExternalService()) if isinstance(ref, ObjectRef):
                 external = ServiceRef(ref.namespace, ref.name)
+                self._hosted.get(external.namespace, set()).discard(external)
                 if isinstance(after, ExternalService):
                     self._externals[external] = after
+                    if after.spec.hosts:
+                        self._hosted.setdefault(external.namespace, set()).add(external)
                 else:
                     del self._externals[external]
             case (federation.TrustBundle(), _) | (_, federation.TrustBundle()) if isinstance(ref, ObjectRef):

@@ -1,6 +1,6 @@
 """`Mesh`: the one object that speaks for all of the mesh. Named `mesh`, in namespace `mesh-system`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -21,12 +21,20 @@ class VirtualRanges(Part, frozen=True, kw_only=True):
     """The default is of the unique local addresses (RFC 4193), and routed nowhere."""
 
 
+class OutboundTrafficPolicy(Part, frozen=True, kw_only=True):
+    """What becomes of calls to what is neither a service of the mesh nor an ExternalService (Istio: MeshConfig)."""
+
+    mode: Literal["REGISTRY_ONLY", "ALLOW_ANY"] = "REGISTRY_ONLY"
+    """REGISTRY_ONLY: they are refused. ALLOW_ANY: they go where they are addressed to, as the app sends them."""
+
+
 class MeshSpec(Part, frozen=True, kw_only=True):
     trust_domain: TrustDomain
     svid_ttl_seconds: SvidTtl = 3600
     """How long a workload's SVID lives; it is renewed at half of it."""
     virtual_addresses: VirtualRanges = VirtualRanges()
     """Can't change while any service has an address."""
+    outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy()
 
 
 class Mesh(Object, frozen=True, kw_only=True, tag="Mesh"):

@@ -9,8 +9,9 @@ import trio
 
 from tests.e2e.app import GREETING, HTTP, TCP
 from tests.e2e.mesh import E2eMesh
-from tests.states.build import port, service
+from tests.states.build import external, port, service
 
+NOBODY = "no such service in the mesh, nor has an ExternalService this host\n"
 UNDECLARED = service("web", port("http", HTTP), needs=None)
 
 
@@ -52,7 +53,7 @@ async def test_who_calls_nobody_is_told_at_once_and_later_finds_who_came(mesh: E
     async with mesh.applied(UNDECLARED):
         started = time.monotonic()
         answers = [await mesh.get("/", host="latecomer") for _ in range(3)]
-        assert [(one.status_code, one.text) for one in answers] == [(503, "no such service in the mesh\n")] * 3
+        assert [(one.status_code, one.text) for one in answers] == [(503, NOBODY)] * 3
         assert time.monotonic() - started < 4, "it waited for a cluster that nobody will send"
         assert (await mesh.get("/", host="not a host")).status_code in (400, 503)
         # A name that came into being later needs no second lesson.
@@ -60,6 +61,19 @@ async def test_who_calls_nobody_is_told_at_once_and_later_finds_who_came(mesh: E
             answer = await mesh.get("/", host="latecomer")
             assert answer.status_code == 503
             assert "no such service" not in answer.text, "it exists, and has no instance"
+
+
+async def test_an_external_service_is_learnt_too(mesh: E2eMesh) -> None:
+    """One with a sidecar at the other end, named as services are."""
+    api = f"spiffe://{mesh.local.trust_domain}/ns/shop/svc/api"
+    at = mesh.instances["api-1"].advertised
+    partner = external("stock.partner", api, port("http", HTTP), at=[at])
+    async with mesh.applied(UNDECLARED, partner):
+        answers = [await mesh.get("/", host=f"stock.partner:{HTTP}") for _ in range(3)]
+        assert [one.status_code for one in answers] == [200] * 3, answers[0].text
+        assert (await mesh.get("/", host="stock.partner")).status_code == 200
+        held = [key["cluster"]["name"] for key in await _clusters(mesh)]
+        assert f"outbound|stock.partner|{HTTP}" in held
 
 
 async def test_what_was_learnt_outlives_the_agent(mesh: E2eMesh) -> None:

@@ -22,13 +22,13 @@ from schemas.objects import AnyObject, federation
 from schemas.objects.federation import BundleEndpoint
 from tests.e2e.app import HTTP, TCP
 from tests.e2e.mesh import APPLY_SECONDS, E2eMesh, caller
-from tests.states.build import external, federates, need, policy, port, rule, service
+from tests.states.build import external, federates, policy, port, rule, service
 from tests.support.net import eventually
 
 SHOP, PARTNER = "shop.example", "partner.example"
 WEB_ID, API_ID = f"spiffe://{SHOP}/ns/shop/svc/web", f"spiffe://{PARTNER}/ns/shop/svc/api"
 PORTS = (port("http", HTTP), port("tcp", TCP, "tcp"))
-REPORTS = service("reports.back-office", port("http", HTTP), needs=[need("*")])
+REPORTS = service("reports.back-office", port("http", HTTP), needs=None)
 
 
 def made(directory: Path, trust_domain: str, *at_rest: AnyObject) -> E2eMesh:
@@ -47,8 +47,8 @@ class Meshes:
     def in_directory(cls, directory: Path) -> Meshes:
         web_may = policy("web-may", "ALLOW", rule(caller(WEB_ID)), on=["api"])
         api_may = policy("api-may", "ALLOW", rule(caller(API_ID)), on=["web"])
-        shop = made(directory / "shop", SHOP, service("web", *PORTS, needs=[need("*")]), api_may)
-        return cls(shop, made(directory / "partner", PARTNER, service("api", *PORTS, needs=[need("*")]), web_may))
+        shop = made(directory / "shop", SHOP, service("web", *PORTS, needs=None), api_may)
+        return cls(shop, made(directory / "partner", PARTNER, service("api", *PORTS, needs=None), web_may))
 
     async def start(self) -> None:
         async with trio.open_nursery() as nursery:

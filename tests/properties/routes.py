@@ -37,7 +37,7 @@ _ports = st.none() | st.sampled_from([7, 80, 8080])
 _parents = st.lists(
     st.builds(
         ParentRef,
-        kind=st.just("Service"),
+        kind=st.sampled_from(["Service", "ExternalService"]),
         name=_names,
         namespace=_maybe_namespaces,
         port=_ports,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from hypothesis import strategies as st
 
 from schemas import codec
@@ -17,8 +19,8 @@ from schemas.objects import (
 )
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.common import TargetRef
-from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, ExternalTls
-from schemas.objects.mesh import MeshSpec
+from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
+from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec
 from schemas.objects.telemetry import AccessLogFilter, AccessLogging, Telemetry, TelemetryMatch, TelemetrySpec
 from schemas.objects.traffic import (
@@ -173,31 +175,56 @@ _traffic = _object(
         health_check=_maybe(_health_checks),
     ),
 )
-_mesh = st.just(
-    Mesh(
-        api_version="mesh/v1",
-        metadata=Metadata(name="mesh", namespace=SYSTEM_NAMESPACE),
-        spec=MeshSpec(trust_domain=TRUST_DOMAIN),
-    )
+_mesh = st.builds(
+    Mesh,
+    api_version=st.just("mesh/v1"),
+    metadata=st.just(Metadata(name="mesh", namespace=SYSTEM_NAMESPACE)),
+    spec=st.builds(
+        MeshSpec,
+        trust_domain=st.just(TRUST_DOMAIN),
+        outbound_traffic_policy=st.builds(OutboundTrafficPolicy, mode=st.sampled_from(["REGISTRY_ONLY", "ALLOW_ANY"])),
+    ),
 )
 
 
+_CA = ssl.DER_cert_to_PEM_cert(ROOT_DER)
+_tls = st.one_of(
+    st.builds(ExternalTls, mode=st.just("MESH"), spiffe_id=_identities),
+    st.just(ExternalTls(mode="DISABLE")),
+    st.builds(
+        ExternalTls,
+        mode=st.sampled_from(["SIMPLE", "MUTUAL"]),
+        sni=_maybe(st.just("sni.test")),
+        ca_certificates=st.sampled_from([None, _CA, "no PEM"]),
+    ),
+)
+_hosts = st.sampled_from([(), (), ("a.example",), ("a.example", "b.example"), ("orders.shop",)])
+_external_ports = st.builds(
+    ExternalPort,
+    name=_port_names,
+    port=_port_numbers,
+    protocol=st.sampled_from(["http", "http2", "tcp"]),
+    target_port=_maybe(_port_numbers),
+    tls=_maybe(_tls),
+)
 _externals = _object(
     ExternalService,
     _services,
     st.builds(
         ExternalServiceSpec,
-        ports=_few(_service_ports, 1),
+        hosts=_hosts,
+        ports=_few(_external_ports, 1),
         endpoints=_few(
             st.builds(
                 ExternalEndpoint,
                 address=st.sampled_from(["192.0.2.1", "2001:db8::2", "0.0.0.0", "a.example"]),  # noqa: S104  (not bound)
                 ports=_maybe(st.dictionaries(_port_names, _port_numbers, max_size=2)),
             ),
-            1,
         ),
-        tls=st.builds(ExternalTls, mode=st.just("MESH"), spiffe_id=_identities),
+        resolution=st.sampled_from(["DNS", "DNS", "DNS_ROUND_ROBIN"]),
+        tls=_tls,
     ),
+    _namespaces | st.just(SYSTEM_NAMESPACE),
 )
 _federated = st.builds(
     federates, st.sampled_from(["f1", "f2"]), st.sampled_from([TRUST_DOMAIN, "other.test", "third.test"])

@@ -107,5 +107,5 @@ def test_memory_is_that_of_the_dependencies() -> None:
     )
     kept = {KEYS.parse(key) for key in watched.pipeline.state.stored}
     assert kept == {ObjectRef("Service", "shop", "orders"), ObjectRef("Service", "elsewhere", "other-7")}
-    assert ServiceRef("elsewhere", "other-7") in watched.pipeline.compiler.scope
+    assert ServiceRef("elsewhere", "other-7") in watched.pipeline.compiler.scope.named
     watched.check()

@@ -9,7 +9,7 @@ from schemas.names import ObjectRef, ServiceRef, SpiffeId
 from schemas.objects import AnyObject, Metadata
 from schemas.objects.authorization import AuthorizationPolicy, AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.common import TargetRef
-from schemas.objects.external import ExternalEndpoint, ExternalService, ExternalServiceSpec, ExternalTls
+from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalService, ExternalServiceSpec, ExternalTls
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.federation import TrustBundle as FederatedTrustBundle
 from schemas.objects.mesh import Mesh, MeshSpec, VirtualRanges
@@ -100,7 +100,7 @@ EXTERNAL = ExternalService(
     api_version="mesh/v1",
     metadata=Metadata(name="stock", namespace="partner"),
     spec=ExternalServiceSpec(
-        ports=(ServicePort(name="web", port=8080, protocol="http"),),
+        ports=(ExternalPort(name="web", port=8080, protocol="http"),),
         endpoints=(ExternalEndpoint(address="192.0.2.7", ports={"web": 18080}),),
         tls=ExternalTls(mode="MESH", spiffe_id="spiffe://partner.example/ns/back/svc/stock"),
     ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.workload import Credentials, Workload
@@ -28,7 +28,7 @@ from schemas.objects import (
     federation,
 )
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
-from schemas.objects.external import ExternalEndpoint, ExternalServiceSpec, ExternalTls
+from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec
 from schemas.objects.telemetry import Telemetry, TelemetrySpec
@@ -70,9 +70,10 @@ def state(name: str, about: str, *items: Item, of: Workload | None = None, learn
     return State(name, about, values, of or workload(ORDERS), tuple(learnt))
 
 
-def workload(service: ServiceRef, **ports: int) -> Workload:
+def workload(service: ServiceRef, system_ca: str = "", **ports: int) -> Workload:
     """`ports`: where the app listens, by the service port's name."""
     return Workload(
+        system_ca=system_ca,
         service=service,
         trust_domain=TRUST_DOMAIN,
         inbound_address="127.9.1.1",
@@ -115,9 +116,15 @@ def external(
     """`server`: a SPIFFE ID. `numbers`: on each address, by the port's name."""
     endpoints = tuple(ExternalEndpoint(address=one, ports=dict(numbers) if numbers else None) for one in at)
     spec = ExternalServiceSpec(
-        ports=ports or (port("http", 80),), endpoints=endpoints, tls=ExternalTls(mode="MESH", spiffe_id=server)
+        ports=external_ports(ports or (port("http", 80),)),
+        endpoints=endpoints,
+        tls=ExternalTls(mode="MESH", spiffe_id=server),
     )
     return ExternalService(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
+
+
+def external_ports(ports: Sequence[ServicePort]) -> tuple[ExternalPort, ...]:
+    return tuple(ExternalPort(**asdict(one)) for one in ports)
 
 
 def federates(

@@ -36,6 +36,7 @@ from tests.states.build import (
     who,
     workload,
 )
+from tests.states.edges import EDGE_STATES
 from tests.states.routes import ROUTE_STATES
 
 TRUST = bundle(1, ROOT_DER)
@@ -388,6 +389,7 @@ STATES: tuple[State, ...] = (
     ),
     *BACKENDS,
     *ROUTE_STATES,
+    *EDGE_STATES,
 )
 
 BY_NAME = {one.name: one for one in STATES}

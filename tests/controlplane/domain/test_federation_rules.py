@@ -84,7 +84,7 @@ FAULTS = {
     "an external service at a name": (
         external("endpoints: [{address: stock.example}]"),
         "endpoints[0].address",
-        "no IP address",
+        "reached by IP address",
     ),
     "a port that it has not": (
         external("endpoints: [{address: 192.0.2.1, ports: {grpc: 1}}]"),

@@ -129,7 +129,7 @@ class Feed:
             if kind in _CHILD_OF:
                 self._sent.pop(ResourceKey(_CHILD_OF[kind], one.key.name), None)
         for name in gone:
-            del self._sent[ResourceKey(kind, name)]
+            self._sent.pop(ResourceKey(kind, name), None)  # its parent, sent just now, may have dropped it
         self._open[nonce] = ", ".join([*(one.key.name for one in send), *(f"-{name}" for name in gone)])
         return response
 
