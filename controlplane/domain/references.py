@@ -11,6 +11,7 @@ from schemas.objects import (
     BackendTrafficPolicy,
     GRPCRoute,
     HTTPRoute,
+    RateLimitPolicy,
     Service,
     TCPRoute,
     Telemetry,
@@ -41,7 +42,7 @@ def references(value: AnyObject) -> Iterator[Reference]:
                 yield Reference(ref, f"$.spec.parentRefs[{index}]")
             for path, backend in backend_refs(value):
                 yield Reference(ObjectRef(backend.kind, backend.namespace or own, backend.name), path)
-        case AuthorizationPolicy() | BackendTrafficPolicy() | Telemetry():
+        case AuthorizationPolicy() | BackendTrafficPolicy() | RateLimitPolicy() | Telemetry():
             for index, target in enumerate(value.spec.target_refs or ()):
                 ref = ObjectRef(target.kind, value.metadata.namespace, target.name)
                 yield Reference(ref, f"$.spec.targetRefs[{index}]")

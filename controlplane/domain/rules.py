@@ -10,6 +10,7 @@ from controlplane.domain.federation import (
     trust_bundle_problems,
 )
 from controlplane.domain.known import After
+from controlplane.domain.rate_limits import rate_limit_problems
 from controlplane.domain.references import ANY_SERVICE, Reference, dependency_target, references
 from controlplane.domain.routes import route_problems
 from controlplane.domain.telemetry import telemetry_problems
@@ -24,6 +25,7 @@ from schemas.objects import (
     GRPCRoute,
     HTTPRoute,
     Mesh,
+    RateLimitPolicy,
     Service,
     TCPRoute,
     Telemetry,
@@ -56,6 +58,8 @@ def problems_of(value: AnyObject, after: After, subject: str) -> Iterator[Proble
             yield from trust_bundle_problems(value, after, subject)
         case Telemetry():
             yield from telemetry_problems(value, after, subject)
+        case RateLimitPolicy():
+            yield from rate_limit_problems(value, after, subject)
         case AuthorizationPolicy():
             yield from _authorization_policy(value, after, subject)
 

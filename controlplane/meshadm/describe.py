@@ -10,10 +10,10 @@ from controlplane.meshadm.table import Table, printable
 from controlplane.meshadm.table import lines as table_lines
 from controlplane.meshadm.values import Sidecars, Stored
 from schemas import codec
-from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, Service, Telemetry
+from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, RateLimitPolicy, Service, Telemetry
 from schemas.objects.authorization import Operation, Rule, Source
 
-POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy", "Telemetry")
+POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "Telemetry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _policies_for(service: Service, policies: Sequence[Stored]) -> list[Stored]:
     found: list[Stored] = []
     for stored in policies:
         value = stored.object
-        if not isinstance(value, AuthorizationPolicy | BackendTrafficPolicy | Telemetry):
+        if not isinstance(value, AuthorizationPolicy | BackendTrafficPolicy | RateLimitPolicy | Telemetry):
             continue
         if value.metadata.namespace != service.metadata.namespace:
             continue

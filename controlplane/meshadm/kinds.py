@@ -14,6 +14,7 @@ SHORT_FORMS = {
     "TCPRoute": ("tcp",),
     "AuthorizationPolicy": ("authz",),
     "BackendTrafficPolicy": ("btp",),
+    "RateLimitPolicy": ("rlp",),
     "Telemetry": ("tel",),
     "ExternalService": ("extsvc",),
 }

@@ -78,6 +78,10 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),
         ("LOAD BALANCER", lambda one: one.spec.load_balancer.type),
     ),
+    "RateLimitPolicy": (
+        ("TARGETS", lambda one: _targets(one.spec.target_refs)),
+        ("LIMITS", lambda one: joined(f"{rule.limit.requests}/{rule.limit.unit}" for rule in one.spec.rules)),
+    ),
     "Telemetry": (
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),
         ("SAYS", lambda one: joined(one.sections)),

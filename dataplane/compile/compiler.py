@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from authz.rules import applies
-from dataplane.compile import clusters, inbound, on_demand, outbound, passthrough, telemetry, tls
+from dataplane.compile import clusters, inbound, on_demand, outbound, passthrough, rate_limits, telemetry, tls
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.host_claims import host_claims
 from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
@@ -31,6 +31,7 @@ from schemas.objects import (
     BackendTrafficPolicy,
     ExternalService,
     Mesh,
+    RateLimitPolicy,
     Service,
     TCPRoute,
     Telemetry,
@@ -209,6 +210,10 @@ class Compiler:
                 return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
             case ObjectRef(kind=Mesh.__name__):
                 return {PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES}
+            case ObjectRef(kind=RateLimitPolicy.__name__):
+                limits = [one for one in (change.before, change.after) if isinstance(one, RateLimitPolicy)]
+                ours = any(rate_limits.targets(policy, self.workload.service) for policy in limits)
+                return {INBOUND_ROUTES} if ours else set()
             case ObjectRef(kind=Telemetry.__name__):
                 return {RUNTIME}  # small enough to be compared for who it is for
             case EndpointRef(service=service):

@@ -16,7 +16,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import duration_pb2
 
 from authz.rules import applies
-from dataplane.compile import authorization, clusters, passing, tls
+from dataplane.compile import authorization, clusters, passing, rate_limits, tls
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
@@ -51,7 +51,8 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
         transport_socket = tls.downstream(workload.trust_domain, state.federated(workload.trust_domain))
         if port.passes_bytes:
             rules = authorization.rules_for(state, workload.service, workload.trust_domain, port)
-            if passing.judges_identities_only(rules):
+            limits = rate_limits.rules_of(state.rate_limits(workload.service.namespace), workload.service, port)
+            if passing.judges_identities_only(rules) and not limits:
                 logs = access_logs(workload, "server", http=False)
                 passing.add_chain(listener, clusters.app_name(port), *rules, transport_socket, logs)
         chain = listener.filter_chains.add(transport_socket=transport_socket)
@@ -61,7 +62,7 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             connection_manager(
                 name=listener_name(port),
                 inbound=True,
-                filters=_authorization_filters(),
+                filters=[*_authorization_filters(), *rate_limits.filters()],
                 takes_connect=port.protocol == "tcp",
                 access_logs=access_logs(workload, "server", http=True),
             )
@@ -78,10 +79,18 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     service = state.service(workload.service)
     if service is None:
         return []
-    policies = state.authorization_policies(workload.service.namespace)
-    decided = [service, *(one for one in policies if applies(one, workload.service))]
-    revision = newest(state, decided)
-    return [_routes(port, revision, *_rules(state, workload, port, closed=closed)) for port in service.spec.ports]
+    own, namespace = workload.service, workload.service.namespace
+    judging = (one for one in state.authorization_policies(namespace) if applies(one, own))
+    limiting = [one for one in state.rate_limits(namespace) if rate_limits.targets(one, own)]
+    revision = newest(state, [service, *judging, *limiting])
+    result = []
+    for port in service.spec.ports:
+        host = _virtual_host(port, revision, *_rules(state, workload, port, closed=closed))
+        rate_limits.limit(host, rate_limits.rules_of(limiting, own, port), workload.trust_domain)
+        configuration = route_pb2.RouteConfiguration(name=host.name, virtual_hosts=[host])
+        configuration.validate_clusters.value = False  # the order of pushes sees to it
+        result.append(Resource.of(ROUTES, host.name, configuration))
+    return result
 
 
 def _rules(
@@ -101,7 +110,9 @@ def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
     ]
 
 
-def _routes(port: ServicePort, revision: int, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC) -> Resource:
+def _virtual_host(
+    port: ServicePort, revision: int, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC
+) -> route_components_pb2.VirtualHost:
     name = listener_name(port)
     host = route_components_pb2.VirtualHost(name=name, domains=["*"])
     stamp(host.metadata, revision=revision)
@@ -117,6 +128,4 @@ def _routes(port: ServicePort, revision: int, deny: rbac_pb2.RBAC, allow: rbac_p
         route.match.prefix = "/"
     # How long a request may take is the caller's to say.
     route.route.timeout.CopyFrom(duration_pb2.Duration())
-    configuration = route_pb2.RouteConfiguration(name=name, virtual_hosts=[host])
-    configuration.validate_clusters.value = False  # the order of pushes sees to it
-    return Resource.of(ROUTES, name, configuration)
+    return host

@@ -2,7 +2,8 @@
 
 Who may be called so is in the Service (`ServicePort.passes_bytes`), so that callers know it too: they speak the app's
 own protocol, and say so by ALPN. The listener keeps its HTTP chain for all others, so nothing is lost while some
-callers don't know yet. Where a rule of the port needs more than the identity, the HTTP chain is the only one.
+callers don't know yet. Where a rule of the port needs more than the identity, or its calls are limited, the HTTP chain
+is the only one.
 
 - Envoy's network RBAC judges at the first byte. Until then nothing is connected to the app, which so can't speak to
   whom nobody has judged.

@@ -1,6 +1,7 @@
 """Resource ▸ the objects that it came from, by its name (compile.clusters, compile.inbound, compile.outbound). Pure."""
 
 from authz.rules import applies
+from dataplane.compile import rate_limits
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, ROUTES, SECRET, ResourceKey
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
@@ -59,5 +60,6 @@ def _routes_to(state: MeshState, rest: str) -> list[str]:
 
 
 def _policies(state: MeshState, service: ServiceRef) -> list[str]:
-    policies = state.authorization_policies(service.namespace)
-    return [str(policy.ref) for policy in policies if applies(policy, service)]
+    found = [policy.ref for policy in state.authorization_policies(service.namespace) if applies(policy, service)]
+    found += [policy.ref for policy in state.rate_limits(service.namespace) if rate_limits.targets(policy, service)]
+    return [str(ref) for ref in found]

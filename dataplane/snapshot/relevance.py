@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from schemas.keys import DataRef, StatusRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
-from schemas.objects import ROUTE_KINDS, AuthorizationPolicy, BackendTrafficPolicy, ExternalService, Service, Telemetry
+from schemas.objects import (
+    ROUTE_KINDS,
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    ExternalService,
+    RateLimitPolicy,
+    Service,
+    Telemetry,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,8 @@ class Relevance:
             case kind if kind in ROUTE_KINDS:  # written by the namespace of a service, or by that of its caller
                 namespaces = {self.own.namespace, *(one.namespace for one in self.services)}
                 return ref.namespace in namespaces
+            case RateLimitPolicy.__name__:  # who is called acts on it; its targets are of its own namespace
+                return ref.namespace == self.own.namespace
             case AuthorizationPolicy.__name__ | Telemetry.__name__:
                 return ref.namespace in (self.own.namespace, SYSTEM_NAMESPACE)
         return True

@@ -25,6 +25,7 @@ from schemas.objects import (
     BackendTrafficPolicy,
     ExternalService,
     Mesh,
+    RateLimitPolicy,
     Service,
     Telemetry,
     federation,
@@ -71,6 +72,7 @@ class MeshState:
     zone_bound: set[ServiceRef] = field(default_factory=set)
     """Services whose requests are to stay in the caller's zone: what each zone gets depends on the callers' zones."""
     _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
+    _rate_limits: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _telemetries: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _routes_for: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _routes_to: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
@@ -143,6 +145,11 @@ class MeshState:
         """All of a namespace, in the order of their names."""
         found = (self.values.get(ref) for ref in sorted(self._policies.get(namespace, ())))
         return [policy for policy in found if isinstance(policy, AuthorizationPolicy)]
+
+    def rate_limits(self, namespace: str) -> list[RateLimitPolicy]:
+        """All of a namespace, in the order of their names."""
+        found = (self.values.get(ref) for ref in sorted(self._rate_limits.get(namespace, ())))
+        return [policy for policy in found if isinstance(policy, RateLimitPolicy)]
 
     def telemetries(self, service: ServiceRef) -> list[Telemetry]:
         """Those that speak for the service, the narrowest first: for it by name, its namespace, the mesh; of several of
@@ -339,6 +346,11 @@ class MeshState:
                     _discard(self._policies, ref.namespace, ref)
                 else:
                     self._policies.setdefault(ref.namespace, set()).add(ref)
+            case (RateLimitPolicy(), _) | (_, RateLimitPolicy()) if isinstance(ref, ObjectRef):
+                if after is None:
+                    _discard(self._rate_limits, ref.namespace, ref)
+                else:
+                    self._rate_limits.setdefault(ref.namespace, set()).add(ref)
             case (Telemetry(), _) | (_, Telemetry()) if isinstance(ref, ObjectRef):
                 if after is None:
                     _discard(self._telemetries, ref.namespace, ref)

@@ -7,6 +7,7 @@ from schemas.objects.federation import TrustBundle
 from schemas.objects.grpc_route import GRPCRoute
 from schemas.objects.http_route import HTTPRoute
 from schemas.objects.mesh import Mesh
+from schemas.objects.rate_limit import RateLimitPolicy
 from schemas.objects.service import Service
 from schemas.objects.tcp_route import TCPRoute
 from schemas.objects.telemetry import Telemetry
@@ -14,7 +15,15 @@ from schemas.objects.traffic import BackendTrafficPolicy
 
 AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
 AnyObject = (
-    Mesh | Service | AnyRoute | BackendTrafficPolicy | AuthorizationPolicy | ExternalService | TrustBundle | Telemetry
+    Mesh
+    | Service
+    | AnyRoute
+    | BackendTrafficPolicy
+    | AuthorizationPolicy
+    | RateLimitPolicy
+    | ExternalService
+    | TrustBundle
+    | Telemetry
 )
 
 KINDS: dict[str, type[AnyObject]] = {
@@ -27,6 +36,7 @@ KINDS: dict[str, type[AnyObject]] = {
         TCPRoute,
         BackendTrafficPolicy,
         AuthorizationPolicy,
+        RateLimitPolicy,
         ExternalService,
         TrustBundle,
         Telemetry,
@@ -52,6 +62,7 @@ __all__ = [
     "Mesh",
     "Metadata",
     "Object",
+    "RateLimitPolicy",
     "Service",
     "TCPRoute",
     "TargetRef",

@@ -15,12 +15,14 @@ from schemas.objects import (
     ExternalService,
     Mesh,
     Metadata,
+    RateLimitPolicy,
     Service,
 )
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.common import TargetRef
 from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
 from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy
+from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, RateLimitPolicySpec, RateLimitRule
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec
 from schemas.objects.telemetry import AccessLogFilter, AccessLogging, Telemetry, TelemetryMatch, TelemetrySpec
 from schemas.objects.traffic import (
@@ -164,6 +166,31 @@ _telemetry = _object(
     ),
     _namespaces | st.just(SYSTEM_NAMESPACE),
 )
+_limits = _object(
+    RateLimitPolicy,
+    st.sampled_from(["l1", "l2"]),
+    st.builds(
+        RateLimitPolicySpec,
+        target_refs=_few(st.builds(TargetRef, name=_services), 1),
+        rules=_few(
+            st.builds(
+                RateLimitRule,
+                from_=_maybe(_few(_sources, 1)),
+                matches=_few(
+                    st.builds(
+                        LimitMatch,
+                        path=st.sampled_from([LimitPath(), LimitPath(value="/a/"), LimitPath(type="Exact")]),
+                        method=_maybe(st.sampled_from(["GET", "POST"])),
+                    )
+                ),
+                ports=_maybe(_few(_port_numbers, 1)),
+                per=st.sampled_from(["Client", "All"]),
+                limit=st.builds(Limit, requests=st.sampled_from([1, 5]), unit=st.sampled_from(["Second", "Hour"])),
+            ),
+            1,
+        ),
+    ),
+)
 _traffic = _object(
     BackendTrafficPolicy,
     st.sampled_from(["b1", "b2"]),
@@ -267,6 +294,7 @@ items = st.one_of(
     routes.map(_stored),
     _traffic.map(_stored),
     _telemetry.map(_stored),
+    _limits.map(_stored),
     _mesh.map(_stored),
     _externals.map(_stored),
     _federated.map(_stored),

@@ -13,6 +13,15 @@ from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalSer
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.federation import TrustBundle as FederatedTrustBundle
 from schemas.objects.mesh import Mesh, MeshSpec, VirtualRanges
+from schemas.objects.rate_limit import (
+    Limit,
+    LimitHeader,
+    LimitMatch,
+    LimitPath,
+    RateLimitPolicy,
+    RateLimitPolicySpec,
+    RateLimitRule,
+)
 from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import (
     AccessLogFilter,
@@ -167,7 +176,39 @@ TELEMETRY = Telemetry(
         ),
     ),
 )
-OBJECTS: tuple[AnyObject, ...] = (SERVICE, MESH, BALANCING, POLICY, EXTERNAL, FEDERATED, *ROUTES, TELEMETRY)
+LIMITS = RateLimitPolicy(
+    api_version="mesh/v1",
+    metadata=Metadata(name="orders", namespace="shop"),
+    spec=RateLimitPolicySpec(
+        target_refs=(TargetRef(name="orders"),),
+        rules=(
+            RateLimitRule(
+                from_=(Source(namespaces=("shop",)),),
+                matches=(
+                    LimitMatch(
+                        path=LimitPath(type="Exact", value="/orders"),
+                        method="POST",
+                        headers=(LimitHeader(name="x-batch", value="yes"),),
+                    ),
+                ),
+                ports=(8080,),
+                per="All",
+                limit=Limit(requests=10, unit="Minute", burst=20),
+            ),
+        ),
+    ),
+)
+OBJECTS: tuple[AnyObject, ...] = (
+    SERVICE,
+    MESH,
+    BALANCING,
+    POLICY,
+    LIMITS,
+    EXTERNAL,
+    FEDERATED,
+    *ROUTES,
+    TELEMETRY,
+)
 
 RECORDS: tuple[AnyRecord, ...] = (
     AddressBlock(slots={"127.240.3.4": AddressSlot(namespace="shop", name="orders", released=7)}),

@@ -30,6 +30,7 @@ from schemas.objects import (
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
+from schemas.objects.rate_limit import RateLimitPolicy, RateLimitPolicySpec
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec
 from schemas.objects.telemetry import Telemetry, TelemetrySpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
@@ -159,6 +160,12 @@ def telemetry(name: str, spec: object, on: Sequence[str] | None = None) -> Telem
     return Telemetry(api_version="mesh/v1", metadata=_metadata(name), spec=made)
 
 
+def rate_limit(name: str, *rules: object, on: Sequence[str] = ("orders",)) -> RateLimitPolicy:
+    """`rules` in the form that people write."""
+    spec = msgspec.convert({"targetRefs": [{"name": one} for one in on], "rules": rules}, RateLimitPolicySpec)
+    return RateLimitPolicy(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
+
+
 def rule(*sources: Source, to: Sequence[Operation] | None = None) -> Rule:
     """No sources: from anybody."""
     return Rule(from_=sources or None, to=None if to is None else tuple(to))
@@ -277,6 +284,6 @@ def merged(states: Iterable[State]) -> dict[bytes, bytes]:
 __all__ = [
     "CREDENTIALS", "KEYS", "ORDERS", "ROOT_DER", "TRUST_DOMAIN", "WEB", "EpochRef", "Item", "Operation", "Rule",
     "Source", "State", "TrustRef", "balance", "bundle", "compiled", "epoch", "external", "federates", "identity",
-    "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port", "ref",
-    "revocation", "rule", "service", "state", "telemetry", "traffic", "unreadable", "who", "workload",
+    "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port", "rate_limit",
+    "ref", "revocation", "rule", "service", "state", "telemetry", "traffic", "unreadable", "who", "workload",
 ]  # fmt: skip

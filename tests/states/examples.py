@@ -26,6 +26,7 @@ from tests.states.build import (
     need_external,
     policy,
     port,
+    rate_limit,
     ref,
     revocation,
     rule,
@@ -360,6 +361,45 @@ STATES: tuple[State, ...] = (
         revocation("billing", 4, revoked=False),
         (KEYS.revocation(ref("unreadable")), b"\xc1"),
         TRUST,
+    ),
+    state(
+        "rate-limits",
+        "by caller, for some callers, by path, on one port; on tcp what counts connections; and policies for others",
+        service("orders", port("http", 80), port("grpc", 9000, "grpc"), port("raw", 7000, "tcp")),
+        TRUST,
+        _LET_WEB_IN,
+        rate_limit(
+            "orders",
+            {"limit": {"requests": 100, "unit": "Second", "burst": 200}},
+            {"limit": {"requests": 5000, "unit": "Minute"}, "per": "All", "ports": [9000]},
+            {
+                "from": [
+                    {"identities": [identity("web"), "spiffe://MESH.test/ns/back/svc/cart"]},
+                    {"namespaces": ["back"], "identities": []},
+                    {"namespaces": ["other", "third"]},
+                ],
+                "matches": [
+                    {"method": "POST", "path": {"value": "/orders/"}},
+                    {
+                        "path": {"type": "Exact", "value": "/it's"},
+                        "headers": [{"name": "X-Batch", "value": '"quoted"\\'}],
+                    },
+                ],
+                "limit": {"requests": 1, "unit": "Hour"},
+            },
+            {"matches": [{}], "limit": {"requests": 7, "unit": "Day"}, "ports": [7000]},
+        ),
+        rate_limit("another", {"limit": {"requests": 1, "unit": "Day"}}, on=["orders", "web"]),
+        rate_limit("of-web", {"limit": {"requests": 1, "unit": "Day"}}, on=["web"]),
+        rate_limit("elsewhere.back", {"limit": {"requests": 1, "unit": "Day"}}),
+    ),
+    state(
+        "rate-limits-passed-on",
+        "bytes are passed on where nothing is limited; where something is, HTTP is read",
+        _PASSING,
+        TRUST,
+        _LET_WEB_IN,
+        rate_limit("http-only", {"limit": {"requests": 5, "unit": "Second"}, "ports": [80]}),
     ),
     state(
         "telemetry",

@@ -151,6 +151,45 @@ FAULTS = {
         "$.spec.accessLogging",
         "already says that",
     ),
+    "limit for nothing": (
+        policy("{targetRefs: [{name: nobody}], rules: [{limit: {requests: 1, unit: Day}}]}", "RateLimitPolicy"),
+        "$.spec.targetRefs[0]",
+        "does not exist",
+    ),
+    "limit with one target twice": (
+        policy(
+            "{targetRefs: [{name: both}, {name: both}], rules: [{limit: {requests: 1, unit: Day}}]}", "RateLimitPolicy"
+        ),
+        "$.spec.targetRefs[1]",
+        "twice",
+    ),
+    "limit of a port that no target has": (
+        policy(
+            "{targetRefs: [{name: both}], rules: [{limit: {requests: 1, unit: Day}, ports: [8080, 7]}]}",
+            "RateLimitPolicy",
+        ),
+        "$.spec.rules[0].ports[1]",
+        "no targeted service has port 7",
+    ),
+    "limit of paths on tcp": (
+        policy(
+            "{targetRefs: [{name: db}], rules: [{limit: {requests: 1, unit: Day}, matches: [{method: GET}]}]}",
+            "RateLimitPolicy",
+        )
+        + "\n---\n"
+        + svc("{ports: [{name: raw, port: 1, protocol: tcp}]}", "db"),
+        "$.spec.rules[0].matches",
+        "of a tcp port nothing is known but who calls",
+    ),
+    "limit for an identity of a trust domain": (
+        policy(
+            "{targetRefs: [{name: both}], rules: "
+            "[{limit: {requests: 1, unit: Day}, from: [{identities: ['spiffe://a']}]}]}",
+            "RateLimitPolicy",
+        ),
+        "$.spec.rules[0].from[0].identities[0]",
+        "not a workload",
+    ),
     "a mesh of another name": (
         "kind: Mesh\nmetadata: {name: other}\nspec: {trustDomain: shop.example}",
         "$.metadata.name",
