@@ -121,7 +121,7 @@ GOOD = (
 )
 
 
-@pytest.mark.parametrize("text", GOOD)
+@pytest.mark.parametrize("text", GOOD, ids=["web", "spiffe", "another trust domain's server", "external"])
 def test_good_ones(text: str) -> None:
     assert check(text) == []
 

@@ -161,6 +161,7 @@ async def test_https_spiffe_goes_on_with_the_latest_bundle() -> None:
             "bundle of partner.example",
         ),
     ],
+    ids=["older", "changed", "no JSON", "a name twice", "no keys", "a key id twice"],
 )
 async def test_what_is_refused_changes_nothing_and_is_told(
     scene: Scene, answer: bytes, why: str, caplog: pytest.LogCaptureFixture
