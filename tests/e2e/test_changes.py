@@ -9,7 +9,7 @@ from schemas.objects import KINDS, AnyObject
 from tests.e2e.lasting import grpc_chat, tunnel, web_socket
 from tests.e2e.load import Load, open_loop
 from tests.e2e.mesh import API_ID, WEB_ID, E2eMesh
-from tests.states.build import federates, telemetry, traffic
+from tests.states.build import federates, rate_limit, telemetry, traffic
 from tests.states.routes import written
 
 _PORTS = """
@@ -112,6 +112,15 @@ HISTORIES: dict[str, tuple[AnyObject, ...]] = {
         authorization(f"rules: [{{from: [{{identities: ['{WEB_ID}']}}], to: [{{methods: [GET, POST]}}]}}]"),
         authorization(f"action: DENY, rules: [{{from: [{{identities: ['{API_ID}']}}]}}]"),
         authorization("action: DENY, rules: [{to: [{paths: ['/nothing/*'], ports: [8080]}]}]"),
+    ),
+    "RateLimitPolicy": (
+        rate_limit("changes", {"limit": {"requests": 10_000, "unit": "Second"}}, on=["api"]),
+        rate_limit(
+            "changes",
+            {"limit": {"requests": 20_000, "unit": "Second"}, "per": "All"},
+            {"limit": {"requests": 1, "unit": "Day"}, "matches": [{"path": {"value": "/nothing"}}]},
+            on=["api"],
+        ),
     ),
     "Telemetry": (
         telemetry("changes", {"accessLogging": [{}]}),

@@ -19,7 +19,7 @@ from controlplane.ca.challenge import Challenges
 from controlplane.ca.outages import REMEDY, excuse
 from controlplane.ca.records import chain_of
 from controlplane.ca.template import issued_at
-from controlplane.store.etcd import PAUSE_SECONDS, Store
+from controlplane.store.etcd import PAUSE_SECONDS, LeaseGone, Store
 from controlplane.store.ops import KeyGuard, Put
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
@@ -51,6 +51,8 @@ class ExpiredSvid:
         self._challenges = challenges
         self._keys = keys
         self._check_issued = check_issued
+        # One for all records of an outage: a thousand of them at once would look like a flood.
+        self._leases: dict[int, int] = {}
 
     async def attest(self, message: pb.JoinRequest, call: Call) -> Attestation:
         proof, now = message.expired, self._issuing.now()
@@ -78,11 +80,11 @@ class ExpiredSvid:
         outage = excuse(not_before, expires, times, epoch, now, ttl)
         call.tell(outage=f"{outage.start} to {outage.end}")
         record = ExcusedLeaf(identity=str(identity), at=int(now), by=call.caller.where, key=_fingerprint(message.csr))
-        life = int(outage.end + ttl - now) + MARGIN_SECONDS
+        until = outage.end + ttl + MARGIN_SECONDS
 
         async def use(issued: str, seconds: float) -> int:
             self._challenges.answer(proof.nonce, self._issuing.now())
-            return await self._use_up(proof.leaf, record, guard, life, seconds)
+            return await self._use_up(proof.leaf, record, guard, until, seconds)
 
         selectors = (ServiceSelector.of(service.namespace, service.name),)
         return Attestation(selectors, f"the expired SVID of {identity}", use)
@@ -114,7 +116,7 @@ class ExpiredSvid:
         epoch = codec.decode(epoch_kv.value, Epoch, keyspace.epoch().decode()).id
         return times, epoch, KeyGuard(keyspace.epoch(), epoch_kv.mod_revision)
 
-    async def _use_up(self, leaf: bytes, record: ExcusedLeaf, epoch: KeyGuard, life: int, seconds: float) -> int:
+    async def _use_up(self, leaf: bytes, record: ExcusedLeaf, epoch: KeyGuard, until: int, seconds: float) -> int:
         """The revision at which it counts as renewed for the key in `record`. Safe to repeat for that key.
 
         Raises Unauthenticated where it was for another one; Unavailable within about `seconds`.
@@ -132,10 +134,13 @@ class ExpiredSvid:
                     f"that was not this host, its key is in other hands; else {REMEDY}"
                 )
             try:
-                lease = await self._store.grant_lease(life)
+                lease = await self._lease(until)
                 revision = await self._store.transact(
                     (KeyGuard(key, 0), epoch), (Put(key, codec.encode(record), lease),)
                 )
+            except LeaseGone:
+                self._leases.pop(until, None)
+                continue
             except Unavailable as error:
                 if not error.outcome_unknown or trio.current_time() + PAUSE_SECONDS >= deadline:
                     raise
@@ -145,6 +150,14 @@ class ExpiredSvid:
                 return revision
             if await self._store.get(key) is None:
                 raise Unavailable("etcd was restored meanwhile: ask again")
+
+    async def _lease(self, until: int) -> int:
+        """One that lives until then (seconds since 1970)."""
+        if until not in self._leases:
+            now = self._issuing.now()
+            lease = await self._store.grant_lease(int(until - now))
+            self._leases = {one: held for one, held in self._leases.items() if one > now} | {until: lease}
+        return self._leases[until]
 
 
 def _parse(der: bytes) -> x509.Certificate:
