@@ -60,7 +60,7 @@ class IdentityKeeper:
     ) -> None:
         self._store = store
         self._client = client
-        self._late = LateRenewal(client)
+        self._late = LateRenewal(client, store)
         self._join = join
         self._clock = clock
         self._fraction = fraction
@@ -304,14 +304,25 @@ class IdentityKeeper:
             if self.health is not Health.EXPIRED:
                 raise
             file = self._new_join_file(current)
-            return await (self._renewed_late(current) if file is None else self._join_with(file))
+            if file is None:
+                return await self._renewed_late(current)
+            try:
+                return await self._join_with(file)
+            except (InvalidInput, Unauthenticated, PermissionDenied) as error:
+                # What lets a host in for the first time is not asked for at a renewal.
+                try:
+                    return await self._renewed_late(current)
+                except MeshError as late:
+                    raise Unauthenticated(f"{error}; nor is it renewed after its end: {late}") from late
         return await self._accepted(from_reply(reply, key_to_pem(key), key_to_pem(etcd_key)), current)
 
     async def _renewed_late(self, expired: Identity) -> Identity:
         check(expired, self._expected_of(expired), expired.usable_until - 1)
         fresh = await self._late.renew(expired, expired.join_endpoints or self._endpoints_of_join_file())
         log.info("renewed %s after its end, since nobody could issue before", expired.spiffe_id)
-        return await self._accepted(fresh, expired)
+        accepted = await self._accepted(fresh, expired)
+        await self._late.done(accepted)
+        return accepted
 
     def _endpoints_of_join_file(self) -> tuple[str, ...]:
         try:

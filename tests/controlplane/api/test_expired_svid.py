@@ -210,6 +210,26 @@ async def test_an_answer_of_etcd_that_is_lost_does_no_harm(etcd_endpoint: str, e
         await world.refused(await world.request(other), "etcd", Unavailable)
 
 
+async def test_a_ca_that_has_ended_is_an_outage_too(world: World) -> None:
+    """Whoever replaces the key by hand need not replace every host's join file as well."""
+    svid = world.issued(MADE)
+    async with trio.open_nursery() as nursery:
+        world.now = OUTAGE.start
+        await nursery.start(IssuingBeat(world.store, world.ca).run)
+        nursery.cancel_scope.cancel()
+    in_force = world.ca.in_force
+    assert in_force is not None
+    world.now = in_force.authority.issues_until
+    async with trio.open_nursery() as nursery:
+        await nursery.start(IssuingBeat(world.store, world.ca).run)
+        nursery.cancel_scope.cancel()
+    held = await world.store.get(world.store.keyspace.issuing_times())
+    assert held is not None
+    assert codec.decode(held.value, IssuingTimes, "times").seen == OUTAGE.start
+    await world.outage()
+    await world.renew(svid)
+
+
 # -- what is refused
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -319,6 +320,46 @@ async def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_keys(host
         await _pass(host, keeper, 2 * HOUR)
         await keeper.changed(second)
         assert len(host.replica.excused) == 2, "the next SVID is asked for with other keys"
+
+
+@pytest.mark.fault(27)
+async def test_an_agent_that_is_killed_before_the_answer_asks_for_the_same_again(host: Host) -> None:
+    async with host.keeping():
+        pass
+    host.clock.offset += 2 * HOUR
+    host.replica.excuse, host.replica.lose_answers = True, 1
+    asked = host.store.path.with_name("asked.json")
+    async with host.starting() as (keeper, _):
+        await eventually("the answer was lost", lambda: keeper.problem)
+        assert stat.S_IMODE(os.stat(asked).st_mode) == 0o600
+    async with host.keeping() as keeper:
+        assert keeper.health is Health.GOOD
+        assert keeper.current == host.store.load()
+    assert not asked.exists()
+    assert host.replica.calls == ["join", "late", "late"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"kind": "Asked", "fingerprint": "x", "key": "k", "etcdKey": "k"}'])
+async def test_keys_that_cannot_be_read_are_made_anew(host: Host, content: bytes) -> None:
+    async with host.keeping() as keeper:
+        assert keeper.current is not None
+        fingerprint = hashlib.sha256(keeper.current.chain_pem).hexdigest()
+    host.store.path.with_name("asked.json").write_bytes(content.replace(b'"x"', f'"{fingerprint}"'.encode()))
+    host.clock.offset += 2 * HOUR
+    host.replica.excuse = True
+    async with host.keeping() as keeper:
+        assert keeper.health is Health.GOOD
+
+
+async def test_whom_no_attestor_lets_in_any_more_is_renewed_all_the_same(host: Host) -> None:
+    """What lets a host in for the first time is asked for at no other renewal either."""
+    async with host.keeping() as keeper:
+        first = keeper.current
+        host.replica.refuse_renewals = host.replica.excuse = True
+        host.join = host.replica.join_file(token="mjt1.revoked", expires=int(host.clock()) + 9 * HOUR)
+        await _pass(host, keeper, 2 * HOUR)
+        await keeper.changed(first)
+        assert host.replica.calls == ["join", "renew", "join", "late"]
 
 
 async def test_a_kept_identity_without_join_endpoints_asks_those_of_the_join_file(host: Host) -> None:
