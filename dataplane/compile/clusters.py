@@ -67,7 +67,9 @@ def outbound_clusters(
             server = _server(declared, service, port, caller.trust_domain)
             cluster.type = cluster_pb2.Cluster.EDS
             cluster.eds_cluster_config.eds_config.CopyFrom(tls.ads_source())
-            cluster.transport_socket.CopyFrom(tls.upstream(server, as_bytes=port.passes_bytes))
+            own = caller.trust_domain
+            vouching = server.trust_domain if server.trust_domain in state.federated(own) else own
+            cluster.transport_socket.CopyFrom(tls.upstream(server, vouching, as_bytes=port.passes_bytes))
             stamp(cluster.metadata, destination=str(server))
         # An instance leaves when its sidecar says so or its lease ends: nothing here checks health that could keep it.
         cluster.ignore_health_on_host_removal = True

@@ -236,7 +236,7 @@ class Compiler:
             return {SECRETS}
         externals = {ref for domain in domains for ref in state.externals_of(domain)}
         reached_ones = (ref for ref in externals if self._reaches(state, ref))
-        return {SECRETS, INBOUND_ROUTES, *map(endpoints_of, reached_ones)}
+        return {SECRETS, INBOUND_ROUTES, *self._services(reached_ones)}
 
     def _touched_by_policy(self, state: MeshState, change: Change) -> set[Unit]:
         before, after = set(targets(change.before)), set(targets(change.after))
@@ -275,7 +275,7 @@ class Compiler:
             after: dict[ResourceKey, Resource] = {}
             match unit:
                 case Unit("secrets"):
-                    after = _by_key(tls.secrets(self.credentials, self._bundles(state)))
+                    after = _by_key(self._secrets(state))
                 case Unit("runtime"):
                     after = _by_key([telemetry.runtime(state, self.workload)])
                 case Unit("passthrough"):
@@ -323,6 +323,10 @@ class Compiler:
             service = ServiceRef.parse(of)
             if self._reaches(state, service):
                 yield service
+
+    def _secrets(self, state: MeshState) -> list[Resource]:
+        own = self.workload.trust_domain
+        return tls.secrets(self.credentials, (own, *state.federated(own)), self._bundles(state))
 
     def _bundles(self, state: MeshState) -> list[TrustBundle]:
         """Of the own trust domain the newest, and each federated one's."""

@@ -19,6 +19,7 @@ from authz.rules import applies
 from dataplane.compile import authorization, clusters, passing, rate_limits, tls
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
+from dataplane.compile.one_identity import one_identity
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
 from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.workload import Workload
@@ -58,6 +59,7 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
         chain = listener.filter_chains.add(transport_socket=transport_socket)
         # A peer that connects and then says nothing holds a connection no longer than this.
         chain.transport_socket_connect_timeout.seconds = passing.HANDSHAKE_S
+        chain.filters.append(one_identity(listener_name(port)))
         chain.filters.append(
             connection_manager(
                 name=listener_name(port),

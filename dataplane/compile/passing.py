@@ -24,6 +24,7 @@ from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import wrappers_pb2
 
+from dataplane.compile.one_identity import one_identity
 from dataplane.compile.open_streams import add_connection_reports
 from dataplane.compile.tls import BYTES_ALPN, packed
 
@@ -62,6 +63,7 @@ def add_chain(
     chain = listener.filter_chains.add(name="bytes", transport_socket=transport_socket)
     chain.filter_chain_match.application_protocols.append(BYTES_ALPN)
     chain.transport_socket_connect_timeout.seconds = HANDSHAKE_S
+    chain.filters.append(one_identity(listener.name))
     for what, rules in (("deny", deny), ("allow", allow)):
         judge = network_rbac_pb2.RBAC(stat_prefix=f"{listener.name}|{what}|", rules=rules)
         chain.filters.append(_Filter(name="envoy.filters.network.rbac", typed_config=packed(judge)))

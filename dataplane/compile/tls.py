@@ -1,7 +1,7 @@
 """Transport sockets and secrets: TLS 1.3 on both sides, exact identities, nothing inline but in SDS."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from envoy.config.core.v3 import base_pb2, config_source_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2, tls_spiffe_validator_config_pb2
@@ -34,7 +34,7 @@ def ads_source() -> config_source_pb2.ConfigSource:
     )
 
 
-def _common(matchers: Iterable[common_pb2.SubjectAltNameMatcher]) -> tls_pb2.CommonTlsContext:
+def _common(matchers: Iterable[common_pb2.SubjectAltNameMatcher], trust: str = TRUST) -> tls_pb2.CommonTlsContext:
     sds = secret_pb2.SdsSecretConfig
     return tls_pb2.CommonTlsContext(
         # The maximum too: the client side's default maximum is TLS 1.2, which is below this minimum.
@@ -44,7 +44,7 @@ def _common(matchers: Iterable[common_pb2.SubjectAltNameMatcher]) -> tls_pb2.Com
         tls_certificate_sds_secret_configs=[sds(name=OWN_SVID, sds_config=ads_source())],
         combined_validation_context=tls_pb2.CommonTlsContext.CombinedCertificateValidationContext(
             default_validation_context=common_pb2.CertificateValidationContext(match_typed_subject_alt_names=matchers),
-            validation_context_sds_secret_config=sds(name=TRUST, sds_config=ads_source()),
+            validation_context_sds_secret_config=sds(name=trust, sds_config=ads_source()),
         ),
     )
 
@@ -68,26 +68,49 @@ def downstream(trust_domain: str, federated: Iterable[str]) -> base_pb2.Transpor
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
 
 
-def upstream(server: SpiffeId, *, as_bytes: bool = False) -> base_pb2.TransportSocket:
+def upstream(server: SpiffeId, trust_domain: str, *, as_bytes: bool = False) -> base_pb2.TransportSocket:
     """mTLS to exactly that server: being of the same trust domain is not enough.
 
+    trust_domain: whose authorities are asked, and no others', whatever other names the certificate has. The server's
+    own, or one of which it is not, where nobody vouches for the server.
     as_bytes: what goes in it is in the app's own protocol, for its sidecar to pass on.
     """
-    context = tls_pb2.UpstreamTlsContext(common_tls_context=_common([_uri(exact=str(server))]))
+    context = tls_pb2.UpstreamTlsContext(common_tls_context=_common([_uri(exact=str(server))], trust_of(trust_domain)))
     if as_bytes:
         context.common_tls_context.alpn_protocols.append(BYTES_ALPN)
     context.max_session_keys.value = 0  # no resumption, as above
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
 
 
-def secrets(credentials: Credentials | None, bundles: Iterable[TrustBundle]) -> list[Resource]:
-    """The own SVID, and whom to trust: each peer by the bundle of its own trust domain, by no other (X509-SVID 5)."""
+def trust_of(trust_domain: str) -> str:
+    """The name of the secret by which servers of that trust domain are believed."""
+    return f"{TRUST}|{trust_domain}"
+
+
+def secrets(
+    credentials: Credentials | None, trust_domains: Iterable[str], bundles: Iterable[TrustBundle]
+) -> list[Resource]:
+    """The own SVID, and whom to trust: each peer by the bundle of its own trust domain, by no other (X509-SVID 5).
+
+    trust_domains: the own one, and those that are federated, whether their bundles are known or not.
+    """
     if credentials is None:
         return []
     own = common_pb2.TlsCertificate()
     own.certificate_chain.inline_bytes = credentials.chain_pem
     own.private_key.inline_bytes = credentials.key_pem
     trusted = {bundle.trust_domain: _pem(bundle.x509_authorities) for bundle in bundles if bundle.x509_authorities}
+    return [
+        _secret(secret_pb2.Secret(name=OWN_SVID, tls_certificate=own)),
+        _trust(TRUST, trusted, credentials),
+        *(
+            _trust(trust_of(one), {one: trusted[one]} if one in trusted else {}, credentials)
+            for one in sorted(set(trust_domains))
+        ),
+    ]
+
+
+def _trust(name: str, trusted: Mapping[str, bytes], credentials: Credentials) -> Resource:
     if not trusted:
         # Envoy keeps the last secret when one is withdrawn, and takes none without a certificate. So "nobody" is said
         # with a name that no peer can have, and the one certificate that is at hand.
@@ -98,10 +121,7 @@ def secrets(credentials: Credentials | None, bundles: Iterable[TrustBundle]) -> 
     trust = common_pb2.CertificateValidationContext()
     trust.custom_validator_config.name = "envoy.tls.cert_validator.spiffe"
     trust.custom_validator_config.typed_config.CopyFrom(packed(validator))
-    return [
-        _secret(secret_pb2.Secret(name=OWN_SVID, tls_certificate=own)),
-        _secret(secret_pb2.Secret(name=TRUST, validation_context=trust)),
-    ]
+    return _secret(secret_pb2.Secret(name=name, validation_context=trust))
 
 
 def _secret(secret: Message) -> Resource:

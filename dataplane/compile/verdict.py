@@ -59,7 +59,7 @@ class _Rules:
         return self._said[asked]
 
     def _judge(self, stream: OpenStream) -> bool:
-        if self.deny is None or self.allow is None:
+        if self.deny is None or self.allow is None or len(stream.identities) > 1:
             return False
         if any(_policy(one, stream, denies=True) for one in self.deny.policies.values()):
             return False

@@ -13,6 +13,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
+from dataplane.compile import one_identity
 from dataplane.compile.backends import HTTP_OPTIONS
 from dataplane.compile.inbound import ALLOW, DENY
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
@@ -64,6 +65,8 @@ def _listener(listener: Any) -> Iterator[str]:
                 upgrades = {one.upgrade_type for one in manager.upgrade_configs}
                 takes = " and CONNECT" if "CONNECT" in upgrades else ""
                 parts.append(f"reads HTTP{takes}, by routes {manager.rds.route_config_name}")
+            elif one.name == one_identity.FILTER:
+                parts.append("from who has exactly one identity")
             elif one.typed_config.Is(network_rbac_pb2.RBAC.DESCRIPTOR):
                 rules = network_rbac_pb2.RBAC.FromString(one.typed_config.value).rules
                 verb = "denies" if rules.action == config_rbac_pb2.RBAC.DENY else "allows"

@@ -17,6 +17,7 @@ from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 
+from dataplane.compile.one_identity import one_identity
 from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
 from schemas.errors import InvalidInput
 from schemas.names import SpiffeId
@@ -79,9 +80,12 @@ def passes_on(resources: Mapping[ResourceKey, Resource], port: ServicePort) -> b
 @lru_cache(maxsize=64)
 def _bytes_rules(body: bytes) -> tuple[Any, ...]:
     """(deny, allow) of the chain that reads no HTTP; none where a listener has no such chain."""
-    chains = [one for one in listener_pb2.Listener.FromString(body).filter_chains if one.name == "bytes"]
+    listener = listener_pb2.Listener.FromString(body)
+    chains = listener.filter_chains
+    first = one_identity(listener.name)
+    assert all(chain.filters[0] == first for chain in chains), "a chain takes peers with several identities"
     found = []
-    for one in (each for chain in chains for each in chain.filters[:-1]):
+    for one in (each for chain in chains if chain.name == "bytes" for each in chain.filters[1:-1]):
         judge = network_rbac_pb2.RBAC()
         assert one.typed_config.Unpack(judge)
         _only(judge, "rules", "stat_prefix")

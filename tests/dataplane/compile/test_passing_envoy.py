@@ -79,6 +79,16 @@ def test_a_stranger_reaches_no_app(shop: Shop) -> None:
     assert connections_to_app(shop) == before
 
 
+@pytest.mark.spiffe(9)
+def test_who_has_two_identities_reaches_no_app(shop: Shop) -> None:
+    give(shop, LET_WEB)
+    before = connections_to_app(shop)
+    leaf = shop.authority.issue(uri=[identity("web"), identity("mallory")])
+    with asker(shop, leaf) as sock, pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+        assert raw_get(sock, "/") is not None
+    assert connections_to_app(shop) == before
+
+
 @pytest.mark.fault(21)
 def test_an_app_that_speaks_first_speaks_to_nobody_who_was_not_judged(shop: Shop) -> None:
     give(shop, LET_WEB)

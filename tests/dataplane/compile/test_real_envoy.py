@@ -10,12 +10,25 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from schemas.objects.authorization import Operation, Rule
+from schemas.objects.authorization import Operation, Rule, Source
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.shop import GREETING, GRPC, HTTP, PROXY, TCP, Shop, apps, ask, exchange, raw_get
-from tests.states.build import bundle, identity, instance, policy, port, revocation, rule, service, unreadable, who
+from tests.states.build import (
+    bundle,
+    federates,
+    identity,
+    instance,
+    policy,
+    port,
+    revocation,
+    rule,
+    service,
+    unreadable,
+    who,
+)
 from tests.support.pki import Authority, Leaf
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
@@ -144,6 +157,47 @@ def test_who_is_not_of_the_mesh_is_refused(shop: Shop) -> None:
     }
     assert {why: shop.ask_as(leaf) for why, leaf in refused.items()} == dict.fromkeys(refused)
     assert shop.ask_as(ours.issue(uri=WEB_ID), maximum_version=ssl.TLSVersion.TLSv1_2) is None
+
+
+@pytest.mark.spiffe(5)
+@pytest.mark.spiffe(8)
+@pytest.mark.spiffe(9)
+def test_who_has_two_identities_has_none(shop: Shop) -> None:
+    """The authority of a federated trust domain signs whatever it likes, also a name of ours behind one of its own."""
+    ours, theirs = shop.authority, Authority.create("of mallory.test")
+    root = theirs.certificate.public_bytes(Encoding.DER)
+    mallory = "spiffe://mallory.test/ns/x/svc/y"
+    trusts = federates("mallory", "mallory.test"), bundle(1, root, trust_domain="mallory.test")
+    shop.set(LET_WEB, *trusts)
+    wait_until("mallory.test is trusted", lambda: shop.ask_as(theirs.issue(uri=mallory)) == 403)
+    assert shop.ask_as(ours.issue(uri=WEB_ID)) == 200
+    for authority in (theirs, ours):
+        for names in ([mallory, WEB_ID], [WEB_ID, mallory], [WEB_ID, identity("orders")], [mallory, f"{mallory}2"]):
+            assert shop.ask_as(authority.issue(uri=names)) is None, names
+    shop.set(policy("all", "ALLOW", Rule(), rule(Source(identities=(mallory,)))), *trusts)
+    assert shop.ask_as(theirs.issue(uri=mallory)) == 200
+    assert shop.ask_as(theirs.issue(uri=[mallory, WEB_ID])) is None
+
+
+@pytest.mark.spiffe(8)
+def test_a_server_is_believed_by_the_authorities_of_its_own_trust_domain_alone(shop: Shop) -> None:
+    """In whatever order the names of its certificate are."""
+    theirs, before = Authority.create("of mallory.test"), shop.leaves["orders"]
+    trusts = (
+        federates("mallory", "mallory.test"),
+        bundle(1, theirs.certificate.public_bytes(Encoding.DER), trust_domain="mallory.test"),
+    )
+    mallory, orders = "spiffe://mallory.test/ns/shop/svc/orders", identity("orders")
+    try:
+        for names in ([mallory, orders], [orders, mallory], [orders]):
+            shop.leaves["orders"] = theirs.issue(uri=names)
+            shop.set(LET_WEB, *trusts)
+            wait_until("the caller refuses the server", lambda: shop.call().status == 503)
+        shop.leaves["orders"] = before
+        shop.set(LET_WEB, *trusts)
+        wait_until("it takes the real one", lambda: shop.call().status == 200)
+    finally:
+        shop.leaves["orders"] = before
 
 
 def _self_signed() -> Leaf:

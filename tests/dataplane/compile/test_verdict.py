@@ -77,6 +77,11 @@ def test_a_connection_is_denied_where_nothing_that_could_be_asked_is_allowed(giv
     assert Judge().denies(given, STREAM._replace(method=None, path="")) is denied
 
 
+def test_who_has_two_identities_goes_on_with_nothing() -> None:
+    both = STREAM._replace(identities=(WEB, "spiffe://other.example/ns/shop/svc/web"))
+    assert Judge().denies(routes(allow=ANYTHING), both)
+
+
 @pytest.mark.parametrize("by_bytes", [False, True])
 def test_a_report(by_bytes: bool) -> None:
     message = als_pb2.StreamAccessLogsMessage()
