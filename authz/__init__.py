@@ -3,6 +3,7 @@
 Sidecars compile it for Envoy, replicas and `meshadm` evaluate it offline: one model, so that they can't differ. Pure.
 
 rules      policies ▸ the rules of one port, with the conditions that can never hold there and why
+patterns   path patterns ▸ what is compared, narrowly for an ALLOW, widely for a DENY
 paths      a request's path, as Envoy has it before anything judges it
 judge      rules and a request ▸ a verdict: what decided, or the nearest miss
 stored     whether a stored policy was understood in full

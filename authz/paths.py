@@ -1,10 +1,11 @@
-"""A request's path as Envoy has it before anything judges it: what `dataplane.compile.http` tells it to normalise.
+"""A request's path as Envoy has it before anything judges it: what `dataplane.compile.hardening` tells it to normalise.
 
 Envoy's `normalize_path` (https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto),
-`merge_slashes`, and escaped slashes refused. Held against a real Envoy by tests/authz.
+`merge_slashes`, and escaped slashes refused; then all that is `REFUSED`. Held against a real Envoy by tests/authz.
 """
 
 import re
+from dataclasses import dataclass
 
 _NOT_IN_A_TARGET = re.compile(r"[^\x21-\x7e]|#")  # a fragment never leaves a client (RFC 9110, 4.2.5)
 _ESCAPED_SLASH = re.compile(r"%(2f|5c)", re.IGNORECASE)
@@ -17,6 +18,33 @@ _DOTS_WITH_PARAMETERS = re.compile(r"(?<=/)(\.\.?);[^/]*")
 
 class Refused(Exception):
     """Answered 400 before any policy is asked; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPath:
+    """Paths that apps do not agree upon, as they are after Envoy's own normalisation.
+
+    `expression` matches such a path in whole, without a query, for RE2 and `re` alike; only one that contains `hint`
+    can match.
+    """
+
+    name: str
+    hint: str
+    expression: str
+    says: str
+
+
+REFUSED = (
+    # Envoy resolves `..;x`, but undoes escapes only then: `%2e%2e;x` would come to the app as a dot segment after all.
+    RefusedPath("dots", "/.", r"(?i)[^?]*/\.\.?(;|%3b)[^?]*", "a dot segment with parameters, which some apps resolve"),
+    RefusedPath("escaped-twice", "%25", r"(?i)[^?]*%25[0-9a-f]{2}[^?]*", "a part that is escaped twice"),
+    # Decoders make of it what they like (`%u002e` a dot), or fail.
+    RefusedPath(
+        "bad-escape", "%", r"(?i)[^?]*%([^0-9a-f][^?]*|[0-9a-f][^0-9a-f][^?]*|[0-9a-f]?)", "a '%' without hex digits"
+    ),
+    # Longer than UTF-8 allows: decoders that do not look take `%c0%ae` for a dot, `%c0%af` for a slash.
+    RefusedPath("overlong", "%", r"(?i)[^?]*%(c[01]%[89ab]|e0%[89]|f0%8)[^?]*", "more bytes to a character than UTF-8"),
+)
 
 
 def normalised(target: str) -> str:
@@ -38,7 +66,11 @@ def normalised(target: str) -> str:
     path = _DOTS_WITH_PARAMETERS.sub(r"\1", path)
     path = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), path.replace("\\", "/"))
     path = _TO_ESCAPE.sub(lambda found: f"%{ord(found[0]):02X}", path)
-    return _merged(_without_dots(path))
+    path = _merged(_without_dots(path))
+    for one in REFUSED:
+        if one.hint in path and re.fullmatch(one.expression, path):
+            raise Refused(f"the path has {one.says}")
+    return path
 
 
 def _without_dots(path: str) -> str:

@@ -6,8 +6,10 @@ condition that can't hold there stays in its rule with the reason, for explanati
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from authz.patterns import Text, path_texts
 from schemas.errors import InvalidInput
 from schemas.names import ObjectRef, ServiceRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
@@ -16,17 +18,6 @@ from schemas.objects.service import ServicePort
 
 Field = Literal["from", "identities", "namespaces", "trustDomain", "to", "methods", "paths", "ports"]
 """Where in a rule a condition stands. `trustDomain` stands nowhere: it is what a rule means that names nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """How one value is compared. A prefix is never empty."""
-
-    how: Literal["exact", "prefix"]
-    value: str
-
-    def holds(self, text: str) -> bool:
-        return text.startswith(self.value) if self.how == "prefix" else text == self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,21 +186,19 @@ def _operations(rule: Rule, port: ServicePort, *, denies: bool) -> Iterator[Alte
 
 
 def _http(operation: Operation, port: ServicePort, *, denies: bool) -> Alternative:
-    fields: list[tuple[Field, tuple[str, ...] | None, Callable[[str], Text]]] = [
-        ("methods", operation.methods, lambda method: Text("exact", method)),
-        ("paths", operation.paths, _path),
+    fields: list[tuple[Field, tuple[str, ...] | None, Callable[[str], tuple[Text, ...]]]] = [
+        ("methods", operation.methods, lambda method: (Text("exact", method),)),
+        ("paths", operation.paths, partial(path_texts, wide=denies)),
     ]
     if port.protocol == "tcp":
         # What can't be judged never allows, and always denies.
         never = "HTTP can't be judged on a tcp port"
         return tuple(Condition(name, (), said, never) for name, said, _ in fields if said is not None and not denies)
-    return tuple(_any_of(name, map(text, said), said) for name, said, text in fields if said is not None)
-
-
-def _path(pattern: str) -> Text:
-    """On the path as the HTTP connection manager normalised it, without the query."""
-    exact, star, _ = pattern.partition("*")
-    return Text("prefix" if star else "exact", exact)
+    return tuple(
+        _any_of(name, (text for one in said for text in texts(one)), said)
+        for name, said, texts in fields
+        if said is not None
+    )
 
 
 def _any_of(field: Field, values: Iterable[Text], said: tuple[str, ...]) -> Condition:

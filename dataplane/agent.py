@@ -34,6 +34,7 @@ from dataplane.cutting import Cutter
 from dataplane.delivery import Delivery
 from dataplane.envoy import access_log, bootstrap
 from dataplane.envoy.lifecycle import DrainPlan
+from dataplane.envoy.memory import own_memory
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings
 from dataplane.health.checker import AppHealth
 from dataplane.health.plan import plan_of
@@ -321,6 +322,7 @@ class Agent:
             ads_socket=str(self._settings.ads_socket),
             admin_socket=admin_socket,
             max_connections=bootstrap.connection_limit(descriptors),
+            max_heap_bytes=bootstrap.heap_limit(own_memory()),
         )
         return EnvoySettings(
             executable=executable,

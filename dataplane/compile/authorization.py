@@ -9,9 +9,10 @@ from collections.abc import Iterable
 
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2
-from envoy.type.matcher.v3 import path_pb2, string_pb2
+from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 
-from authz.rules import Alternative, Condition, PortRule, Text, port_rules, possible
+from authz.patterns import Text
+from authz.rules import Alternative, Condition, PortRule, port_rules, possible
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef
 from schemas.objects.service import ServicePort
@@ -81,7 +82,17 @@ def _called(condition: Condition, text: Text) -> rbac_pb2.Permission:
         return rbac_pb2.Permission(header=header)
     if condition.field != "paths":
         raise AssertionError(f"no RBAC for the condition {condition.field}")
-    return rbac_pb2.Permission(url_path=path_pb2.PathMatcher(path=_matcher(text)))
+    asked = _path(_matcher(text))
+    if not text.hints:
+        return asked
+    hints = [_path(string_pb2.StringMatcher(contains=hint)) for hint in text.hints]
+    either = rbac_pb2.Permission(or_rules=rbac_pb2.Permission.Set(rules=hints))
+    return rbac_pb2.Permission(and_rules=rbac_pb2.Permission.Set(rules=[either, asked]))
+
+
+def _path(matcher: string_pb2.StringMatcher) -> rbac_pb2.Permission:
+    """Asked of the path without the query."""
+    return rbac_pb2.Permission(url_path=path_pb2.PathMatcher(path=matcher))
 
 
 def _principal(conditions: Alternative) -> rbac_pb2.Principal:
@@ -102,4 +113,6 @@ def _identity(text: Text) -> rbac_pb2.Principal:
 
 
 def _matcher(text: Text) -> string_pb2.StringMatcher:
+    if text.how == "regex":
+        return string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=text.value))
     return string_pb2.StringMatcher(**{text.how: text.value})

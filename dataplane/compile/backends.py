@@ -8,7 +8,7 @@ from envoy.config.cluster.v3 import cluster_pb2, outlier_detection_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import duration_pb2
 
-from dataplane.compile.http import http2_options
+from dataplane.compile.hardening import http2_options
 from dataplane.compile.passing import ROTATE_S
 from dataplane.compile.tls import packed
 from schemas.durations import milliseconds

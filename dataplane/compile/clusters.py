@@ -9,7 +9,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
 from dataplane.compile import backends, localities, outside, tls
-from dataplane.compile.http import http2_options
+from dataplane.compile.hardening import http2_options
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, Resource
 from dataplane.compile.stamps import source_of, stamp
 from dataplane.compile.workload import Workload

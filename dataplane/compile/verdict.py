@@ -15,6 +15,7 @@ from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.type.matcher.v3 import string_pb2
 
+from authz.patterns import Text
 from dataplane.compile.inbound import ALLOW, DENY
 from dataplane.compile.open_streams import OpenStream
 from dataplane.compile.resources import Resource
@@ -124,4 +125,10 @@ def _string(matcher: string_pb2.StringMatcher, values: Iterable[str]) -> bool:
             return any(value == matcher.exact for value in values)
         case "prefix" if not matcher.ignore_case:
             return any(value.startswith(matcher.prefix) for value in values)
+        case "suffix" if not matcher.ignore_case:
+            return any(value.endswith(matcher.suffix) for value in values)
+        case "contains" if not matcher.ignore_case:
+            return any(matcher.contains in value for value in values)
+        case "safe_regex" if not matcher.ignore_case:
+            return any(Text("regex", matcher.safe_regex.regex).holds(value) for value in values)
     raise _Unknown

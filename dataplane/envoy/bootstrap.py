@@ -21,6 +21,20 @@ RESERVED_DESCRIPTORS = 512
 # Downstream connections that fit into the 1,024 descriptors that every Linux gives, and then some for a tiny limit.
 MIN_CONNECTIONS = 64
 
+# Below this much heap Envoy would refuse requests that any host can take; it idles with some 10 MiB.
+MIN_HEAP_BYTES = 128 * 1024 * 1024
+# What Envoy may take of the memory that it shares with the app.
+_HEAP_SHARE = 0.5
+# Parts of the heap at which to give memory back; end connections after their request; refuse requests (503).
+_SHRINK_HEAP, _END_KEEPALIVE, _REFUSE_REQUESTS = 0.85, 0.90, 0.95
+# Seconds between two looks at the heap: often enough for what grows by requests, and next to no work when idle.
+_HEAP_EVERY_S = 1
+# Streams that a client opens and takes back within a second, before it is disconnected (CVE-2023-44487); more than
+# half of all that it opened must be of this kind.
+_PREMATURE_RESETS = 500
+# Requests of one connection that are begun before others have their turn: who sends hundreds at once waits, not all.
+_REQUESTS_A_TURN = 64
+
 # Envoy's default for a lost ADS stream is 0.5 s, growing to 30 s. The agent is on the same host and back at once.
 _ADS_RETRY = {"base_interval": "0.1s", "max_interval": "1s"}
 
@@ -32,6 +46,7 @@ class BootstrapInput:
     """node_id: ``sidecar/<ns>/<instance>`` or alike, unique in the mesh; cluster: the service, for statistics.
 
     ads_socket, admin_socket: absolute paths. max_connections: downstream connections at once, see `connection_limit`.
+    max_heap_bytes: see `heap_limit`.
     delta: incremental ADS; False: state of the world.
     """
 
@@ -40,6 +55,7 @@ class BootstrapInput:
     ads_socket: str
     admin_socket: str
     max_connections: int
+    max_heap_bytes: int = MIN_HEAP_BYTES
     delta: bool = True
 
 
@@ -49,6 +65,11 @@ def connection_limit(descriptors: int) -> int:
     A proxied connection holds two: accepting more would end in EMFILE for connections that are already open.
     """
     return max(MIN_CONNECTIONS, (descriptors - RESERVED_DESCRIPTORS) // 2)
+
+
+def heap_limit(memory: int) -> int:
+    """Bytes of heap for a host, or a unit, with so many bytes of memory."""
+    return max(MIN_HEAP_BYTES, int(memory * _HEAP_SHARE))
 
 
 def bootstrap(given: BootstrapInput) -> dict[str, Any]:
@@ -94,7 +115,7 @@ def bootstrap(given: BootstrapInput) -> dict[str, Any]:
         # How much is logged changes while Envoy runs, by one resource of ADS (dataplane/compile/telemetry.py).
         "layered_runtime": {
             "layers": [
-                {"name": "mesh", "static_layer": {"re2": {"max_program_size": {"error_level": 100_000}}}},
+                {"name": "mesh", "static_layer": _runtime()},
                 {"name": LAYER, "rtds_layer": {"name": LAYER, "rtds_config": ads}},
             ]
         },
@@ -103,18 +124,45 @@ def bootstrap(given: BootstrapInput) -> dict[str, Any]:
         # A cluster's hundreds of statistics come to be with its first request: memory for what is used.
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "overload_manager": {
+            "refresh_interval": f"{_HEAP_EVERY_S}s",
             "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
-                        "downstream_connections.v3.DownstreamConnectionsConfig",
-                        "max_active_downstream_connections": given.max_connections,
-                    },
-                }
-            ]
+                _monitor(
+                    "global_downstream_max_connections",
+                    "downstream_connections.v3.DownstreamConnectionsConfig",
+                    max_active_downstream_connections=given.max_connections,
+                ),
+                _monitor("fixed_heap", "fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=given.max_heap_bytes),
+            ],
+            "actions": [
+                _when_heap("shrink_heap", _SHRINK_HEAP),
+                _when_heap("disable_http_keepalive", _END_KEEPALIVE),
+                _when_heap("stop_accepting_requests", _REFUSE_REQUESTS),
+            ],
         },
     }
+
+
+def _runtime() -> dict[str, Any]:
+    return {
+        "re2": {"max_program_size": {"error_level": 100_000}},
+        "overload": {
+            "premature_reset_total_stream_count": _PREMATURE_RESETS,
+            "premature_reset_min_stream_lifetime_seconds": 1,
+        },
+        "http": {"max_requests_per_io_cycle": _REQUESTS_A_TURN},
+    }
+
+
+def _monitor(name: str, config: str, **values: Any) -> dict[str, Any]:
+    return {
+        "name": f"envoy.resource_monitors.{name}",
+        "typed_config": {"@type": f"type.googleapis.com/envoy.extensions.resource_monitors.{config}", **values},
+    }
+
+
+def _when_heap(action: str, part: float) -> dict[str, Any]:
+    trigger = {"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": part}}
+    return {"name": f"envoy.overload_actions.{action}", "triggers": [trigger]}
 
 
 def _xds_cluster(socket: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,11 +39,11 @@ HEAD = b"GET / HTTP/1.1\r\nHost: orders.shop\r\n\r\n"
 class JudgeEnvoy:
     envoy: FedEnvoy
     address: str
-    stack: ExitStack
     authorities: dict[str, Authority] = field(
         default_factory=lambda: {one: Authority.create() for one in (TRUST_DOMAIN, OTHER_DOMAIN)}
     )
     _number: int = 0
+    _contexts: dict[SpiffeId, ssl.SSLContext] = field(default_factory=dict)
     _streams: dict[tuple[SpiffeId, int], _Stream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,6 +103,13 @@ class JudgeEnvoy:
         return status
 
     def _connect(self, caller: SpiffeId, port: int) -> _Stream:
+        if caller not in self._contexts:
+            self._contexts[caller] = self._context(caller)
+        plain = socket.create_connection((self.address, port), timeout=_TIMEOUT)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _Stream(self._contexts[caller].wrap_socket(plain))
+
+    def _context(self, caller: SpiffeId) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE  # it is Envoy's check of the caller that counts here
@@ -110,8 +117,11 @@ class JudgeEnvoy:
         with tempfile.TemporaryDirectory() as directory:
             paths = leaf.write(Path(directory), "caller")
             context.load_cert_chain(paths.cert, paths.key)
-        plain = socket.create_connection((self.address, port), timeout=_TIMEOUT)
-        return _Stream(self.stack.enter_context(context.wrap_socket(plain)))
+        return context
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
 
 
 class _Stream:
@@ -151,5 +161,5 @@ class _Stream:
 
 @contextmanager
 def judge_envoy(envoy: FedEnvoy, address: str) -> Iterator[JudgeEnvoy]:
-    with ExitStack() as stack:
-        yield JudgeEnvoy(envoy, address, stack)
+    with closing(JudgeEnvoy(envoy, address)) as made:
+        yield made

@@ -7,6 +7,7 @@ any other field of the protos is an error, so that nothing passes because it was
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -168,6 +169,11 @@ def _string(matcher: Any, value: str) -> bool:
         case "prefix":
             assert matcher.prefix, "an empty prefix matches everything"
             return value.startswith(matcher.prefix)
+        case "contains":
+            assert matcher.contains, "an empty part is in everything"
+            return matcher.contains in value
+        case "safe_regex":
+            return re.fullmatch(matcher.safe_regex.regex, value) is not None
         case other:
             raise AssertionError(f"no reading of the string matcher {other}")
 

@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 from envoy.config.bootstrap.v3 import bootstrap_pb2
 from envoy.extensions.resource_monitors.downstream_connections.v3 import downstream_connections_pb2
+from envoy.extensions.resource_monitors.fixed_heap.v3 import fixed_heap_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
 
-from dataplane.envoy.bootstrap import BootstrapInput, bootstrap, connection_limit, digest, render
+from dataplane.envoy.bootstrap import BootstrapInput, bootstrap, connection_limit, digest, heap_limit, render
 from schemas.errors import InvalidInput
 from tests.support.envoy import envoy_path
 
 GIVEN = BootstrapInput("sidecar/a", "orders.shop", "/run/mesh/ads.sock", "/run/mesh/admin.sock", 1000)
-ANY_TYPES = (downstream_connections_pb2, http_protocol_options_pb2)  # imported so that the Anys can be read
+ANY_TYPES = (
+    downstream_connections_pb2,
+    fixed_heap_pb2,
+    http_protocol_options_pb2,
+)  # so that the Anys can be read
 
 
 def parsed(given: BootstrapInput) -> bootstrap_pb2.Bootstrap:
@@ -55,10 +60,11 @@ def test_equal_input_equal_bytes_and_any_other_input_another_digest() -> None:
         {"ads_socket": "/x"},
         {"admin_socket": "/x"},
         {"max_connections": 1},
+        {"max_heap_bytes": 1},
         {"delta": False},
     ]
     others = {digest(render(bootstrap(dataclasses.replace(GIVEN, **change)))) for change in changes}  # type: ignore[arg-type]  # one valid field each
-    assert len(others | {digest(first)}) == 7
+    assert len(others | {digest(first)}) == 1 + len(changes)
 
 
 def test_envoy_itself_accepts_it(tmp_path: Path) -> None:
@@ -82,3 +88,12 @@ def test_connections_fit_into_the_descriptors() -> None:
     assert connection_limit(1024) == 256
     assert connection_limit(1_048_576) * 2 < 1_048_576
     assert connection_limit(0) > 0
+
+
+def test_envoy_shares_the_memory_with_the_app() -> None:
+    assert heap_limit(8 * 2**30) == 4 * 2**30
+    assert heap_limit(0) > 0
+    actions = {
+        one.name.rpartition(".")[2]: one.triggers[0].threshold.value for one in parsed(GIVEN).overload_manager.actions
+    }
+    assert actions["shrink_heap"] < actions["disable_http_keepalive"] < actions["stop_accepting_requests"] < 1
