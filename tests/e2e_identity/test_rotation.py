@@ -53,8 +53,9 @@ async def test_rotation_under_load(mesh: IdentityMesh, tmp_path: Path) -> None:
         # Fault 15: the others go on with what a killed replica has begun, and wait for what it may have signed. What
         # is seen meanwhile is asked for before it starts again, which may take longer than the rest of the rotation.
         await mesh.local.processes.kill("replica-a")
-        between = await old.ask()
+        between = await old.ask(accepted.session)
         assert between.status == "HTTP/1.1 200 OK", "retired is still trusted"
+        assert not between.resumed
         code, said = await mesh.local.meshadm("ca", "rotate", replica="b", check=False)
         assert (code, "is under way" in said) == (4, True)
         await mesh.local.start_replica("a")

@@ -174,6 +174,13 @@ def test_who_has_two_identities_has_none(shop: Shop) -> None:
     for authority in (theirs, ours):
         for names in ([mallory, WEB_ID], [WEB_ID, mallory], [WEB_ID, identity("orders")], [mallory, f"{mallory}2"]):
             assert shop.ask_as(authority.issue(uri=names)) is None, names
+    # Envoy's rules look at other names too, where the URI's does not match.
+    assert shop.ask_as(theirs.issue(uri=mallory, dns=["web.mallory.test"])) == 403
+    assert shop.ask_as(ours.issue(uri=WEB_ID, dns=["web.shop"])) == 200
+    assert shop.ask_as(theirs.issue(WEB_ID, uri=mallory)) == 403
+    for hosts in ([WEB_ID], ["web.mallory.test", WEB_ID], [WEB_ID, "web.mallory.test"], ["web\n", WEB_ID]):
+        assert shop.ask_as(theirs.issue(uri=mallory, dns=hosts)) is None, hosts
+    assert shop.ask_as(theirs.issue(uri=[f"{mallory}\n", WEB_ID])) is None
     shop.set(policy("all", "ALLOW", Rule(), rule(Source(identities=(mallory,)))), *trusts)
     assert shop.ask_as(theirs.issue(uri=mallory)) == 200
     assert shop.ask_as(theirs.issue(uri=[mallory, WEB_ID])) is None
