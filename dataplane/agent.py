@@ -154,6 +154,8 @@ class Agent:
             nursery.start_soon(self._cutter.run)
             await self._configured.wait()
             nursery.start_soon(self._reporter.run)
+            if self._settings.names is not None:
+                await self._serve_names(nursery)
             if self._settings.metrics is not None:
                 await self._reporter.serve_metrics(nursery, self._settings.metrics)
             await self._envoy.ready()
@@ -215,6 +217,13 @@ class Agent:
             fraction=self._random.random,
             svid_changed=self._news.happened,
         )
+
+    async def _serve_names(self, nursery: trio.Nursery) -> None:
+        from dataplane.naming import Naming
+
+        naming = Naming(self._settings, self._delivery, self._etcd, partial(self._random.getrandbits, 16))
+        self._reporter.queries = naming.counts
+        await nursery.start(naming.run)
 
     # -- what a change means for others
 

@@ -8,13 +8,15 @@ from typing import Annotated
 
 import msgspec
 
-from dataplane.compile.workload import Workload
+from dataplane.compile.workload import VirtualNetwork, Workload
+from dataplane.dns.upstreams import Server
 from dataplane.health.settings import HealthCheckSettings
 from schemas.errors import InvalidInput, Problem
 from schemas.names import ServiceRef
 from schemas.objects.common import Label, Name, Port
 from schemas.records import Locality
 from schemas.settings import Settings, load_settings
+from schemas.virtual_addresses import HOST_OWN
 
 LogFile = Annotated[str, msgspec.Meta(pattern=r"^(/.*)?\Z", description="an absolute path, or empty")]
 CaFile = Annotated[str, msgspec.Meta(pattern=r"^/.*\Z", description="an absolute path")]
@@ -52,6 +54,7 @@ class Attest(Settings, frozen=True, kw_only=True):
         return ServiceRef.parse(named.service) if named else None
 
 
+NAMES_PORT = 15053  # 53 takes a privilege that nothing else of a sidecar needs
 MAX_SOCKET_PATH = 107  # bytes: sun_path of unix(7) without the final NUL
 MAX_RUNTIME_DIR = MAX_SOCKET_PATH - len("/admin.sock")  # the longest name of a socket in it
 # What stands for itself in unix:///path, which is how clients are told of it (SPIFFE_Workload_Endpoint 4).
@@ -79,6 +82,19 @@ class WorkloadApiSettings(Settings, frozen=True, kw_only=True):
     """Path of the Unix socket, in a directory that the app may enter."""
     callers: tuple[WorkloadApiCaller, ...] = ()
     """Who gets the identity; any of them suffices, none at all admits nobody."""
+
+
+class NamesSettings(Settings, frozen=True, kw_only=True):
+    """The mesh's DNS for the app, and the listeners at the addresses that it answers with."""
+
+    listen: str | None = None
+    """``address:port`` for UDP and TCP, an address of this host; None: `localAddress`, port 15053."""
+    upstream: tuple[str, ...] = ()
+    """Servers for all names that are not the mesh's, ``address`` or ``address:port``; none: as in /etc/resolv.conf."""
+    network: str | None = None
+    """IPv4 network instead of the mesh's range, on this host only; None: the mesh's."""
+    ipv6: bool = False
+    """Whether the host has the mesh's IPv6 range as local addresses."""
 
 
 # Debian and Alpine, Fedora and its relatives, SUSE.
@@ -131,6 +147,8 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     """Where Prometheus finds the agent's metrics; None: nowhere."""
     workload_api: WorkloadApiSettings | None = None
     """None: it is not served."""
+    names: NamesSettings | None = None
+    """None: the app finds nobody by name."""
     health_check: HealthCheckSettings | None = None
     """None: as the Service says."""
 
@@ -156,6 +174,11 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
         """Of the agent, for Envoy."""
         return Path(self.runtime_dir) / "ads.sock"
 
+    @property
+    def names_listen(self) -> str:
+        own = f"[{self.local_address}]" if ":" in self.local_address else self.local_address
+        return (self.names.listen if self.names else None) or f"{own}:{NAMES_PORT}"
+
     def workload(self, service: ServiceRef, trust_domain: str) -> Workload:
         """What the compiler is to know."""
         return Workload(
@@ -168,6 +191,7 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
             inbound_ports=self.ports,
             app_ports=self.app_ports,
             locality=self.locality,
+            virtual=_virtual_network(self.names) if self.names else None,
             access_log=self.access_log_path,
             system_ca=self.system_ca if self.system_ca is not None else _host_ca(),
         )
@@ -215,9 +239,40 @@ def load(path: Path) -> SidecarSettings:
         if address is None or (name == "advertise" and address.is_unspecified):
             field = {"app_address": "appAddress", "local_address": "localAddress"}.get(name, name)
             problems.append(Problem(str(path), f"expected an IP address, got {value!r}", f"$.{field}"))
+    if settings.names is not None:
+        problems += _names_problems(settings, settings.names, str(path))
     if problems:
         raise InvalidInput(*problems)
     return settings
+
+
+def _virtual_network(names: NamesSettings) -> VirtualNetwork:
+    return VirtualNetwork(ipaddress.IPv4Network(names.network) if names.network else None, names.ipv6)
+
+
+def _names_problems(settings: SidecarSettings, names: NamesSettings, source: str) -> list[Problem]:
+    problems = []
+    for field, texts in (("listen", [settings.names_listen]), ("upstream", names.upstream)):
+        for text in texts:
+            try:
+                server = Server.parse(text)
+            except ValueError:
+                problems.append(Problem(source, f"expected address:port, got {text!r}", f"$.names.{field}"))
+                continue
+            if field == "listen" and ipaddress.ip_address(server.address).is_unspecified:
+                message, remedy = "would answer everybody who reaches this host", "name one address, as 127.0.0.1"
+                problems.append(Problem(source, message, "$.names.listen", remedy))
+            if field == "upstream" and str(server) == settings.names_listen:
+                problems.append(Problem(source, "is this sidecar itself", "$.names.upstream", "name other servers"))
+    try:
+        network = ipaddress.IPv4Network(names.network) if names.network else None
+    except ValueError:
+        problems.append(Problem(source, f"expected an IPv4 network, got {names.network!r}", "$.names.network"))
+        return problems
+    if network is not None and network.overlaps(HOST_OWN):
+        message = f"{network} holds addresses that hosts use themselves"
+        problems.append(Problem(source, message, "$.names.network", f"keep out of {HOST_OWN}"))
+    return problems
 
 
 def _workload_api_problems(settings: SidecarSettings, source: str) -> list[Problem]:

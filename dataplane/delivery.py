@@ -17,6 +17,7 @@ import trio
 
 from dataplane import lastgood
 from dataplane.ads.server import AdsServer, OnReport, open_ads_server
+from dataplane.compile.on_demand import full
 from dataplane.compile.resources import Update
 from dataplane.compile.workload import Credentials
 from dataplane.config import SidecarSettings
@@ -61,6 +62,8 @@ class Delivery:
         self.applied_revision = 0
         self.from_last_good = False
         """What is in force was read from disk, not from etcd."""
+        self.on_event: Callable[[Event | Demand], None] = lambda _: None
+        """Called with each event that the state has taken in."""
         self._ads_socket, self._last_good_file = settings.ads_socket, settings.last_good_file
         self._etcd = etcd
         self._envoy_node = envoy_node
@@ -70,6 +73,7 @@ class Delivery:
         self._fraction = fraction
         self._detours: list[tuple[int, list[str]]] = []
         """Authorities that wait for Envoy's ack of an update, by its sequence."""
+        self._events, self._to_take = trio.open_memory_channel[Event | Demand](EVENT_QUEUE)
         self._unsaved = trio.Event()
         self._pace = Pace()
 
@@ -90,9 +94,9 @@ class Delivery:
     # -- etcd ▸ watch ▸ pipeline
 
     async def _follow_configuration(self, nursery: trio.Nursery) -> None:
-        send, events = trio.open_memory_channel[Event | Demand](EVENT_QUEUE)
-        follower = Follower(nursery, self._etcd, send, fraction=self._fraction)
-        nursery.start_soon(self._follow_demands, send.clone())
+        events = self._to_take
+        follower = Follower(nursery, self._etcd, self._events, fraction=self._fraction)
+        nursery.start_soon(self._follow_demands)
         follower.want(self.pipeline.wanted())
         patience = trio.current_time() + LAST_GOOD_AFTER_S
         has_last_good = bool(self.pipeline.state.stored)  # looked at before etcd can have said a part of what there is
@@ -147,6 +151,7 @@ class Delivery:
         if self.pipeline.take(event):
             log.warning("etcd holds another epoch: it was restored; listing everything again")
             follower.list_again()
+        self.on_event(event)
 
     # -- pipeline ▸ ads ▸ Envoy
 
@@ -174,7 +179,19 @@ class Delivery:
 
     # -- Envoy ▸ pipeline
 
-    async def _follow_demands(self, events: trio.MemorySendChannel[Event | Demand]) -> None:
+    async def learn(self, authority: str) -> None:
+        """Takes into scope what the app is about to call; returns when Envoy has all that belongs to it, or at once
+        where that would be too many."""
+        learnt, ads = self.pipeline.compiler.learnt, self.ads
+        if ads is None or learnt.get(authority):
+            return
+        with ads.following_sequence():
+            await self._events.send(Demand(authority))
+            while not learnt.get(authority) and (authority in learnt or not full(learnt)):
+                await ads.changed()
+                self._open_detours()
+
+    async def _follow_demands(self) -> None:
         """What Envoy holds requests for comes into scope; then what it holds is let go."""
         await self._configured.wait()
         demanded: frozenset[str] = frozenset()
@@ -182,7 +199,7 @@ class Delivery:
             held = self.ads.state.held_requests
             new, demanded = held - demanded, held
             for authority in sorted(new):
-                await events.send(Demand(authority))
+                await self._events.send(Demand(authority))
             self._open_detours()
             if self.ads.state.held_requests == held:
                 await self.ads.changed()

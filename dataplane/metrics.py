@@ -1,6 +1,6 @@
 """The agent's metrics, from what it says of itself. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dataplane.identity.material import Identity
 from schemas.records import SidecarStatus
@@ -11,6 +11,13 @@ from telemetry.families import Family
 def of_sidecar(status: SidecarStatus, identity: Identity | None, renewals: dict[str, int], now: float) -> list[Family]:
     """renewals: how many ended how, ``ok`` and ``failed``. now: seconds since 1970."""
     return [*_of_identity(identity, renewals), *_of_status(status, now)]
+
+
+def of_names(queries: Mapping[str, int]) -> list[Family]:
+    """queries: how many ended how."""
+    return [
+        families.counters("sidecar_dns_queries", "Queries to the sidecar's DNS, by how they ended.", "outcome", queries)
+    ]
 
 
 def _of_identity(identity: Identity | None, renewals: dict[str, int]) -> Iterable[Family]:

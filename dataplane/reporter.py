@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -94,6 +94,8 @@ class Reporter:
     link: Link
     workload_api: WorkloadApi | None
     told: Callable[[], Awaitable[None]]
+    queries: Mapping[str, int] | None = None
+    """Of names, by how they ended; None: there is no DNS."""
     _offered: _Secrets = _Secrets()
     _in_use: _Secrets = _Secrets()
     _agent_version: str = field(default_factory=lambda: version("hostmesh"))
@@ -123,7 +125,8 @@ class Reporter:
 
         def collect() -> Iterable[Family]:
             now = time.time()
-            return metrics.of_sidecar(self._status(now), self.keeper.current, self.keeper.renewals, now)
+            found = metrics.of_sidecar(self._status(now), self.keeper.current, self.keeper.renewals, now)
+            return [*found, *(metrics.of_names(self.queries) if self.queries is not None else ())]
 
         try:
             await nursery.start(serve_metrics, registry(collect), address)

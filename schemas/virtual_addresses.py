@@ -15,7 +15,7 @@ _PREFIX_LENGTHS = range(8, 25)
 # A number of the IPv4 range has to fit into the IPv6 range too.
 _MAX_IPV6_PREFIX = 104
 # Here are localhost, Debian's own name of the host (127.0.1.1) and the stubs of resolvers (127.0.0.53).
-_HOST_OWN = ipaddress.IPv4Network("127.0.0.0/16")
+HOST_OWN = ipaddress.IPv4Network("127.0.0.0/16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def range_faults(spec: VirtualRanges) -> Iterator[Fault]:
         yield Fault(("ipv4",), f"{spec.ipv4!r} is no IPv4 network", "write one such as 127.240.0.0/16")
     elif ipv4.prefixlen not in _PREFIX_LENGTHS:
         yield Fault(("ipv4",), f"{spec.ipv4} is not of 256 to 16,777,216 addresses", "use /8 to /24, /16 for most")
-    elif ipv4.overlaps(_HOST_OWN):
-        yield Fault(("ipv4",), f"{spec.ipv4} holds addresses that hosts use themselves", f"keep out of {_HOST_OWN}")
+    elif ipv4.overlaps(HOST_OWN):
+        yield Fault(("ipv4",), f"{spec.ipv4} holds addresses that hosts use themselves", f"keep out of {HOST_OWN}")
     elif ipv4.is_multicast or ipv4.is_unspecified:
         yield Fault(("ipv4",), f"{spec.ipv4} has no addresses of hosts", "write one such as 127.240.0.0/16")
     if not isinstance(ipv6, ipaddress.IPv6Network):

@@ -8,8 +8,8 @@ One Unix socket in a directory that only its owner may enter: what is served hol
 
 import contextlib
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ class AckState:
     held_requests: frozenset[str] = frozenset()
     """Names of clusters that don't exist and that requests wait for."""
     acked_sequence: int = 0
-    """While there are such: the newest update, as `AdsServer.update` counts, whose every consequence is acked."""
+    """While there are such, or somebody follows it: the newest update, as `AdsServer.update` counts, whose every
+    consequence is acked. Else 0: it would be news at each update."""
 
 
 OnReport = Callable[[str, als_pb2.StreamAccessLogsMessage], None]
@@ -86,6 +87,7 @@ class AdsServer:
         self._envoy: _Stream | None = None
         self._state = AckState()
         self._changed = trio.Event()
+        self._followers = 0
 
     def update(self, update: Update) -> int:
         """Take a new desired state and send what follows from it, at once; never blocks. Which update it was: the first
@@ -113,6 +115,17 @@ class AdsServer:
     def sessions(self) -> int:
         """Streams that are open, Envoy's included."""
         return len(self._streams)
+
+    @contextmanager
+    def following_sequence(self) -> Iterator[None]:
+        """`state` tells `acked_sequence` inside."""
+        self._followers += 1
+        self._publish()
+        try:
+            yield
+        finally:
+            self._followers -= 1
+            self._publish()
 
     async def changed(self) -> AckState:
         """Wait until `state` differs from what it is now. Nothing is missed if no await lies between reading `state`
@@ -198,7 +211,8 @@ class AdsServer:
         else:
             session = self._envoy.session
             state = AckState(True, session.acked_revision, session.nacks, session.secrets_current)
-            if held := session.held_requests:
+            held = session.held_requests
+            if held or self._followers:
                 state = replace(state, held_requests=held, acked_sequence=session.acked_sequence)
         if state != self._state:
             self._state = state

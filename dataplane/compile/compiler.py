@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from authz.rules import applies
-from dataplane.compile import clusters, inbound, on_demand, outbound, passthrough, rate_limits, telemetry, tls
+from dataplane.compile import clusters, inbound, on_demand, outbound, passthrough, rate_limits, telemetry, tls, virtual
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.host_claims import host_claims
 from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
@@ -47,7 +47,7 @@ class Unit:
 
     kind: Literal[
         "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints",
-        "detour", "runtime", "passthrough",
+        "detour", "runtime", "passthrough", "virtual",
     ]  # fmt: skip
     of: str = ""
 
@@ -67,6 +67,10 @@ def endpoints_of(service: ServiceRef) -> Unit:
 
 def bound(port: int) -> Unit:
     return Unit("bound", str(port))
+
+
+def virtual_of(service: ServiceRef) -> Unit:
+    return Unit("virtual", str(service))
 
 
 def detour_to(authority: str) -> Unit:
@@ -137,7 +141,7 @@ class Compiler:
 
     def learn(self, authority: str) -> bool:
         """The app calls `authority`: from the next update on it is in scope. False where that would be too many."""
-        if authority not in self.learnt and len(self.learnt) < on_demand.MAX_LEARNT:
+        if authority not in self.learnt and not on_demand.full(self.learnt):
             self.learnt[authority] = False
         return authority in self.learnt
 
@@ -150,7 +154,8 @@ class Compiler:
         added = self.scope.named - before.named
         # Their routes may lead to services that were in scope already, and ask for subsets of those.
         led_to = (services_named(route) for service in added for route in state.routes_for(service))
-        return {*self._services(added.union(*led_to)), *([PROXY_ROUTES] if added else [])}
+        new = map(virtual_of, self.scope.virtual - before.virtual)
+        return {*self._services(added.union(*led_to)), *new, *([PROXY_ROUTES] if added else [])}
 
     def open_detours(self, state: MeshState, authorities: Iterable[str]) -> Update:
         """Envoy has all that an earlier update said of them: lets go what it holds for them."""
@@ -177,7 +182,7 @@ class Compiler:
         return {
             RUNTIME, SECRETS, PASSTHROUGH, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
             *map(clusters_of, services), *map(endpoints_of, services),
-            *(bound(one.bind_port) for one in self.scope.bound),
+            *(bound(one.bind_port) for one in self.scope.bound), *map(virtual_of, self.scope.virtual),
             *(detour_to(authority) for authority, is_open in self.learnt.items() if is_open),
         }  # fmt: skip
 
@@ -186,15 +191,17 @@ class Compiler:
         match change.ref:
             case ObjectRef(kind=Service.__name__ | ExternalService.__name__, namespace=namespace, name=name):
                 service = ServiceRef(namespace, name)
+                # Of two that claim one virtual address one has it.
+                rivals = {one for ipv4 in _virtual_addresses(change) for one in state.holders(ipv4)}
                 if not self._reaches(state, service):
-                    return set()
+                    return self._entrances_to(rivals)
                 # Routes that lead to it, or from it, tell what is missing.
                 named = {service}.union(*(services_named(route) for route in state.routes_for(service)))
                 # A TCPRoute's backends say of one another which side they are of.
                 divided = (route for route in state.routes_to(service) if isinstance(route, TCPRoute))
                 named = named.union(*(services_named(route) for route in divided))
                 callers = {service}.union(*(parents(route) for route in state.routes_to(service)))
-                return {PROXY_ROUTES, *self._services(named), *self._bound_to(callers)}
+                return {PROXY_ROUTES, *self._services(named), *self._entrances_to(callers | rivals)}
             case ObjectRef(kind=kind) if kind in ROUTE_KINDS:
                 return self._touched_by_route(state, change)
             case ObjectRef(kind=BackendTrafficPolicy.__name__):
@@ -209,7 +216,7 @@ class Compiler:
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
                 return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
             case ObjectRef(kind=Mesh.__name__):
-                return {PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES}
+                return {PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES, *map(virtual_of, self.scope.virtual)}
             case ObjectRef(kind=RateLimitPolicy.__name__):
                 limits = [one for one in (change.before, change.after) if isinstance(one, RateLimitPolicy)]
                 ours = any(rate_limits.targets(policy, self.workload.service) for policy in limits)
@@ -245,14 +252,15 @@ class Compiler:
         # A policy that comes or goes may hide another of the same service, or bring it to light.
         if affected and (before != after or _hash_of(change.before) != _hash_of(change.after)):
             callers = affected.union(*(parents(route) for one in affected for route in state.routes_to(one)))
-            touched |= {PROXY_ROUTES, *self._bound_to(callers)}
+            touched |= {PROXY_ROUTES, *self._entrances_to(callers)}
         return touched
 
     def _touched_by_route(self, state: MeshState, change: Change) -> set[Unit]:
         touched: set[Unit] = set()
         for route in (change.before, change.after):
             if isinstance(route, AnyRoute) and leads_anywhere(state, self.scope, self.workload, route):
-                touched |= {PROXY_ROUTES, *self._services(services_named(route)), *self._bound_to(set(parents(route)))}
+                entered = self._entrances_to(set(parents(route)))
+                touched |= {PROXY_ROUTES, *self._services(services_named(route)), *entered}
         return touched
 
     def _reaches(self, state: MeshState, service: ServiceRef) -> bool:
@@ -261,8 +269,10 @@ class Compiler:
     def _services(self, services: Iterable[ServiceRef]) -> set[Unit]:
         return {unit for service in services for unit in (clusters_of(service), endpoints_of(service))}
 
-    def _bound_to(self, services: Set[ServiceRef]) -> set[Unit]:
-        return {bound(one.bind_port) for one in self.scope.bound if one.service in services}
+    def _entrances_to(self, services: Set[ServiceRef]) -> set[Unit]:
+        """The listeners that lead to one of these only."""
+        bound_ports = {bound(one.bind_port) for one in self.scope.bound if one.service in services}
+        return bound_ports.union(map(virtual_of, self.scope.virtual & services))
 
     def _build(self, state: MeshState, units: Iterable[Unit]) -> Update:
         changed: list[Resource] = []
@@ -311,6 +321,12 @@ class Compiler:
                         self._problems[unit] = (result,)
                     else:
                         after = _by_key(result)
+                case Unit("virtual", of) if (service := ServiceRef.parse(of)) in self.scope.virtual:
+                    result = virtual.listeners(state, self.workload, service)
+                    if isinstance(result, Problem):
+                        self._problems[unit] = (result,)
+                    else:
+                        after = _by_key(result)
             if after:
                 self._built[unit] = after
             changed += [one for key, one in after.items() if key not in before or before[key].version != one.version]
@@ -335,6 +351,12 @@ class Compiler:
         known = [bundle for bundle in found if bundle is not None]
         newest = [max(known, key=lambda bundle: bundle.sequence)] if known else []
         return newest + [bundle for bundle in state.trust_bundles(own) if bundle.trust_domain != own]
+
+
+def _virtual_addresses(change: Change) -> set[str]:
+    """IPv4."""
+    values = (one for one in (change.before, change.after) if isinstance(one, Service | ExternalService))
+    return {one.spec.virtual_address.ipv4 for one in values if one.spec.virtual_address is not None}
 
 
 def _zone_of(value: object) -> Locality | None:

@@ -14,6 +14,7 @@ that it never goes round again; where no service is found it gets an answer that
 """
 
 import re
+from collections.abc import Sized
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.route.v3 import route_components_pb2
@@ -41,6 +42,10 @@ MAX_LEARNT = 1024
 # What may be a service's name, with or without a port: all else is answered at once, without asking.
 _AUTHORITY = r"[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+(\.mesh)?)?(:[0-9]+)?"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def full(learnt: Sized) -> bool:
+    return len(learnt) >= MAX_LEARNT
 
 
 def service_of(authority: str, caller: ServiceRef) -> ServiceRef | None:

@@ -98,11 +98,18 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     port = _taken(state, workload, bound) or bound_target(state, bound)
     if isinstance(port, Problem):
         return port
-    name = bound_name(bound)
-    listener = _listener(name, workload, bound.bind_port)
+    listener = _listener(bound_name(bound), workload, bound.bind_port)
+    return entrance(state, workload, listener, bound.service, port)
+
+
+def entrance(
+    state: MeshState, workload: Workload, listener: listener_pb2.Listener, service: ServiceRef, port: ServicePort
+) -> list[Resource]:
+    """What leads from `listener`, which has its name and address, to that port of `service` and to nothing else."""
+    name = listener.name
     chain = listener.filter_chains.add()
     chain.filters.append(source_filter(workload))
-    routes = table_of(state, bound.service, port, workload.service)
+    routes = table_of(state, service, port, workload.service)
     if port.protocol == "tcp":
         proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name)
         found = tcp_backends(state, routes)
@@ -111,7 +118,7 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
         for one in found if len(found) > 1 else ():
             proxy.weighted_clusters.clusters.add(name=clusters.name_of(one.target), weight=one.weight)
         if not lead_outside(state, found):
-            proxy.tunneling_config.hostname = f"{bound.service}.{HOST_SUFFIX}:{port.port}"
+            proxy.tunneling_config.hostname = f"{service}.{HOST_SUFFIX}:{port.port}"
         proxy.max_connect_attempts.value = 1 + RETRIES
         hash_tcp(proxy, state.traffic_policy(found[0].target.service))
         proxy.access_log.extend(access_logs(workload, "client", http=False))
@@ -124,7 +131,7 @@ def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> l
     configuration = route_pb2.RouteConfiguration(name=name)
     configuration.validate_clusters.value = False
     host = configuration.virtual_hosts.add(name=name, domains=["*"])
-    _stamp(state, host, bound.service, workload.service)
+    _stamp(state, host, service, workload.service)
     host.routes.extend(http_routes(state, routes))
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
 

@@ -33,6 +33,9 @@ class Scope:
     hosts_from: tuple[str, ...] = ()
     """Namespaces whose ExternalServices may say where a host name leads, the first goes before the second; and those
     of `named` where it is declared."""
+    virtual: frozenset[ServiceRef] = frozenset()
+    """Whom the app may reach at a virtual address. Of everything only what it has asked for by name: a listener for
+    each port of ten thousand services would be too much."""
 
     def holds(self, state: MeshState, service: ServiceRef) -> bool:
         return self.everything or service in self.named or state.is_hosted(service, self.hosted_in)
@@ -63,7 +66,8 @@ def scope_of(service: ServiceRef, declared: Service | None, learnt: Iterable[Ser
     dependencies = declared.spec.dependencies
     near = tuple(dict.fromkeys((service.namespace, SYSTEM_NAMESPACE)))
     if dependencies is None:
-        return Scope(on_demand=True, named=frozenset(learnt), hosted_in=near, hosts_from=near)
+        learnt = frozenset(learnt)
+        return Scope(on_demand=True, named=learnt, hosted_in=near, hosts_from=near, virtual=learnt)
     everything = any(dependency.name == "*" for dependency in dependencies)
     named, bound = set(), []
     for dependency in dependencies:
@@ -74,7 +78,8 @@ def scope_of(service: ServiceRef, declared: Service | None, learnt: Iterable[Ser
         if dependency.bind_port is not None:
             bound.append(BoundPort(dependency.bind_port, ref, dependency.port))
     bound.sort(key=lambda one: one.bind_port)
-    return Scope(everything, named=frozenset(named), bound=tuple(bound), hosts_from=near)
+    virtual = frozenset(named).union(learnt if everything else ())
+    return Scope(everything, named=frozenset(named), bound=tuple(bound), hosts_from=near, virtual=virtual)
 
 
 def bound_target(state: MeshState, bound: BoundPort) -> ServicePort | Problem:

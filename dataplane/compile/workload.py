@@ -1,10 +1,21 @@
 """What the compiler knows of its own workload: where it listens, where its app is, who it is."""
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from schemas.names import ServiceRef, SpiffeId
 from schemas.records import Locality
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualNetwork:
+    """How this host has the virtual addresses of services."""
+
+    ipv4: ipaddress.IPv4Network | None = None
+    """Instead of the mesh's range, with the same numbers in it; None: the mesh's own."""
+    ipv6: bool = False
+    """Whether the host has the mesh's IPv6 range, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class Workload:
     system_ca: str = ""
     """Absolute path of the PEM file with the certification authorities that this host trusts; empty: it has none."""
 
+    virtual: VirtualNetwork | None = None
+    """Where the app finds services by name; None: it does not."""
     access_log: str = ""
     """Absolute path of the file that Envoy logs requests to; empty: nowhere."""
 

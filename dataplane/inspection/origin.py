@@ -38,7 +38,7 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
     if rest.startswith("bound|"):
         return [f"{own[0]}, dependencies"] if own else []
     try:
-        service = ServiceRef.parse(rest.partition("|")[0])
+        service = ServiceRef.parse(rest.removeprefix("virtual|").partition("|")[0])
     except InvalidInput:
         return []
     policy = state.traffic_policy(service) if key.type_url in (CLUSTER, ENDPOINTS) else None

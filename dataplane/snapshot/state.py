@@ -30,10 +30,11 @@ from schemas.objects import (
     Telemetry,
     federation,
 )
+from schemas.objects.mesh import VirtualRanges
 from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
+from schemas.virtual_addresses import Ranges
 
 K = TypeVar("K")
-
 _MESH = ObjectRef(Mesh.__name__, SYSTEM_NAMESPACE, "mesh")
 
 
@@ -79,6 +80,8 @@ class MeshState:
     _services: dict[ServiceRef, Service] = field(default_factory=dict)
     _externals: dict[ServiceRef, ExternalService] = field(default_factory=dict)
     _hosted: dict[str, set[ServiceRef]] = field(default_factory=dict)
+    _at: dict[str, set[ObjectRef]] = field(default_factory=dict)
+    """Services and external ones by their virtual IPv4 address."""
     _federated: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _trust: dict[str, TrustBundle] = field(default_factory=dict)
 
@@ -113,6 +116,17 @@ class MeshState:
     def mesh(self) -> Mesh | None:
         found = self.values.get(_MESH)
         return found if isinstance(found, Mesh) else None
+
+    def virtual_ranges(self) -> Ranges | None:
+        """Of the Mesh object, or of a mesh that says nothing of them; None: faulty."""
+        mesh = self.mesh()
+        return Ranges.of(mesh.spec.virtual_addresses if mesh is not None else VirtualRanges())
+
+    def holders(self, ipv4: str) -> list[ServiceRef]:
+        """Of those that are known, who has that virtual address; two only where somebody wrote past the replicas."""
+        refs = self._at.get(ipv4, ())
+        named = {ServiceRef(ref.namespace, ref.name): ref for ref in refs}
+        return sorted(one for one in named if (found := self.destination(one)) is not None and found.ref in refs)
 
     def endpoints(self, service: ServiceRef) -> list[tuple[str, Endpoint]]:
         """Live instances by name, in order."""
@@ -300,6 +314,9 @@ class MeshState:
             yield Change(ref, before, after)
 
     def _index(self, ref: DataRef, before: Value | None, after: Value | None) -> None:
+        for value, change in ((before, _discard), (after, _insert)):
+            if isinstance(value, Service | ExternalService) and value.spec.virtual_address is not None:
+                change(self._at, value.spec.virtual_address.ipv4, value.ref)
         match before, after:
             case (Endpoint(), _) | (_, Endpoint()) if isinstance(ref, EndpointRef):
                 instances = self._endpoints.setdefault(ref.service, {})
@@ -395,6 +412,10 @@ def rank_of(telemetry: Telemetry, service: ServiceRef) -> int | None:
 def _prefers_local(policy: BackendTrafficPolicy | None) -> bool:
     zones = policy.spec.load_balancer.zone_aware if policy is not None else None
     return zones is not None and zones.prefer_local is not None
+
+
+def _insert(index: dict[K, set[ObjectRef]], key: K, ref: ObjectRef) -> None:
+    index.setdefault(key, set()).add(ref)
 
 
 def _discard(index: dict[K, set[ObjectRef]], key: K, ref: ObjectRef) -> None:

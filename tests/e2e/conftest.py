@@ -21,6 +21,7 @@ _running: list[E2eMesh] = []
 def shared_mesh(etcd_binary: EtcdBinary) -> Iterator[E2eMesh]:
     directory = new_data_directory()
     mesh = E2eMesh.in_directory(directory)
+    mesh.has_names = True
     _running.append(mesh)
     try:
         trio.run(mesh.start, *INSTANCES)

@@ -35,8 +35,9 @@ from schemas import joinfile
 from schemas.api import mesh_pb2 as pb
 from schemas.codec import Document
 from schemas.keys import Keyspace
-from schemas.names import ObjectRef
-from schemas.objects import AnyObject
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef
+from schemas.objects import AnyObject, Mesh, Metadata
+from schemas.objects.mesh import MeshSpec, VirtualRanges
 from schemas.records import SidecarStatus
 from tests.e2e.app import GRPC, HTTP, HTTP2, TCP
 from tests.states.build import need, policy, port, rule, service
@@ -45,6 +46,7 @@ from trio_grpc import TLS
 
 KEYS = Keyspace()
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # apps speak plain HTTP; a client makes one of its own in 30 ms
+UPSTREAM_DNS = 15353  # on the control plane's host, where a test may listen
 BOUND_HTTP2, BOUND_GRPC, BOUND_TCP = 9201, 9202, 9203  # at web, each leading to that port of api
 APPLY_SECONDS = 30.0  # convergence takes milliseconds; a bound for a busy machine
 
@@ -82,6 +84,8 @@ class E2eMesh:
     instances: dict[str, Instance] = field(default_factory=dict)
     """By name."""
     at_rest: tuple[AnyObject, ...] = AT_REST
+    has_names: bool = False
+    """Whether the app of web-1 finds services by name; their addresses are in the loopback block of this mesh."""
 
     @classmethod
     def in_directory(cls, directory: Path) -> Self:
@@ -98,7 +102,7 @@ class E2eMesh:
         async with trio.open_nursery() as nursery:
             for replica in self.local.replicas:
                 nursery.start_soon(self.local.start_replica, replica)
-        await self.apply(*self.at_rest, wait=False)
+        await self.apply(*([self.ranges] if self.has_names else []), *self.at_rest, wait=False)
 
     async def before_replicas(self) -> None:
         """What is to be in etcd before the first replica reads it."""
@@ -128,7 +132,18 @@ class E2eMesh:
     def _settings(self, name: str) -> dict[str, object]:
         if name != "web-1":
             return {}
-        return {"workloadApi": {"socket": str(self.workload_api(name)), "callers": [{"uid": os.getuid()}]}}
+        names = {"names": {"upstream": [f"{self.local.control}:{UPSTREAM_DNS}"]}} if self.has_names else {}
+        return {"workloadApi": {"socket": str(self.workload_api(name)), "callers": [{"uid": os.getuid()}]}, **names}
+
+    @property
+    def ranges(self) -> Mesh:
+        """The hosts of this mesh have the other half of its block."""
+        virtual = VirtualRanges(ipv4=f"127.{self.local.block}.128.0/17")
+        return Mesh(
+            api_version="mesh/v1",
+            metadata=Metadata(name="mesh", namespace=SYSTEM_NAMESPACE),
+            spec=MeshSpec(trust_domain=TRUST_DOMAIN, virtual_addresses=virtual),
+        )
 
     def add(self, name: str, service_name: str | None = None) -> Instance:
         namespace = "back-office" if name.startswith("reports") else "shop"

@@ -21,9 +21,9 @@ from schemas.objects import (
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.common import TargetRef
 from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
-from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy
+from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy, VirtualRanges
 from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, RateLimitPolicySpec, RateLimitRule
-from schemas.objects.service import Dependency, ServicePort, ServiceSpec
+from schemas.objects.service import Dependency, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import AccessLogFilter, AccessLogging, Telemetry, TelemetryMatch, TelemetrySpec
 from schemas.objects.traffic import (
     BackendTrafficPolicySpec,
@@ -118,10 +118,25 @@ _service_ports = st.builds(
     protocol=st.sampled_from(["http", "http2", "grpc", "tcp"]),
     target_port=_maybe(_port_numbers),
 )
+# Two that replicas may have given out, one of another range, and one that nobody may listen at.
+_virtual = st.sampled_from(
+    [
+        None,
+        VirtualAddress(ipv4="127.240.3.4", ipv6="fd6d:6573:6800::304"),
+        VirtualAddress(ipv4="127.240.0.5", ipv6="fd6d:6573:6800::5"),
+        VirtualAddress(ipv4="127.241.0.5", ipv6="fd6d:6573:6800::5"),
+        VirtualAddress(ipv4="0.0.0.0", ipv6="no address"),  # noqa: S104  (not bound)
+    ]
+)
 services = _object(
     Service,
     _services,
-    st.builds(ServiceSpec, ports=_few(_service_ports, 1), dependencies=_maybe(_few(_dependencies))),
+    st.builds(
+        ServiceSpec,
+        ports=_few(_service_ports, 1),
+        dependencies=_maybe(_few(_dependencies)),
+        virtual_address=_virtual,
+    ),
 )
 _hashes = st.builds(
     ConsistentHash,
@@ -209,6 +224,9 @@ _mesh = st.builds(
     spec=st.builds(
         MeshSpec,
         trust_domain=st.just(TRUST_DOMAIN),
+        virtual_addresses=st.sampled_from(
+            [VirtualRanges(), VirtualRanges(ipv4="127.241.0.0/24"), VirtualRanges(ipv4="everywhere")]
+        ),
         outbound_traffic_policy=st.builds(OutboundTrafficPolicy, mode=st.sampled_from(["REGISTRY_ONLY", "ALLOW_ANY"])),
     ),
 )
@@ -250,6 +268,7 @@ _externals = _object(
         ),
         resolution=st.sampled_from(["DNS", "DNS", "DNS_ROUND_ROBIN"]),
         tls=_tls,
+        virtual_address=_virtual,
     ),
     _namespaces | st.just(SYSTEM_NAMESPACE),
 )

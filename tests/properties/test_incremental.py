@@ -11,6 +11,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataplane.compile.workload import VirtualNetwork
 from dataplane.snapshot.reading import read
 from dataplane.watch.events import Changes, Delete, Listing, Put
 from schemas import codec
@@ -29,8 +30,8 @@ changes_of_good = st.lists(st.tuples(items, st.booleans()), min_size=1, max_size
 changes_of_any = st.lists(st.tuples(items | spoiled, st.booleans()), min_size=1, max_size=4)
 
 
-# In a zone, so that the zones of instances matter.
-HERE = replace(workload(ORDERS), locality=Locality(region="eu", zone="a"))
+# In a zone, so that the zones of instances matter; with names, so that virtual addresses do.
+HERE = replace(workload(ORDERS), locality=Locality(region="eu", zone="a"), virtual=VirtualNetwork(ipv6=True))
 
 
 def apply(values: dict[bytes, bytes], step: Sequence[tuple[tuple[bytes, bytes], bool]]) -> dict[bytes, bytes]:
@@ -113,7 +114,7 @@ def test_histories_in_which_dependencies_are_learnt(
 ) -> None:
     own = service("orders", needs=None)
     values: dict[bytes, bytes] = {KEYS.object(own.ref): codec.encode(own)}
-    sidecar = Sidecar(workload(ORDERS))
+    sidecar = Sidecar(HERE)
     for listing in listings_of_prefixes(values, 1):
         sidecar.take(listing)
     for revision, (step, learnt) in enumerate(steps, 2):

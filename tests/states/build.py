@@ -30,11 +30,13 @@ from schemas.objects import (
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
+from schemas.objects.mesh import VirtualRanges
 from schemas.objects.rate_limit import RateLimitPolicy, RateLimitPolicySpec
-from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec
+from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import Telemetry, TelemetrySpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
 from schemas.records import Endpoint, Epoch, Locality, Revocation, TrustBundle
+from schemas.virtual_addresses import Ranges
 
 KEYS = Keyspace()
 TRUST_DOMAIN = "mesh.test"
@@ -138,6 +140,15 @@ def federates(
 
 def need_external(name: str, *, port: int | None = None, bind: int | None = None) -> Dependency:
     return replace(need(name, port=port, bind=bind), kind="ExternalService")
+
+
+def at(value: Service | ExternalService, address: int | VirtualAddress) -> Service | ExternalService:
+    """With a virtual address; a number is one of the default ranges."""
+    if isinstance(address, int):
+        ranges = Ranges.of(VirtualRanges())
+        assert ranges is not None
+        address = ranges.address(address)
+    return replace(value, spec=replace(value.spec, virtual_address=address))
 
 
 def need(name: str, *, port: int | None = None, bind: int | None = None) -> Dependency:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import replace
 
+from dataplane.compile.workload import VirtualNetwork
 from schemas import codec
+from schemas.objects.service import VirtualAddress
 from tests.states.backends import BACKENDS
 from tests.states.build import (
     KEYS,
@@ -15,6 +18,7 @@ from tests.states.build import (
     Rule,
     Source,
     State,
+    at,
     balance,
     bundle,
     epoch,
@@ -216,6 +220,39 @@ STATES: tuple[State, ...] = (
         _INVENTORY,
         TRUST,
         of=replace(workload(ORDERS), inbound_address="127.0.0.1"),
+    ),
+    state(
+        "virtual-addresses",
+        "listeners for the dependencies only, in a network of the host's own; routes count there too",
+        service("orders", needs=[need("payments"), need("inventory"), need_external("fax.east")]),
+        at(_PAYMENTS, 0x0304),
+        at(_INVENTORY, 0x0A05),
+        at(service("cart.front"), 0x0106),
+        at(external("fax.east", "spiffe://east.test/ns/x/svc/fax", at=["192.0.2.7"]), 0xFF01),
+        TRUST,
+        of=replace(workload(ORDERS), virtual=VirtualNetwork(ipv4=ipaddress.IPv4Network("127.250.0.0/16"), ipv6=True)),
+    ),
+    state(
+        "virtual-addresses-of-all",
+        "of everything only what the app has asked for by name has listeners",
+        service("orders", needs=[need("*")]),
+        at(_PAYMENTS, 0x0304),
+        at(_INVENTORY, 0x0A05),
+        TRUST,
+        of=replace(workload(ORDERS), virtual=VirtualNetwork()),
+        learnt=["payments.shop.mesh"],
+    ),
+    state(
+        "virtual-addresses-unusable",
+        "one that another service has, one of no range, one that is the sidecar's own: none is opened, all are told",
+        service("orders", needs=[need("payments"), need("inventory"), need("cart"), need("mail"), need("fax")]),
+        at(_PAYMENTS, 0x0304),
+        at(_INVENTORY, 0x0304),
+        at(service("cart"), VirtualAddress(ipv4="127.0.0.1", ipv6="::1")),
+        at(service("mail"), 0x0909),
+        service("fax"),
+        TRUST,
+        of=replace(workload(ORDERS), virtual=VirtualNetwork(), local_address="127.240.9.9"),
     ),
     state(
         "several-ports",
