@@ -12,6 +12,7 @@ from controlplane.meshadm.values import Sidecars, Stored
 from schemas import codec
 from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, RateLimitPolicy, Service, Telemetry
 from schemas.objects.authorization import Operation, Rule, Source
+from schemas.objects.rate_limit import LimitMatch, RateLimitRule
 
 POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "Telemetry")
 
@@ -31,8 +32,9 @@ def lines(subject: Subject, at: float) -> list[str]:
     value = subject.stored.object
     found = [str(value.ref), f"revision {subject.stored.revision}", ""]
     found += codec.dump_yaml([plain_object(subject.stored)]).rstrip("\n").splitlines()
-    if isinstance(value, AuthorizationPolicy):
-        found += ["", "In words:", *(f"  {printable(text)}" for text in policy_words(value))]
+    if isinstance(value, AuthorizationPolicy | RateLimitPolicy):
+        words = policy_words(value) if isinstance(value, AuthorizationPolicy) else limit_words(value)
+        found += ["", "In words:", *(f"  {printable(text)}" for text in words)]
     if isinstance(value, Service):
         found += _section("Policies", [_policy_line(one) for one in _policies_for(value, subject.policies)])
         found += _section("Depending services", [str(one.ref) for one in dependants(value, subject.services)])
@@ -104,6 +106,8 @@ def _policy_line(stored: Stored) -> str:
     value = stored.object
     if isinstance(value, AuthorizationPolicy):
         return f"{value.ref}: {'; '.join(policy_words(value))}"
+    if isinstance(value, RateLimitPolicy):
+        return f"{value.ref}: {'; '.join(limit_words(value))}"
     return str(value.ref)
 
 
@@ -119,6 +123,32 @@ def policy_words(policy: AuthorizationPolicy) -> list[str]:
     """A sentence a rule."""
     verb = "allow" if policy.spec.action == "ALLOW" else "deny"
     return [f"{verb} {_who(rule)} to {_what(rule)}" for rule in policy.spec.rules] or [f"{verb} nothing: no rules"]
+
+
+def limit_words(policy: RateLimitPolicy) -> list[str]:
+    """A sentence a rule."""
+    return [" ".join(_limit(rule)) for rule in policy.spec.rules]
+
+
+def _limit(rule: RateLimitRule) -> Iterator[str]:
+    said = rule.limit
+    yield f"{said.requests} a {said.unit.lower()}"
+    if said.burst is not None:
+        yield f"({said.burst} at once)"
+    yield "for each caller" if rule.per == "Client" else "for all callers together"
+    if rule.from_ is not None:
+        yield f"of {' or '.join(' and '.join(_source(source)) or 'anyone' for source in rule.from_)}"
+    if rule.matches:
+        yield f"at {' or '.join(' '.join(_match(one)) for one in rule.matches)}"
+    if rule.ports is not None:
+        yield f"on port {' | '.join(map(str, rule.ports))}"
+
+
+def _match(match: LimitMatch) -> Iterator[str]:
+    if match.method is not None:
+        yield match.method
+    yield match.path.value if match.path.type == "Exact" else f"{match.path.value.rstrip('/')}/*"
+    yield from (f"{header.name}={header.value}" for header in match.headers)
 
 
 def _who(rule: Rule) -> str:

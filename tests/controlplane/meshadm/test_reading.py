@@ -15,7 +15,7 @@ from schemas import codec, joinfile
 from schemas.api import mesh_pb2 as pb
 from schemas.records import Endpoint, Nack, Revocation, SidecarStatus
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
-from tests.schemas.values import MESH, OBJECTS, POLICY, SERVICE
+from tests.schemas.values import LIMITS, MESH, OBJECTS, POLICY, SERVICE
 from trio_grpc import RpcAbort, StatusCode
 
 FAR = 4_000_000_000  # 2096
@@ -51,6 +51,7 @@ async def test_get_table_of_each_kind(cli: Cli, fake: FakeReplica) -> None:
         "AuthorizationPolicies": "ALLOW",
         "btp": "RoundRobin",
         "BackendTrafficPolicy": "RoundRobin",
+        "rlp": "10/Minute",
     }.items():
         assert said in await cli.ok("get", kind, "-A")
 
@@ -130,6 +131,10 @@ async def test_describe_service_tells_what_belongs_to_it(cli: Cli, fake: FakeRep
         " to GET at /orders/* on port 8080\n"
     ) in out
     assert "  BackendTrafficPolicy shop/spread\n" in out
+    limit = (
+        "10 a minute (20 at once) for all callers together of namespace shop at POST /orders x-batch=yes on port 8080"
+    )
+    assert f"  RateLimitPolicy shop/orders: {limit}\n" in out
     assert "Depending services:\n  Service shop/web\n\nSidecars:\n" in out
     assert "orders-1" in out
     assert "web-1" not in out
@@ -142,6 +147,8 @@ async def test_describe_service_tells_what_belongs_to_it(cli: Cli, fake: FakeRep
 async def test_describe_policy_in_words(cli: Cli, fake: FakeReplica) -> None:
     fake.add(POLICY)
     assert "In words:\n  allow identity" in await cli.ok("describe", "authz", "web-may-order", "-n", "shop")
+    fake.add(LIMITS)
+    assert "In words:\n  10 a minute" in await cli.ok("describe", "rlp", "orders", "-n", "shop")
 
 
 # -- status
