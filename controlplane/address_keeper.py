@@ -1,22 +1,27 @@
-"""[edge] Gives virtual addresses to services that have none: of an older release, or written past the replicas.
+"""[edge] Virtual addresses of services that no replica of this release has written: older ones, those written by hand.
 
-Once, when a replica starts; services that are written later get theirs in that transaction.
+Once, when a replica starts: blocks are brought in line with who has which address, then those without one get theirs.
+All that is written later is right by the transaction that writes it.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
 from controlplane.api import change_set
-from controlplane.domain.addresses import NAMED_KINDS
+from controlplane.domain.addresses import NAMED_KINDS, mended, network_of
 from controlplane.domain.change import Change
 from controlplane.log import event
 from controlplane.store.etcd import PAUSE_SECONDS, Store
+from controlplane.store.ops import KeyGuard, Put
 from controlplane.store.requests import Request, RequestWriter
-from schemas.errors import Conflict, InvalidInput, MeshError
-from schemas.names import ObjectRef
+from schemas import codec
+from schemas.errors import Conflict, Corrupt, InvalidInput, MeshError
+from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import ExternalService, Service
+from schemas.records import AddressBlock, AddressSlot
+from trio_etcd import KeyValue
 
 RETRY_SECONDS = 5.0  # between two attempts
 APPLY_SECONDS = 5.0  # of one transaction
@@ -47,13 +52,20 @@ async def give_addresses(
 
 async def _give(store: Store, writer: RequestWriter, now: Callable[[], float], random: Callable[[int], bytes]) -> int:
     """How many have one now that had none."""
-    without: list[Change] = []
-    for kind in NAMED_KINDS:
-        for kv in (await store.list(store.keyspace.config_of_kind(kind))).kvs:
-            ref = store.keyspace.parse(kv.key)
-            found = change_set.stored(ref, kv).object if isinstance(ref, ObjectRef) else None
-            if isinstance(found, Service | ExternalService) and found.spec.virtual_address is None:
-                without.append(Change(found.ref, found, expected_revision=kv.mod_revision))
+    blocks = (await store.list(store.keyspace.address_blocks())).kvs
+    services: list[Change] = []
+    # After the blocks: whoever is made or deleted meanwhile changes a block that has been read.
+    for kv in (await store.list(store.keyspace.config())).kvs:
+        ref = store.keyspace.parse(kv.key)
+        found = change_set.stored(ref, kv).object if isinstance(ref, ObjectRef) and ref.kind in NAMED_KINDS else None
+        if isinstance(found, Service | ExternalService):
+            services.append(Change(found.ref, found, expected_revision=kv.mod_revision))
+    await _mend(store, blocks, services, int(now()))
+    without = [
+        one
+        for one in services
+        if isinstance(one.put, Service | ExternalService) and one.put.spec.virtual_address is None
+    ]
 
     async def write(changes: Sequence[Change]) -> int:
         request = Request(random(_ID_BYTES).hex(), b"")
@@ -69,3 +81,40 @@ async def _give(store: Store, writer: RequestWriter, now: Callable[[], float], r
         return len(changes) if applied.revision else 0
 
     return sum([await write(without[start : start + BATCH]) for start in range(0, len(without), BATCH)])
+
+
+async def _mend(store: Store, blocks: Iterable[KeyValue], services: Sequence[Change], now: int) -> None:
+    """Raises Conflict where one of the blocks has changed."""
+    prefix = store.keyspace.address_blocks()
+    stored = {kv.key[len(prefix) :].decode("ascii", "backslashreplace"): kv for kv in blocks}
+    holders: dict[str, dict[str, ServiceRef]] = {network: {} for network in stored}
+    for one in services:
+        address = one.put.spec.virtual_address if isinstance(one.put, Service | ExternalService) else None
+        service = ServiceRef(one.ref.namespace, one.ref.name)
+        if address is not None:
+            first = holders.setdefault(network_of(address.ipv4), {}).setdefault(address.ipv4, service)
+            if first != service:
+                told = {"address": address.ipv4, "of": first, "and": service}
+                event(logger, logging.ERROR, "two services have one virtual address: delete one, and apply it", **told)
+    for network, of in sorted(holders.items()):
+        kv = stored.get(network)
+        slots = _slots(kv)
+        after = mended(slots or {}, of, now)
+        if after is None and slots is not None:
+            continue
+        key = store.keyspace.address_block(network)
+        put = Put(key, codec.encode(AddressBlock(slots=after or {})))
+        if await store.transact((KeyGuard(key, kv.mod_revision if kv else 0),), (put,)) is None:
+            raise Conflict(f"{key.decode()} has just been written by somebody else")
+        event(logger, logging.WARNING, "mended a block of virtual addresses", block=network)
+
+
+def _slots(kv: KeyValue | None) -> dict[str, AddressSlot] | None:
+    """None: it is damaged, and is made anew of who has addresses; who had one is forgotten."""
+    if kv is None:
+        return {}
+    try:
+        return codec.decode(kv.value, AddressBlock, kv.key.decode("utf-8", "backslashreplace")).slots
+    except Corrupt as error:
+        event(logger, logging.ERROR, "a block of virtual addresses can't be read", why=str(error))
+        return None

@@ -140,6 +140,29 @@ def range_problems(changes: Sequence[Change], known: Known, now: int) -> Iterato
             yield Problem(change.subject, message, "$.spec.virtualAddresses", remedy)
 
 
+def network_of(ipv4: str) -> str:
+    """Of the block that an address is in."""
+    return f"{ipv4.rpartition('.')[0]}.0"
+
+
+def mended(
+    slots: Mapping[str, AddressSlot], holders: Mapping[str, ServiceRef], now: int
+) -> dict[str, AddressSlot] | None:
+    """A block as it must be for who has addresses of it, `holders` by IPv4; None: it is so.
+
+    What somebody wrote past the replicas is claimed, what nobody has any more is given back.
+    """
+    after = dict(slots)
+    for ipv4, service in holders.items():
+        slot = slots.get(ipv4)
+        if slot is None or (slot.namespace, slot.name, slot.released) != (service.namespace, service.name, None):
+            after[ipv4] = AddressSlot(namespace=service.namespace, name=service.name)
+    for ipv4, slot in slots.items():
+        if slot.released is None and ipv4 not in holders:
+            after[ipv4] = msgspec.structs.replace(slot, released=now)
+    return after if after != slots else None
+
+
 # -- what the change set says
 
 
@@ -187,7 +210,7 @@ def _hash(text: str) -> int:
 
 
 def _block_of(address: VirtualAddress) -> str:
-    return f"{address.ipv4.rpartition('.')[0]}.0"
+    return network_of(address.ipv4)
 
 
 def _slots(blocks: dict[str, dict[str, AddressSlot]], address: VirtualAddress) -> dict[str, AddressSlot]:

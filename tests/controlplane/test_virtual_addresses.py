@@ -6,6 +6,7 @@ import os
 import random
 
 import msgspec
+import pytest
 import trio
 
 from controlplane.address_keeper import give_addresses
@@ -114,3 +115,32 @@ async def test_an_update_keeps_it_and_a_deletion_gives_it_back(replica: Replica,
         await admin.apply(put(orders))
         assert await addresses(mesh, namespace) == before
         await check_claims(mesh, before)
+
+
+async def test_blocks_are_brought_in_line_with_who_has_addresses(replica: Replica, mesh: Mesh, namespace: str) -> None:
+    """A block that somebody damaged, and a service that somebody deleted past the replicas."""
+    kept, gone = service("kept", namespace=namespace), service("gone", namespace=namespace)
+    async with replica.admin() as admin, mesh.client() as etcd:
+        await admin.apply(put(kept), put(gone))
+        found = await addresses(mesh, namespace)
+        address, lost = found[f"kept.{namespace}"], found[f"gone.{namespace}"]
+        assert address is not None
+        assert lost is not None
+        block = mesh.keyspace.address_block(f"{address.ipv4.rpartition('.')[0]}.0")
+        store = Store(etcd, mesh.keyspace)
+
+        async def mend(now: int) -> AddressBlock:
+            await give_addresses(store, RequestWriter(store), lambda: now, os.urandom)
+            kv = await etcd.get(block)
+            assert kv is not None
+            return codec.decode(kv.value, AddressBlock, "block")
+
+        await etcd.delete(mesh.keyspace.object(gone.ref))
+        slots = (await mend(77)).slots
+        assert (slots[address.ipv4].released, slots[lost.ipv4].released) == (None, 77)
+        await etcd.put(block, b"\xc1")
+        with pytest.raises(RpcError, match="control/addresses"):
+            await admin.apply(put(service("more", namespace=namespace)))
+        assert (await mend(78)).slots.keys() >= {address.ipv4}
+        await check_claims(mesh, {f"kept.{namespace}": address})
+        assert (await admin.apply(put(service("more", namespace=namespace)))).revision
