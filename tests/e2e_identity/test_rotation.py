@@ -49,7 +49,7 @@ async def test_rotation_under_load(mesh: IdentityMesh, tmp_path: Path) -> None:
         async def activated() -> bool:
             return len((await keys_by_state(mesh)).get("retired", [])) == 2
 
-        await eventually("the new keys to be active", activated, 30)
+        await eventually("the new keys to be active", activated, 60)  # seconds, on an idle machine a few
         # Fault 15: the others go on with what a killed replica has begun, and wait for what it may have signed. What
         # is seen meanwhile is asked for before it starts again, which may take longer than the rest of the rotation.
         await mesh.local.processes.kill("replica-a")

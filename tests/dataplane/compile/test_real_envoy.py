@@ -6,7 +6,10 @@ import datetime
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +19,7 @@ from schemas.objects.authorization import Operation, Rule, Source
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.shop import GREETING, GRPC, HTTP, PROXY, TCP, Shop, apps, ask, exchange, raw_get
+from tests.spiffe.certificates import CERT_SIGN, CRL_SIGN, DIGITAL_SIGNATURE, Shape, build, new_key
 from tests.states.build import (
     bundle,
     federates,
@@ -184,6 +188,32 @@ def test_who_has_two_identities_has_none(shop: Shop) -> None:
     shop.set(policy("all", "ALLOW", Rule(), rule(Source(identities=(mallory,)))), *trusts)
     assert shop.ask_as(theirs.issue(uri=mallory)) == 200
     assert shop.ask_as(theirs.issue(uri=[mallory, WEB_ID])) is None
+
+
+@pytest.mark.spiffe(9)
+def test_a_leaf_that_breaks_a_rule_lets_nobody_in(shop: Shop) -> None:
+    """Signed by our own authority, with the name of who may call."""
+    shop.set(LET_WEB)
+    now = int(time.time())
+
+    def status_of(**changed: Any) -> int | None:
+        shape = Shape(uris=(WEB_ID,), start=now - 60, end=now + 600)
+        key, authority = new_key(), shop.authority
+        leaf = build(replace(shape, **changed), key.public_key(), authority.certificate.subject, authority.key)
+        return shop.ask_as(Leaf(leaf, key, (), authority.certificate))
+
+    assert status_of() == 200
+    refused: dict[str, dict[str, Any]] = {
+        "cA": {"ca": True},
+        "signs certificates": {"usage": (DIGITAL_SIGNATURE, CERT_SIGN)},
+        "signs lists": {"usage": (DIGITAL_SIGNATURE, CRL_SIGN)},
+        "the same name twice": {"uris": (WEB_ID, WEB_ID)},
+        "another scheme": {"uris": (WEB_ID.replace("spiffe", "https"),)},
+        "a root path": {"uris": ("spiffe://mesh.test",)},
+    }
+    assert {why: status_of(**changed) for why, changed in refused.items()} == dict.fromkeys(refused)
+    for name in (f"{WEB_ID}\n", f"{WEB_ID}\0x", f"{WEB_ID}/", WEB_ID.upper()):
+        assert status_of(uris=(name,)) in (None, 403), name
 
 
 @pytest.mark.spiffe(8)
