@@ -78,10 +78,11 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
 
 
 async def keys_of(mesh: E2eMesh) -> dict[bytes, int]:
-    """Every key but those that sidecars write of themselves, with the revision of its last change."""
+    """Every key but those that sidecars and replicas write of themselves, with the revision of its last change."""
     async with mesh.etcd("root") as client:
         listing = await client.list(b"/")
-    own = (KEYS.statuses(), KEYS.endpoints())
+    of_replicas = (KEYS.replicas(), KEYS.beacon(""), KEYS.issuing_times(), KEYS.issuing_pulse())
+    own = (KEYS.statuses(), KEYS.endpoints(), *of_replicas)
     return {kv.key: kv.mod_revision for kv in listing.kvs if not kv.key.startswith(own)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 import dns.asyncquery
 import dns.message
@@ -54,6 +55,10 @@ async def test_every_protocol_by_name(mesh: E2eMesh) -> None:
     assert said.endswith(b" hello")
     async with await trio.open_tcp_stream(address, TCP) as stream:
         assert (await stream.receive_some()).startswith(GREETING.encode())
+    with socket.socket() as second:  # as another sidecar of this host and user would: connections under its identity
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            second.bind((address, HTTP))
     port_of = await ask(mesh, "_grpc._tcp.api.shop.mesh", "SRV", tcp=True)
     assert port_of.answer[0][0].to_text() == f"0 0 {GRPC} api.shop.mesh."
     assert port_of.additional[0][0].to_text() == address
