@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from dataplane.reporter import TELL_AFTER_S, TELL_AT_LATEST_S, TELL_EVERY_S, News
 
 
 @pytest.fixture
-async def told(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, news: News) -> list[float]:
+async def told(nursery: trio.Nursery, news: News) -> list[float]:
     """The times at which it is time to tell."""
     times: list[float] = []
 
@@ -38,7 +38,7 @@ async def every(seconds: float, news: News, *, until: float) -> None:
         await trio.sleep(seconds)
 
 
-async def test_what_happens_alone_is_told_at_once(news: News, told: list[float]) -> None:
+async def test_what_happens_alone_is_told_at_once(autojump_clock: MockClock, news: News, told: list[float]) -> None:
     for _ in range(3):
         begins = trio.current_time()
         news.happened()
@@ -47,7 +47,9 @@ async def test_what_happens_alone_is_told_at_once(news: News, told: list[float])
         assert told == []
 
 
-async def test_nothing_is_told_while_one_change_follows_the_other(news: News, told: list[float]) -> None:
+async def test_nothing_is_told_while_one_change_follows_the_other(
+    autojump_clock: MockClock, news: News, told: list[float]
+) -> None:
     begins = trio.current_time()
     await every(TELL_AFTER_S / 4, news, until=0.8 * TELL_AT_LATEST_S)
     assert told == []
@@ -57,14 +59,16 @@ async def test_nothing_is_told_while_one_change_follows_the_other(news: News, to
     assert told[0] - begins < TELL_AT_LATEST_S
 
 
-async def test_what_never_ends_is_told_all_the_same(news: News, told: list[float]) -> None:
+async def test_what_never_ends_is_told_all_the_same(autojump_clock: MockClock, news: News, told: list[float]) -> None:
     begins = trio.current_time()
     await every(TELL_AFTER_S / 4, news, until=10 * TELL_AT_LATEST_S)
     assert 9 <= len(told) <= 10
     assert all(later - earlier <= TELL_AT_LATEST_S + TELL_AFTER_S for earlier, later in pairwise([begins, *told]))
 
 
-async def test_changes_with_pauses_between_them_are_not_told_one_by_one(news: News, told: list[float]) -> None:
+async def test_changes_with_pauses_between_them_are_not_told_one_by_one(
+    autojump_clock: MockClock, news: News, told: list[float]
+) -> None:
     await every(2 * TELL_AFTER_S, news, until=2)
     assert 2 / TELL_EVERY_S / 2 <= len(told) <= 2 / TELL_EVERY_S + 1
     assert all(later - earlier >= TELL_EVERY_S - 1e-6 for earlier, later in pairwise(told))
