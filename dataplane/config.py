@@ -8,9 +8,10 @@ from typing import Annotated
 
 import msgspec
 
-from dataplane.compile.workload import VirtualNetwork, Workload
+from dataplane.compile.workload import GatewayHost, VirtualNetwork, Workload
 from dataplane.dns.upstreams import Server
 from dataplane.health.settings import HealthCheckSettings
+from schemas.addresses import is_ip
 from schemas.errors import InvalidInput, Problem
 from schemas.names import ServiceRef
 from schemas.objects.common import Label, Name, Port
@@ -20,6 +21,7 @@ from schemas.virtual_addresses import HOST_OWN
 
 LogFile = Annotated[str, msgspec.Meta(pattern=r"^(/.*)?\Z", description="an absolute path, or empty")]
 CaFile = Annotated[str, msgspec.Meta(pattern=r"^/.*\Z", description="an absolute path")]
+Directory = Annotated[str, msgspec.Meta(pattern=r"^/.*\Z", description="the absolute path of a directory")]
 LeaseTtl = Annotated[int, msgspec.Meta(ge=5, le=3600)]
 
 
@@ -97,6 +99,15 @@ class NamesSettings(Settings, frozen=True, kw_only=True):
     """Whether the host has the mesh's IPv6 range as local addresses."""
 
 
+class GatewaySettings(Settings, frozen=True, kw_only=True):
+    """This host takes requests from outside of the mesh, where a `Gateway` of its service says so."""
+
+    address: str = "::"
+    """IP address that it listens on; all of them where absent, of IPv4 too."""
+    ports: dict[Port, Port] = msgspec.field(default_factory=dict)
+    """Where to listen instead, by the listener's port."""
+
+
 # Debian and Alpine, Fedora and its relatives, SUSE.
 _HOST_CA_FILES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -133,6 +144,13 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
     """PEM file of the certification authorities that servers outside of the mesh are verified by.
 
     None: the host's own."""
+    certificate_dir: Directory | None = None
+    """Where the files are that objects name: certificates of gateways, and for servers outside.
+
+    None: no object gets any file.
+    """
+    gateway: GatewaySettings | None = None
+    """None: this host is no gateway, whatever objects say."""
     labels: dict[Label, Label] = msgspec.field(default_factory=dict)
     locality: Locality = Locality()
     """Region and zone of this host: for zone-aware load balancing and failover, of its calls and of calls to it."""
@@ -193,6 +211,7 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
             locality=self.locality,
             virtual=_virtual_network(self.names) if self.names else None,
             access_log=self.access_log_path,
+            gateway=GatewayHost(self.gateway.address, self.gateway.ports) if self.gateway is not None else None,
             system_ca=self.system_ca if self.system_ca is not None else _host_ca(),
         )
 
@@ -227,6 +246,9 @@ def load(path: Path) -> SidecarSettings:
     if len(os.fsencode(settings.runtime_dir)) > MAX_RUNTIME_DIR:
         text = f"at most {MAX_RUNTIME_DIR} bytes, or the sockets in it would have paths that are too long"
         problems.append(Problem(str(path), text, "$.runtimeDir"))
+    if settings.gateway is not None and not is_ip(settings.gateway.address):
+        message = f"expected an IP address, got {settings.gateway.address!r}"
+        problems.append(Problem(str(path), message, "$.gateway.address", "0.0.0.0 and :: are all addresses"))
     if settings.system_ca is not None and not Path(settings.system_ca).is_file():
         remedy = "Envoy would take no cluster that is verified by it: correct the path"
         problems.append(Problem(str(path), f"{settings.system_ca} is no file", "$.systemCa", remedy))

@@ -12,11 +12,14 @@ Identity comes from aside: `set_identity` is a change like any other, only that 
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
 from dataplane import lastgood
 from dataplane.ads.server import AdsServer, OnReport, open_ads_server
+from dataplane.certificates.keeper import CertificateKeeper
+from dataplane.certificates.store import PairStore
 from dataplane.compile.on_demand import full
 from dataplane.compile.resources import Update
 from dataplane.compile.workload import Credentials
@@ -65,6 +68,10 @@ class Delivery:
         self.on_event: Callable[[Event | Demand], None] = lambda _: None
         """Called with each event that the state has taken in."""
         self._ads_socket, self._last_good_file = settings.ads_socket, settings.last_good_file
+        directory = Path(settings.certificate_dir) if settings.certificate_dir is not None else None
+        store = PairStore(Path(settings.state_dir) / "certificates")
+        self.certificates = CertificateKeeper(directory, store, time.time, self._certificates_changed)
+        """Those that objects name and that others make; not the own identity."""
         self._etcd = etcd
         self._envoy_node = envoy_node
         self._configured = configured
@@ -81,6 +88,7 @@ class Delivery:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._save_last_good)
+            nursery.start_soon(self.certificates.run)
             await self._follow_configuration(nursery)
 
     def set_identity(self, credentials: Credentials, bundle: TrustBundle, *, expired: bool) -> bool:
@@ -123,7 +131,7 @@ class Delivery:
                     self.from_last_good, patience = False, float("inf")
                     self._unsaved.set()
             if update is not None:
-                await self._push(update, nursery)
+                await self._push(await self._with_certificates(update), nursery)
 
     async def _gather(
         self, event: Event | Demand, events: trio.MemoryReceiveChannel[Event | Demand], follower: Follower
@@ -153,7 +161,21 @@ class Delivery:
             follower.list_again()
         self.on_event(event)
 
+    async def _with_certificates(self, update: Update) -> Update:
+        """What objects ask for of this host's files belongs to the same push: a listener is not taken away and put back
+        because the agent has started anew."""
+        wanted = self.pipeline.certificates_wanted
+        if not self.certificates.wants(wanted):
+            return update
+        await self.certificates.want(wanted)
+        return update.then(self.pipeline.set_certificates(self.certificates.pairs))
+
     # -- pipeline ▸ ads ▸ Envoy
+
+    def _certificates_changed(self) -> None:
+        if self.ads is not None:
+            self.ads.update(self.pipeline.set_certificates(self.certificates.pairs))
+            self._pushed()
 
     async def _push(self, update: Update, nursery: trio.Nursery) -> None:
         if self.ads is None:

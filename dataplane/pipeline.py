@@ -4,20 +4,24 @@ Nothing is given out until every prefix that the workload needs has been listed:
 would take away what works. The same holds when the workload's dependencies change and more prefixes are asked for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.reach import reached
 from dataplane.compile.resources import Update
 from dataplane.compile.scope import Scope
-from dataplane.compile.workload import Credentials
-from dataplane.snapshot.relevance import Relevance
+from dataplane.compile.workload import Credentials, KeyPair
+from dataplane.snapshot.relevance import Relevance, routes_from
 from dataplane.snapshot.state import Change, MeshState
 from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing
 from schemas.errors import Problem
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import ROUTE_KINDS, Service
+from schemas.objects import ROUTE_KINDS, Gateway, Service
+from schemas.objects.common import CertificateFiles
 from schemas.records import TrustBundle
+
+_LEADING = (*ROUTE_KINDS, Gateway.__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,8 @@ class Pipeline:
         """What the state keeps of the configuration, by what is known so far."""
         self.wanted()
         services = None if self._scope.everything else self._services
-        return Relevance(self.compiler.workload.service, services, self._scope.hosted_in)
+        own = self.compiler.workload.service
+        return Relevance(own, services, routes_from(self.state.gateways(own)), self._scope.hosted_in)
 
     def to_list_again(self) -> frozenset[bytes]:
         """Prefixes under which more has become relevant than was kept; each is said once."""
@@ -99,7 +104,7 @@ class Pipeline:
         after, config = self.relevance(), self.state.keyspace.config()
         if after == before:
             return
-        if before.services is not None and (after.services is None or after.services - before.services):
+        if after.wants_more_than(before):
             self._again.add(config)
             self.state.listed.discard(config)
         kept = (*self.state.stored, *self.state.quarantine)
@@ -109,8 +114,8 @@ class Pipeline:
     def _apply(self, event: Event) -> None:
         changes = self.state.apply(event)
         self._pending += changes
-        if any(isinstance(change.ref, ObjectRef) and change.ref.kind in ROUTE_KINDS for change in changes):
-            self._wanted = frozenset()  # a route may lead to services that nobody declared
+        if any(isinstance(change.ref, ObjectRef) and change.ref.kind in _LEADING for change in changes):
+            self._wanted = frozenset()  # a route, or a gateway's, may lead to services that nobody declared
 
     def wanted(self) -> frozenset[bytes]:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
@@ -172,6 +177,15 @@ class Pipeline:
             return self.compiler.set_identity(self.state, credentials, bundle, expired=expired)
         self.compiler.credentials, self.compiler.first_bundle, self.compiler.expired = credentials, bundle, expired
         return None
+
+    def set_certificates(self, certificates: Mapping[CertificateFiles, KeyPair]) -> Update:
+        """What the files of this host hold by now, those that `certificates_wanted` names; after a first `build`."""
+        return self.compiler.set_certificates(self.state, certificates)
+
+    @property
+    def certificates_wanted(self) -> Mapping[CertificateFiles, str]:
+        """As of the last update, each with who asks for it."""
+        return self.compiler.certificates_wanted
 
     @property
     def trust_sequence(self) -> int:

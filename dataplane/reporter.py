@@ -188,7 +188,8 @@ class Reporter:
         keeper = self.keeper
         renewing = f"identity: {keeper.health.value}; renewing it fails: {keeper.problem}" if keeper.problem else None
         own = [text for text in (renewing, keeper.clock_problem, self.cutter.problem) if text is not None]
-        return [*own, *map(str, self.delivery.pipeline.problems())]
+        files = self.delivery.certificates.problems()
+        return [*own, *map(str, files), *map(str, self.delivery.pipeline.problems())]
 
     def _issuer_in_use(self, identity: Identity | None) -> str:
         """Of the leaf that Envoy presents, or of the app's own while that is the one that lags behind."""

@@ -1,15 +1,18 @@
 """Which route, rule and backend would serve a request, and why: what `table` says, in words. Pure; nothing is sent."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from routing.backends import Backend, backends_of, mirrors_of, target_of
+from routing.conditions import host_fits
+from routing.gateways import attached, entries_at, gateway_parents, refusal, service_of_gateway
 from routing.names import default_port, host_names
 from routing.requests import Address, Request
 from routing.table import Entry, concerns, table
 from schemas.errors import InvalidInput, Problem
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
-from schemas.objects import AnyRoute, ExternalService, Service
+from schemas.objects import AnyRoute, ExternalService, Gateway, Service
+from schemas.objects.gateway import Listener
 from schemas.objects.service import ServicePort
 from schemas.objects.tcp_route import TCPRouteRule
 
@@ -75,6 +78,56 @@ def explain(
         )
     answer = "404: no rule matches"
     return Verdict(service, port, None, answer, (), (), tuple(before), found.outranked, notes)
+
+
+def explain_outside(
+    gateway: Gateway, address: Address, request: Request, services: Services, routes: Iterable[AnyRoute]
+) -> Verdict:
+    """What becomes of a request that a client outside of the mesh sends to the gateway; `address` with a port.
+
+    Raises InvalidInput for a port or host that none of its listeners is for.
+    """
+    listener = _listener(gateway, address, request)
+    candidates = [one for one in routes if gateway.ref in gateway_parents(one)]
+    entries = entries_at(gateway, listener, candidates)
+    before: list[tuple[Entry, str]] = []
+    found: Entry | None = None
+    for entry in entries:
+        failure = entry.condition.failure(request)
+        if failure is None:
+            found = entry
+            break
+        before.append((entry, failure))
+    not_attached = tuple(
+        (one.ref, why)
+        for one in candidates
+        if (why := refusal(gateway, listener, one) or _unnamed(gateway, listener, one))
+    )
+    port = ServicePort(name=listener.name, port=listener.port, protocol="http")
+    verdict = Verdict(service_of_gateway(gateway), port, found, "", (), (), tuple(before), not_attached)
+    if found is not None:
+        return _served(found, services, verdict)
+    redirects = listener.tls is not None and listener.tls.https_redirect
+    return replace(verdict, answer="301: to https" if redirects else "404: no rule matches")
+
+
+def _listener(gateway: Gateway, address: Address, request: Request) -> Listener:
+    on_port = [one for one in gateway.spec.listeners if one.port == address.port]
+    known = ", ".join(f"{one.name} ({one.hostname or 'any host'}:{one.port})" for one in gateway.spec.listeners)
+    remedy = f"its listeners are {known}"
+    if not on_port:
+        raise InvalidInput(Problem(str(gateway.ref), f"has no listener on port {address.port}", remedy=remedy))
+    fitting = [one for one in on_port if one.hostname is None or host_fits(one.hostname, request.host)]
+    if not fitting:
+        raise InvalidInput(Problem(str(gateway.ref), f"has no listener for {request.host} on that port", remedy=remedy))
+    return max(fitting, key=lambda one: (one.hostname == request.host, len(one.hostname or "")))
+
+
+def _unnamed(gateway: Gateway, listener: Listener, route: AnyRoute) -> str | None:
+    """Why a route for the gateway is not for that listener, which would take it."""
+    if attached(gateway, listener, route):
+        return None
+    return f"it does not name listener {listener.name!r}"
 
 
 def _port(

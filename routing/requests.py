@@ -43,14 +43,21 @@ class Address:
     port: int | None
 
 
-def parse_url(method: str, url: str, headers: Iterable[tuple[str, str]] = ()) -> tuple[Address, Request]:
-    """``http://orders.shop:8080/a?b=c``, or without scheme. Raises InvalidInput, also for what Envoy refuses."""
+def parse_url(
+    method: str, url: str, headers: Iterable[tuple[str, str]] = (), *, outside: bool = False
+) -> tuple[Address, Request]:
+    """``http://orders.shop:8080/a?b=c``, or without scheme. Raises InvalidInput, also for what Envoy refuses.
+
+    outside: as a client of a gateway asks, who names its port or means that of the scheme.
+    """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
     except ValueError as error:
         raise _bad(url, str(error)) from error
-    if parts.scheme not in ("http", "grpc"):
+    if outside and parts.scheme in ("http", "https"):
+        port = port or (443 if parts.scheme == "https" else 80)
+    elif parts.scheme not in ("http", "grpc"):
         raise _bad(url, f"the scheme {parts.scheme!r}: inside of the mesh apps speak http to their sidecar")
     if not parts.hostname:
         raise _bad(url, "it names no host")

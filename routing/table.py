@@ -30,6 +30,9 @@ _FITS: dict[type[AnyRoute], tuple[str, ...]] = {
 }
 
 
+_SERVICES = ("Service", "ExternalService")
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One match of one rule. `preflight`: the CORS preflights of a rule that asks for a method."""
@@ -73,7 +76,8 @@ def parent_of(route: AnyRoute, parent: ParentRef) -> ServiceRef:
 
 
 def parents(route: AnyRoute) -> Iterator[ServiceRef]:
-    return (parent_of(route, parent) for parent in route.spec.parent_refs)
+    """The services that it is for."""
+    return (parent_of(route, parent) for parent in route.spec.parent_refs if parent.kind in _SERVICES)
 
 
 def names_port(parent: ParentRef, port: ServicePort) -> bool:
@@ -93,7 +97,10 @@ def table(service: ServiceRef, port: ServicePort, caller: ServiceRef, routes: It
         for route in routes
         if fits(route, port)
         and concerns(route, service, caller)
-        and any(parent_of(route, one) == service and names_port(one, port) for one in route.spec.parent_refs)
+        and any(
+            one.kind in _SERVICES and parent_of(route, one) == service and names_port(one, port)
+            for one in route.spec.parent_refs
+        )
     ]
     attached.sort(key=_by_name)
     outranked: list[tuple[ObjectRef, str]] = []
@@ -112,8 +119,8 @@ def table(service: ServiceRef, port: ServicePort, caller: ServiceRef, routes: It
     if kind is TCPRoute:
         conflicting += [(route.ref, f"{counted[0].ref} comes first") for route in counted[1:]]
         counted = counted[:1]
-    entries = [entry for route in counted for entry in _entries(route)]
-    entries.sort(key=_precedence)
+    entries = [entry for route in counted for entry in entries_of(route)]
+    entries.sort(key=precedence)
     return Table(service, port, bool(counted), tuple(entries), (*outranked, *conflicting), tuple(conflicting))
 
 
@@ -121,12 +128,13 @@ def _by_name(route: AnyRoute) -> tuple[str, str, str]:
     return (route.metadata.namespace, route.metadata.name, route.kind)
 
 
-def _entries(route: AnyRoute) -> Iterator[Entry]:
+def entries_of(route: AnyRoute, hosts: Iterable[str | None] | None = None) -> Iterator[Entry]:
+    """`hosts`: for these, in place of its own `hostnames`; None among them is any."""
     if isinstance(route, TCPRoute):
         yield from (Entry(route.ref, index, 0, rule) for index, rule in enumerate(route.spec.rules))
         return
-    hosts: tuple[str | None, ...] = tuple(dict.fromkeys(route.spec.hostnames)) or (None,)
-    for host in hosts:
+    own: tuple[str | None, ...] = tuple(dict.fromkeys(route.spec.hostnames)) or (None,)
+    for host in own if hosts is None else hosts:
         if isinstance(route, GRPCRoute):
             for index, calls in enumerate(route.spec.rules):
                 for number, call in enumerate(calls.matches or (GRPCRouteMatch(),)):
@@ -149,7 +157,7 @@ def _preflight(condition: Condition) -> Condition:
     return Condition(condition.host, condition.path, "OPTIONS", (asked,), condition.query)
 
 
-def _precedence(entry: Entry) -> tuple[object, ...]:
+def precedence(entry: Entry) -> tuple[object, ...]:
     """Smaller goes first (Gateway API, HTTPRouteRule.matches and GRPCRouteRule.matches).
 
     Regular expressions, whose place the standard leaves open, come behind exact paths and before prefixes. The oldest
@@ -162,6 +170,7 @@ def _precedence(entry: Entry) -> tuple[object, ...]:
     by_path = {"exact": 0, "regex": 1, "prefix": 2}[path.kind]
     return (
         *by_host,
+        not condition.grpc,  # at a gateway both kinds may be attached: what is only for gRPC calls is narrower
         by_path,
         -len(path.value),
         condition.method is None,

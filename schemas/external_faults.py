@@ -74,11 +74,12 @@ def _tls(service: ExternalService, tls: ExternalTls, path: Path) -> Iterator[Fau
         "sni": tls.sni is not None,
         "subjectAltNames": bool(tls.subject_alt_names),
         "caCertificates": tls.ca_certificates is not None,
+        "clientCertificate": tls.client_certificate is not None,
     }
     means = {
         "DISABLE": set[str](),
         "SIMPLE": {"sni", "subjectAltNames", "caCertificates"},
-        "MUTUAL": {"sni", "subjectAltNames", "caCertificates"},
+        "MUTUAL": {"sni", "subjectAltNames", "caCertificates", "clientCertificate"},
         "MESH": {"spiffeId"},
     }[tls.mode]
     for field, is_given in given.items():

@@ -8,7 +8,7 @@ from controlplane.domain.known import Known
 from controlplane.domain.references import references
 from schemas.keys import Keyspace
 from schemas.names import ObjectRef
-from schemas.objects import ExternalService, Mesh, Service, TrustBundle
+from schemas.objects import ExternalService, Gateway, Mesh, Service, TrustBundle
 
 
 def objects_needed(changes: Sequence[Change]) -> frozenset[ObjectRef]:
@@ -28,11 +28,13 @@ def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known)
     if any(narrows(change, known) for change in changes):
         return frozenset({keyspace.config()}) | blocks  # a dependency may name a service from any namespace
     # Two policies must not speak for one service, nor two Telemetry objects in one matter, so the others of the
-    # namespace are looked at; nor two bundles for one trust domain, nor two external services for one host name.
+    # namespace are looked at; nor two bundles for one trust domain, two external services for one host name, two
+    # gateways in one service for one port.
     return blocks | frozenset(
         keyspace.config_of_kind(change.ref.kind, change.ref.namespace)
         for change in changes
-        if change.put and change.ref.kind in ("BackendTrafficPolicy", "ExternalService", "Telemetry", "TrustBundle")
+        if change.put
+        and change.ref.kind in ("BackendTrafficPolicy", "ExternalService", "Gateway", "Telemetry", "TrustBundle")
     )
 
 
@@ -50,6 +52,11 @@ def moves_ranges(change: Change, known: Known) -> bool:
 def narrows(change: Change, known: Known) -> bool:
     """Whether what others say of this service may no longer hold: it goes, a port goes, or one becomes several."""
     stored = known.objects.get(change.ref)
+    if change.ref.kind == Gateway.__name__ and stored is not None:
+        was, will_be = stored.object, change.put
+        if not isinstance(was, Gateway) or not isinstance(will_be, Gateway):
+            return True
+        return bool(set(was.spec.listeners) - set(will_be.spec.listeners))
     if change.ref.kind not in ("Service", "ExternalService") or stored is None:
         return False
     put, before_it = change.put, stored.object

@@ -9,6 +9,7 @@ from schemas.objects import (
     AnyObject,
     AuthorizationPolicy,
     BackendTrafficPolicy,
+    Gateway,
     GRPCRoute,
     HTTPRoute,
     RateLimitPolicy,
@@ -35,6 +36,8 @@ def references(value: AnyObject) -> Iterator[Reference]:
             for index, dependency in enumerate(value.spec.dependencies or ()):
                 if dependency.name != ANY_SERVICE:
                     yield Reference(dependency_target(value, dependency), f"$.spec.dependencies[{index}]")
+        case Gateway():
+            yield Reference(ObjectRef(Service.__name__, value.metadata.namespace, value.spec.service), "$.spec.service")
         case HTTPRoute() | GRPCRoute() | TCPRoute():
             own = value.metadata.namespace
             for index, parent in enumerate(value.spec.parent_refs):

@@ -9,6 +9,7 @@ from controlplane.domain.federation import (
     rival_problems,
     trust_bundle_problems,
 )
+from controlplane.domain.gateways import gateway_problems
 from controlplane.domain.known import After
 from controlplane.domain.rate_limits import rate_limit_problems
 from controlplane.domain.references import ANY_SERVICE, Reference, dependency_target, references
@@ -22,6 +23,7 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    Gateway,
     GRPCRoute,
     HTTPRoute,
     Mesh,
@@ -54,6 +56,8 @@ def problems_of(value: AnyObject, after: After, subject: str) -> Iterator[Proble
         case ExternalService():
             yield from _unique_ports(value.spec.ports, subject)
             yield from external_problems(value, after, subject)
+        case Gateway():
+            yield from gateway_problems(value, after, subject)
         case TrustBundle():
             yield from trust_bundle_problems(value, after, subject)
         case Telemetry():

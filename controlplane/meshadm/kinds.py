@@ -17,6 +17,7 @@ SHORT_FORMS = {
     "RateLimitPolicy": ("rlp",),
     "Telemetry": ("tel",),
     "ExternalService": ("extsvc",),
+    "Gateway": ("gtw",),
 }
 
 

@@ -12,7 +12,7 @@ from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.keys import Keyspace
 from schemas.names import ObjectRef
-from schemas.objects import AnyRoute, ExternalService, Service
+from schemas.objects import AnyRoute, ExternalService, Gateway, Service
 from schemas.objects.common import TargetRef
 
 ACTIONS = {
@@ -59,6 +59,10 @@ def _backends(route: AnyRoute) -> str:
     return joined(sorted({str(service) for service in services_named(route)}))
 
 
+def _listeners(gateway: Gateway) -> str:
+    return joined(f"{one.hostname or '*'}:{one.port}/{one.protocol}" for one in gateway.spec.listeners)
+
+
 _ROUTE_COLUMNS: Sequence[Column] = (
     ("FOR", _parents),
     ("RULES", lambda one: str(len(one.spec.rules))),
@@ -92,6 +96,10 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("AT", lambda one: joined(endpoint.address for endpoint in one.addresses)),
         ("TLS", lambda one: one.spec.tls.spiffe_id or one.spec.tls.mode),
         ("VIRTUAL ADDRESS", _address),
+    ),
+    "Gateway": (
+        ("SERVICE", lambda one: one.spec.service),
+        ("LISTENERS", _listeners),
     ),
     "TrustBundle": (
         ("TRUST DOMAIN", lambda one: one.spec.trust_domain),

@@ -6,22 +6,35 @@ same is dropped. So the result depends on the state alone, never on the way to i
 """
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from authz.rules import applies
-from dataplane.compile import clusters, inbound, on_demand, outbound, passthrough, rate_limits, telemetry, tls, virtual
+from dataplane.compile import (
+    clusters,
+    gateway,
+    inbound,
+    on_demand,
+    outbound,
+    passthrough,
+    rate_limits,
+    telemetry,
+    tls,
+    virtual,
+)
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.host_claims import host_claims
 from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
 from dataplane.compile.resources import ROUTES, Resource, ResourceKey, Update
 from dataplane.compile.route_problems import route_problems
 from dataplane.compile.scope import Scope, scope_of
-from dataplane.compile.workload import Credentials, Workload
+from dataplane.compile.workload import Credentials, KeyPair, Workload
 from dataplane.snapshot.state import Change, MeshState, targets
 from routing.backends import services_named
+from routing.gateways import gateway_parents, service_of_gateway
 from routing.table import parents
 from schemas.errors import Problem
+from schemas.external_faults import tls_parts
 from schemas.keys import EndpointRef, RevocationRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import (
@@ -30,6 +43,7 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    Gateway,
     Mesh,
     RateLimitPolicy,
     Service,
@@ -37,6 +51,7 @@ from schemas.objects import (
     Telemetry,
     federation,
 )
+from schemas.objects.common import CertificateFiles
 from schemas.objects.traffic import ConsistentHash
 from schemas.records import Endpoint, Locality, TrustBundle
 
@@ -47,13 +62,14 @@ class Unit:
 
     kind: Literal[
         "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints",
-        "detour", "runtime", "passthrough", "virtual",
+        "detour", "runtime", "passthrough", "virtual", "gateway", "certificates",
     ]  # fmt: skip
     of: str = ""
 
 
 SECRETS, INBOUND, INBOUND_ROUTES = Unit("secrets"), Unit("inbound"), Unit("inbound routes")
 RUNTIME, PASSTHROUGH = Unit("runtime"), Unit("passthrough")
+GATEWAY, CERTIFICATES = Unit("gateway"), Unit("certificates")
 PROXY_LISTENER, PROXY_ROUTES = Unit("proxy listener"), Unit("proxy routes")
 
 
@@ -90,6 +106,8 @@ class Compiler:
     expired: bool = False
     """The own SVID has ended: nothing goes in or out any more, on open connections either."""
     scope: Scope = field(default_factory=Scope)
+    certificates_wanted: Mapping[CertificateFiles, str] = field(default_factory=dict)
+    """The files of this host that objects ask for, each with who asks; as of what was built last."""
     _hosted: tuple[ServiceRef, ...] = ()
     """What is in `scope` by its hosts."""
     _taken_in: int = 0
@@ -121,6 +139,8 @@ class Compiler:
         for change in changes:
             if isinstance(change.ref, ObjectRef) and change.ref == self._own_object:
                 return self.rebuild(state)  # it says on whom we depend: all may be new
+            if any(isinstance(one, Gateway) and self._runs(one) for one in (change.before, change.after)):
+                return self.rebuild(state)  # its routes lead to services that nothing else does
         if self._hosted != tuple(state.hosted(self.scope.hosted_in)):
             return self.rebuild(state)
         for change in changes:
@@ -152,10 +172,12 @@ class Compiler:
         self._taken_in = len(self.learnt)
         before, self.scope = self.scope, self._scope_in_force(state)
         added = self.scope.named - before.named
+        if not added:
+            return set()
         # Their routes may lead to services that were in scope already, and ask for subsets of those.
         led_to = (services_named(route) for service in added for route in state.routes_for(service))
         new = map(virtual_of, self.scope.virtual - before.virtual)
-        return {*self._services(added.union(*led_to)), *new, *([PROXY_ROUTES] if added else [])}
+        return {PROXY_ROUTES, CERTIFICATES, *self._services(added.union(*led_to)), *new}
 
     def open_detours(self, state: MeshState, authorities: Iterable[str]) -> Update:
         """Envoy has all that an earlier update said of them: lets go what it holds for them."""
@@ -173,6 +195,28 @@ class Compiler:
             return self.rebuild(state)
         return self._build(state, {SECRETS})
 
+    def set_certificates(self, state: MeshState, certificates: Mapping[CertificateFiles, KeyPair]) -> Update:
+        """What the files of this host hold by now."""
+        before = self.workload.certificates
+        self.workload = replace(self.workload, certificates=dict(certificates))
+        if before.keys() == certificates.keys():
+            return self._build(state, {CERTIFICATES, GATEWAY})
+        return self.rebuild(state)  # there are listeners and clusters with them, or no longer
+
+    def _certificates_wanted(self, state: MeshState) -> dict[CertificateFiles, str]:
+        found = gateway.certificates_wanted(state, self.workload)
+        for service in state.externals_with_files():
+            declared = state.destination(service)
+            if not isinstance(declared, ExternalService) or not self._reaches(state, service):
+                continue
+            for _, part in tls_parts(declared):
+                if part.client_certificate is not None:
+                    found.setdefault(part.client_certificate, str(declared.ref))
+        return found
+
+    def _runs(self, one: Gateway) -> bool:
+        return service_of_gateway(one) == self.workload.service
+
     @property
     def _own_object(self) -> ObjectRef:
         return ObjectRef(Service.__name__, self.workload.service.namespace, self.workload.service.name)
@@ -180,7 +224,7 @@ class Compiler:
     def _units(self, state: MeshState) -> set[Unit]:
         services = reached(state, self.scope, self.workload)
         return {
-            RUNTIME, SECRETS, PASSTHROUGH, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
+            RUNTIME, SECRETS, CERTIFICATES, PASSTHROUGH, GATEWAY, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
             *map(clusters_of, services), *map(endpoints_of, services),
             *(bound(one.bind_port) for one in self.scope.bound), *map(virtual_of, self.scope.virtual),
             *(detour_to(authority) for authority, is_open in self.learnt.items() if is_open),
@@ -201,7 +245,8 @@ class Compiler:
                 divided = (route for route in state.routes_to(service) if isinstance(route, TCPRoute))
                 named = named.union(*(services_named(route) for route in divided))
                 callers = {service}.union(*(parents(route) for route in state.routes_to(service)))
-                return {PROXY_ROUTES, *self._services(named), *self._entrances_to(callers | rivals)}
+                entrances = self._entrances_to(callers | rivals)
+                return {PROXY_ROUTES, GATEWAY, CERTIFICATES, *self._services(named), *entrances}
             case ObjectRef(kind=kind) if kind in ROUTE_KINDS:
                 return self._touched_by_route(state, change)
             case ObjectRef(kind=BackendTrafficPolicy.__name__):
@@ -252,16 +297,22 @@ class Compiler:
         # A policy that comes or goes may hide another of the same service, or bring it to light.
         if affected and (before != after or _hash_of(change.before) != _hash_of(change.after)):
             callers = affected.union(*(parents(route) for one in affected for route in state.routes_to(one)))
-            touched |= {PROXY_ROUTES, *self._entrances_to(callers)}
+            touched |= {PROXY_ROUTES, GATEWAY, *self._entrances_to(callers)}
         return touched
 
     def _touched_by_route(self, state: MeshState, change: Change) -> set[Unit]:
         touched: set[Unit] = set()
         for route in (change.before, change.after):
             if isinstance(route, AnyRoute) and leads_anywhere(state, self.scope, self.workload, route):
-                entered = self._entrances_to(set(parents(route)))
-                touched |= {PROXY_ROUTES, *self._services(services_named(route)), *entered}
+                services, entered = services_named(route), self._entrances_to(set(parents(route)))
+                touched |= {PROXY_ROUTES, CERTIFICATES, *self._services(services), *entered}
+            if isinstance(route, AnyRoute) and self._is_for_own_gateway(state, route):
+                touched.add(GATEWAY)
         return touched
+
+    def _is_for_own_gateway(self, state: MeshState, route: AnyRoute) -> bool:
+        """Whether it names one, for what reason ever it may not be attached."""
+        return bool({one.ref for one in state.gateways(self.workload.service)}.intersection(gateway_parents(route)))
 
     def _reaches(self, state: MeshState, service: ServiceRef) -> bool:
         return is_reached(state, self.scope, self.workload, service)
@@ -288,6 +339,15 @@ class Compiler:
                     after = _by_key(self._secrets(state))
                 case Unit("runtime"):
                     after = _by_key([telemetry.runtime(state, self.workload)])
+                case Unit("gateway") if not self.expired:
+                    made, wrong = gateway.gateway_resources(state, self.workload)
+                    after = _by_key(made)
+                    if wrong:
+                        self._problems[unit] = tuple(wrong)
+                case Unit("certificates"):
+                    self.certificates_wanted = self._certificates_wanted(state)
+                    known = self.workload.certificates if not self.expired else {}
+                    after = _by_key(tls.file_secrets(known, self.certificates_wanted))
                 case Unit("passthrough"):
                     allowed = passthrough.is_allowed(state) and not self.expired
                     after = _by_key([passthrough.cluster()] if allowed else [])

@@ -10,6 +10,7 @@ from envoy.config.core.v3 import protocol_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
@@ -44,6 +45,20 @@ STREAM_IDLE_TIMEOUT_S = 3600
 CONNECTION_IDLE_TIMEOUT_S = 3600
 # Seconds for what is left to be sent on a connection that is closed for what came over it.
 DELAYED_CLOSE_S = 1
+
+# Of strangers' connections: their number is not ours to choose, so each may hold less (Envoy, "Configuring Envoy as an
+# edge proxy").
+EDGE_MAX_STREAMS = 100
+EDGE_STREAM_WINDOW_BYTES = 64 * 1024
+EDGE_CONNECTION_WINDOW_BYTES = 1024 * 1024
+# Seconds without any request, and within a request without a byte.
+EDGE_CONNECTION_IDLE_TIMEOUT_S = 900
+EDGE_STREAM_IDLE_TIMEOUT_S = 300
+# By which proxies tell of clients. Apps believe them.
+FORWARDED_HEADERS = (
+    "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-forwarded-scheme",
+    "x-forwarded-ssl", "x-real-ip", "x-client-ip", "true-client-ip",
+)  # fmt: skip
 
 PATHS = "mesh.paths"
 _NAMED = "path|"
@@ -87,6 +102,28 @@ def harden(manager: hcm_pb2.HttpConnectionManager) -> None:
     # Both lengths in one message are how requests are smuggled (RFC 9112, 6.3).
     manager.http_protocol_options.allow_chunked_length = False
     manager.http2_protocol_options.CopyFrom(http2_options())
+
+
+def against_strangers(manager: hcm_pb2.HttpConnectionManager, trusted_hops: int) -> None:
+    """Beside what `harden` has set: of a listener for anybody. trusted_hops: of proxies in front of it."""
+    manager.http_protocol_options.allow_absolute_url.value = False
+    http2 = manager.http2_protocol_options
+    http2.allow_connect = False
+    http2.max_concurrent_streams.value = EDGE_MAX_STREAMS
+    http2.initial_stream_window_size.value = EDGE_STREAM_WINDOW_BYTES
+    http2.initial_connection_window_size.value = EDGE_CONNECTION_WINDOW_BYTES
+    manager.common_http_protocol_options.idle_timeout.seconds = EDGE_CONNECTION_IDLE_TIMEOUT_S
+    manager.stream_idle_timeout.seconds = EDGE_STREAM_IDLE_TIMEOUT_S
+    del manager.upgrade_configs[:]
+    manager.upgrade_configs.add(upgrade_type="websocket")
+    if trusted_hops:
+        return
+    # Nobody is in front of us: what a client says of the way that its request took is made up.
+    mutation = header_mutation_pb2.HeaderMutation()
+    for name in FORWARDED_HEADERS:
+        mutation.mutations.add(remove=name)
+    early = manager.early_header_mutation_extensions.add(name="envoy.http.early_header_mutation.header_mutation")
+    early.typed_config.CopyFrom(packed(mutation))
 
 
 def _path_filter() -> hcm_pb2.HttpFilter:

@@ -11,7 +11,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 )
 from google.protobuf import wrappers_pb2
 
-from dataplane.compile.hardening import harden
+from dataplane.compile.hardening import against_strangers, harden
 from dataplane.compile.open_streams import add_reports
 from dataplane.compile.tls import ads_source, packed
 
@@ -69,7 +69,10 @@ def connection_manager(
         add_reports(manager, name)
     else:
         manager.http_protocol_options.allow_absolute_url.value = True
-        manager.local_reply_config.mappers.append(_reason())
+        if edge is None:  # what is inside is nobody's business outside
+            manager.local_reply_config.mappers.append(_reason())
+    if edge is not None:
+        against_strangers(manager, edge.trusted_hops)
     if takes_connect:
         manager.upgrade_configs.add(upgrade_type="CONNECT")
     return listener_components_pb2.Filter(

@@ -52,6 +52,9 @@ def unusable(declared: ExternalService, port: ServicePort, caller: Workload) -> 
     wanted = declared.tls_of(port)
     if wanted.mode in ("SIMPLE", "MUTUAL") and wanted.ca_certificates is None and not caller.system_ca:
         return "this host has no certification authorities to verify the server by"
+    files = wanted.client_certificate
+    if files is not None and files not in caller.certificates:
+        return f"this host has no certificate {files}"
     return ""
 
 
@@ -97,6 +100,11 @@ def shape(
     else:
         cluster.type = _Cluster.EDS
         cluster.eds_cluster_config.eds_config.CopyFrom(tls.ads_source())
+
+
+def secret_name(wanted: ExternalTls) -> str:
+    """The certificate that MUTUAL shows."""
+    return tls.OWN_SVID if wanted.client_certificate is None else tls.file_name(wanted.client_certificate)
 
 
 def _resolve(cluster: cluster_pb2.Cluster, declared: ExternalService, port: ServicePort, *, weighted: bool) -> None:
@@ -146,7 +154,7 @@ def _upstream(
         common.alpn_protocols.append("http/1.1")
     if wanted.mode == "MUTUAL":
         common.tls_certificate_sds_secret_configs.append(
-            secret_pb2.SdsSecretConfig(name=tls.OWN_SVID, sds_config=tls.ads_source())
+            secret_pb2.SdsSecretConfig(name=secret_name(wanted), sds_config=tls.ads_source())
         )
     context.max_session_keys.value = 0  # a resumed session would be of a server that was verified by other authorities
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=tls.packed(context))

@@ -9,6 +9,7 @@ from dataplane.compile.scope import Scope
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from routing.backends import Target, services_named, targets_of
+from routing.gateways import attached
 from routing.table import concerns, parents
 from schemas.names import ServiceRef
 from schemas.objects import AnyRoute
@@ -25,12 +26,27 @@ def reached(state: MeshState, scope: Scope, caller: Workload) -> set[ServiceRef]
         for route in state.routes_for(service):
             if concerns(route, service, caller.service):
                 found |= services_named(route)
+    for gateway in state.gateways(caller.service):
+        for route in state.routes_for_gateway(gateway):
+            if is_attached(state, caller, route):
+                found |= services_named(route)
     return found
 
 
+def is_attached(state: MeshState, caller: Workload, route: AnyRoute) -> bool:
+    """Whether it is for any listener of the gateways in this sidecar."""
+    return any(
+        attached(gateway, listener, route)
+        for gateway in state.gateways(caller.service)
+        for listener in gateway.spec.listeners
+    )
+
+
 def leads_anywhere(state: MeshState, scope: Scope, caller: Workload, route: AnyRoute) -> bool:
-    """Whether it is for any request of this workload."""
-    return any(scope.holds(state, parent) and concerns(route, parent, caller.service) for parent in parents(route))
+    """Whether it is for any request of this workload, or one that comes in by a gateway in it."""
+    return is_attached(state, caller, route) or any(
+        scope.holds(state, parent) and concerns(route, parent, caller.service) for parent in parents(route)
+    )
 
 
 def targets_in(state: MeshState, scope: Scope, caller: Workload, service: ServiceRef) -> list[Target]:

@@ -45,3 +45,10 @@ class Update:
     """The etcd revision whose every consequence this update completes."""
     changed: tuple[Resource, ...] = ()
     removed: tuple[ResourceKey, ...] = ()
+
+    def then(self, later: "Update") -> "Update":
+        """Both steps as one."""
+        changed = {one.key: one for one in self.changed if one.key not in later.removed}
+        changed |= {one.key: one for one in later.changed}
+        removed = dict.fromkeys((*(key for key in self.removed if key not in changed), *later.removed))
+        return Update(later.revision, tuple(changed.values()), tuple(removed))

@@ -64,6 +64,11 @@ def http_routes(state: MeshState, table: Table, *, by_host: bool = False) -> lis
     return [*found, refused]
 
 
+def gateway_routes(state: MeshState, entries: Sequence[Entry], port: int) -> list[route_components_pb2.Route]:
+    """The routes of a gateway's listener, first match first; `port` is its own."""
+    return [one for entry in entries for one in _routes(state, entry, port, None)]
+
+
 def plain_route(state: MeshState, table: Table, *, by_host: bool = False) -> route_components_pb2.Route:
     """Everything to the service itself."""
     route = Route(match=route_components_pb2.RouteMatch(prefix="/"))

@@ -9,7 +9,7 @@ from routing.backends import targets_of
 from routing.table import concerns, fits, names_port, parent_of, table
 from schemas.errors import Problem
 from schemas.names import ServiceRef
-from schemas.objects import AnyRoute, ExternalService, Service
+from schemas.objects import AnyRoute, ExternalService, Gateway, Service
 
 
 def route_problems(state: MeshState, workload: Workload, scope: Scope) -> tuple[Problem, ...]:
@@ -40,8 +40,10 @@ def _missing(state: MeshState, route: AnyRoute) -> Iterator[Problem]:
 
 def _unattached(route: AnyRoute, service: ServiceRef, destination: Service | ExternalService) -> Iterator[Problem]:
     for index, parent in enumerate(route.spec.parent_refs):
-        if parent_of(route, parent) == service and not any(
-            fits(route, port) and names_port(parent, port) for port in destination.spec.ports
+        if (
+            parent.kind != Gateway.__name__
+            and parent_of(route, parent) == service
+            and not any(fits(route, port) and names_port(parent, port) for port in destination.spec.ports)
         ):
             message = f"{service} has no port that it could be for"
             yield Problem(str(route.ref), message, f"$.spec.parentRefs[{index}]", "correct port or sectionName")

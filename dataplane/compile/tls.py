@@ -8,8 +8,9 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from google.protobuf import any_pb2
 
 from dataplane.compile.resources import SECRET, Message, Resource
-from dataplane.compile.workload import Credentials
+from dataplane.compile.workload import Credentials, KeyPair
 from schemas.names import SpiffeId
+from schemas.objects.common import CertificateFiles
 from schemas.records import TrustBundle
 
 OWN_SVID = "svid"
@@ -32,6 +33,11 @@ def ads_source() -> config_source_pb2.ConfigSource:
     return config_source_pb2.ConfigSource(
         ads=config_source_pb2.AggregatedConfigSource(), resource_api_version=config_source_pb2.ApiVersion.V3
     )
+
+
+def file_name(files: CertificateFiles) -> str:
+    """The secret that holds them."""
+    return f"file|{files.certificate}|{files.key}"
 
 
 def _common(matchers: Iterable[common_pb2.SubjectAltNameMatcher], trust: str = TRUST) -> tls_pb2.CommonTlsContext:
@@ -122,6 +128,31 @@ def _trust(name: str, trusted: Mapping[str, bytes], credentials: Credentials) ->
     trust.custom_validator_config.name = "envoy.tls.cert_validator.spiffe"
     trust.custom_validator_config.typed_config.CopyFrom(packed(validator))
     return _secret(secret_pb2.Secret(name=name, validation_context=trust))
+
+
+def file_secrets(
+    certificates: Mapping[CertificateFiles, KeyPair], wanted: Iterable[CertificateFiles]
+) -> list[Resource]:
+    """Of those of `wanted` that there are."""
+    result = []
+    for files in sorted(set(wanted) & certificates.keys()):
+        secret = secret_pb2.Secret(name=file_name(files))
+        secret.tls_certificate.certificate_chain.inline_bytes = certificates[files].chain_pem
+        secret.tls_certificate.private_key.inline_bytes = certificates[files].key_pem
+        result.append(_secret(secret))
+    return result
+
+
+def public(certificates: Iterable[CertificateFiles]) -> base_pb2.TransportSocket:
+    """TLS for anybody: no certificate is asked of the client."""
+    context = tls_pb2.DownstreamTlsContext()
+    common = context.common_tls_context
+    common.tls_params.tls_minimum_protocol_version = common_pb2.TlsParameters.TLSv1_2
+    common.tls_params.tls_maximum_protocol_version = _TLS_1_3
+    common.alpn_protocols.extend(("h2", "http/1.1"))
+    for files in certificates:
+        common.tls_certificate_sds_secret_configs.add(name=file_name(files), sds_config=ads_source())
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
 
 
 def _secret(secret: Message) -> Resource:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from schemas.names import ServiceRef, SpiffeId
+from schemas.objects.common import CertificateFiles
 from schemas.records import Locality
 
 
@@ -16,6 +17,28 @@ class VirtualNetwork:
     """Instead of the mesh's range, with the same numbers in it; None: the mesh's own."""
     ipv6: bool = False
     """Whether the host has the mesh's IPv6 range, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayHost:
+    """Where a gateway in this sidecar listens; nothing in etcd opens a port on a host that did not say so."""
+
+    address: str
+    ports: Mapping[int, int] = field(default_factory=dict)
+    """By the listener's port; one that is not here is the listener's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """What a pair of files holds, checked: they fit together. Never shown."""
+
+    chain_pem: bytes
+    key_pem: bytes
+    names: tuple[str, ...] = ()
+    """DNS names of the leaf, in lower case, and its IP addresses."""
+
+    def __repr__(self) -> str:
+        return f"KeyPair({', '.join(self.names)}, [redacted])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +66,11 @@ class Workload:
 
     virtual: VirtualNetwork | None = None
     """Where the app finds services by name; None: it does not."""
+    gateway: GatewayHost | None = None
+    """None: nothing is listened to for anybody outside of the mesh."""
+    certificates: Mapping[CertificateFiles, KeyPair] = field(default_factory=dict)
+    """The files of this host that could be read, those that objects ask for."""
+
     access_log: str = ""
     """Absolute path of the file that Envoy logs requests to; empty: nowhere."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane import lastgood
+from dataplane.certificates.store import PairStore
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.workload import Credentials
 from dataplane.config import SidecarSettings
@@ -40,4 +41,7 @@ def load(settings: SidecarSettings, last_good: Path) -> Model:
     compiler = Compiler(workload, credentials, identity.bundle, dict.fromkeys(saved.learnt, True))
     compiler.expired = time.time() >= identity.expires  # then it is to run nothing but its closed doors
     compiler.rebuild(state)
+    store = PairStore(directory / "certificates")
+    pairs = {files: pair for files in compiler.certificates_wanted if (pair := store.pair(files)) is not None}
+    compiler.set_certificates(state, pairs)
     return Model(state, compiler, saved.saved)

@@ -16,6 +16,8 @@ IDENTITY = "the sidecar's identity"
 
 def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]:
     """``Kind namespace/name`` of each object, or where else it comes from."""
+    if key.type_url == SECRET and key.name.startswith("file|"):
+        return ["files of this host"]
     if key.type_url == SECRET:
         return [IDENTITY]
     kind, _, rest = key.name.partition("|")
@@ -24,6 +26,10 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
         return own
     if kind == "inbound":
         return own + (_policies(state, workload.service) if key.type_url == ROUTES else [])
+    if kind == "gateway":
+        gateways = state.gateways(workload.service)
+        routes = {str(route.ref) for one in gateways for route in state.routes_for_gateway(one)}
+        return [*(str(one.ref) for one in gateways), *(sorted(routes) if key.type_url == ROUTES else [])]
     if kind == "missing":
         return _routes_to(state, rest)
     if kind != "outbound":

@@ -57,8 +57,13 @@ def _listener(listener: Any) -> Iterator[str]:
     for chain in listener.filter_chains:
         if chain.filter_chain_match.application_protocols:
             parts.append(f"from callers that offer {', '.join(chain.filter_chain_match.application_protocols)}")
+        if chain.filter_chain_match.server_names:
+            parts.append(f"for {', '.join(chain.filter_chain_match.server_names)}")
         if chain.HasField("transport_socket"):
-            parts.append("takes mTLS only")
+            context = tls_pb2.DownstreamTlsContext.FromString(chain.transport_socket.typed_config.value)
+            files = [one.name for one in context.common_tls_context.tls_certificate_sds_secret_configs]
+            mutual = context.require_client_certificate.value
+            parts.append("takes mTLS only" if mutual else f"takes TLS, as {', '.join(files)}")
         for one in chain.filters:
             if one.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
                 manager = hcm_pb2.HttpConnectionManager.FromString(one.typed_config.value)

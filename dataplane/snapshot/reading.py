@@ -12,6 +12,7 @@ from schemas import checking, codec
 from schemas.addresses import is_reachable
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.external_faults import external_faults, tls_parts
+from schemas.gateway_faults import gateway_faults
 from schemas.keys import DataRef, EndpointRef, EpochRef, RevocationRef, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId, check_name
 from schemas.objects import (
@@ -21,6 +22,7 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    Gateway,
     GRPCRoute,
     HTTPRoute,
     Service,
@@ -50,6 +52,8 @@ def read(ref: DataRef, data: bytes) -> Value:
                     _check_service(value, subject)
                 case ExternalService():
                     _check_external(value, subject)
+                case Gateway():
+                    _check_gateway(value, subject)
                 case AuthorizationPolicy():
                     check_understood(value, data, subject)
                 case BackendTrafficPolicy():
@@ -105,6 +109,12 @@ def _check_tls(tls: ExternalTls, subject: str, path: str) -> None:
         raise Corrupt(Problem(subject, str(error), f"{path}.spiffeId")) from error
     if not identity.path:
         raise Corrupt(Problem(subject, f"{identity} names no server", f"{path}.spiffeId", "name one identity"))
+
+
+def _check_gateway(gateway: Gateway, subject: str) -> None:
+    fault = next(gateway_faults(gateway), None)
+    if fault is not None:
+        raise Corrupt(Problem(subject, fault.message, checking.json_path(fault.path), fault.remedy))
 
 
 def _check_unique(subject: str, of: Mapping[str, Iterable[Hashable]]) -> None:

@@ -13,6 +13,7 @@ from dataplane.snapshot.reading import Value, read
 from dataplane.snapshot.revoked import Revoked
 from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing, Put
 from routing.backends import services_named
+from routing.gateways import gateway_parents, service_of_gateway
 from routing.table import parents
 from schemas.errors import Corrupt, Problem
 from schemas.external_faults import tls_parts
@@ -24,6 +25,7 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    Gateway,
     Mesh,
     RateLimitPolicy,
     Service,
@@ -77,11 +79,14 @@ class MeshState:
     _telemetries: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _routes_for: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _routes_to: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
+    _gateways: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
+    _routes_for_gateways: dict[ObjectRef, set[ObjectRef]] = field(default_factory=dict)
     _services: dict[ServiceRef, Service] = field(default_factory=dict)
     _externals: dict[ServiceRef, ExternalService] = field(default_factory=dict)
     _hosted: dict[str, set[ServiceRef]] = field(default_factory=dict)
     _at: dict[str, set[ObjectRef]] = field(default_factory=dict)
     """Services and external ones by their virtual IPv4 address."""
+    _with_files: set[ServiceRef] = field(default_factory=set)
     _federated: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _trust: dict[str, TrustBundle] = field(default_factory=dict)
 
@@ -112,6 +117,10 @@ class MeshState:
         if service.namespace not in namespaces or service in self._services:
             return False
         return service in self._hosted.get(service.namespace, ())
+
+    def externals_with_files(self) -> list[ServiceRef]:
+        """The external services that are shown a certificate from files, in order."""
+        return sorted(ref for ref in self._with_files if ref not in self._services)
 
     def mesh(self) -> Mesh | None:
         found = self.values.get(_MESH)
@@ -147,6 +156,15 @@ class MeshState:
     def routed(self) -> set[ServiceRef]:
         """The services that any route names as a parent."""
         return set(self._routes_for)
+
+    def gateways(self, service: ServiceRef) -> list[Gateway]:
+        """Those that run in its sidecars, in order."""
+        found = (self.values.get(ref) for ref in sorted(self._gateways.get(service, ())))
+        return [one for one in found if isinstance(one, Gateway)]
+
+    def routes_for_gateway(self, gateway: Gateway) -> list[AnyRoute]:
+        """Those that name it as a parent, in order."""
+        return self._routes(self._routes_for_gateways.get(gateway.ref, ()))
 
     def routes_to(self, service: ServiceRef) -> list[AnyRoute]:
         """Those that lead to it, in order."""
@@ -335,12 +353,20 @@ class MeshState:
             case (ExternalService(), _) | (_, ExternalService()) if isinstance(ref, ObjectRef):
                 external = ServiceRef(ref.namespace, ref.name)
                 self._hosted.get(external.namespace, set()).discard(external)
+                self._with_files.discard(external)
                 if isinstance(after, ExternalService):
                     self._externals[external] = after
+                    if any(tls.client_certificate is not None for _, tls in tls_parts(after)):
+                        self._with_files.add(external)
                     if after.spec.hosts:
                         self._hosted.setdefault(external.namespace, set()).add(external)
                 else:
                     del self._externals[external]
+            case (Gateway(), _) | (_, Gateway()) if isinstance(ref, ObjectRef):
+                if isinstance(before, Gateway):
+                    _discard(self._gateways, service_of_gateway(before), ref)
+                if isinstance(after, Gateway):
+                    self._gateways.setdefault(service_of_gateway(after), set()).add(ref)
             case (federation.TrustBundle(), _) | (_, federation.TrustBundle()) if isinstance(ref, ObjectRef):
                 if isinstance(before, federation.TrustBundle):
                     _discard(self._federated, before.spec.trust_domain, ref)
@@ -385,11 +411,15 @@ class MeshState:
                 _discard(self._routes_for, service, ref)
             for service in services_named(before):
                 _discard(self._routes_to, service, ref)
+            for gateway in gateway_parents(before):
+                _discard(self._routes_for_gateways, gateway, ref)
         if isinstance(after, AnyRoute):
             for service in parents(after):
                 self._routes_for.setdefault(service, set()).add(ref)
             for service in services_named(after):
                 self._routes_to.setdefault(service, set()).add(ref)
+            for gateway in gateway_parents(after):
+                self._routes_for_gateways.setdefault(gateway, set()).add(ref)
 
 
 def targets(value: Value | None) -> list[ServiceRef]:

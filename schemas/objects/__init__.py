@@ -4,6 +4,7 @@ from schemas.objects.authorization import AuthorizationPolicy
 from schemas.objects.common import API_VERSION, Metadata, Object, TargetRef
 from schemas.objects.external import ExternalService
 from schemas.objects.federation import TrustBundle
+from schemas.objects.gateway import Gateway
 from schemas.objects.grpc_route import GRPCRoute
 from schemas.objects.http_route import HTTPRoute
 from schemas.objects.mesh import Mesh
@@ -22,6 +23,7 @@ AnyObject = (
     | AuthorizationPolicy
     | RateLimitPolicy
     | ExternalService
+    | Gateway
     | TrustBundle
     | Telemetry
 )
@@ -38,6 +40,7 @@ KINDS: dict[str, type[AnyObject]] = {
         AuthorizationPolicy,
         RateLimitPolicy,
         ExternalService,
+        Gateway,
         TrustBundle,
         Telemetry,
     )
@@ -58,6 +61,7 @@ __all__ = [
     "BackendTrafficPolicy",
     "ExternalService",
     "GRPCRoute",
+    "Gateway",
     "HTTPRoute",
     "Mesh",
     "Metadata",

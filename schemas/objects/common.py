@@ -45,6 +45,29 @@ class Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_fiel
         return ObjectRef(self.kind, self.metadata.namespace, self.metadata.name)
 
 
+# Below the directory that the host's settings name: no object can ask for any other file of a host.
+CertificatePath = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_*-][A-Za-z0-9._*@+-]*(/[A-Za-z0-9_*-][A-Za-z0-9._*@+-]*)*\Z",
+        max_length=512,
+        description="a relative path, none of whose parts begins with '.'",
+    ),
+]
+
+
+class CertificateFiles(Part, frozen=True, kw_only=True, order=True):
+    """PEM files of a sidecar's host, below `certificateDir` of its settings. They may be replaced at any time."""
+
+    certificate: CertificatePath
+    """The leaf first, then its intermediates."""
+    key: CertificatePath
+    """Not encrypted."""
+
+    def __str__(self) -> str:
+        return f"{self.certificate} with {self.key}"
+
+
 class TargetRef(Part, frozen=True, kw_only=True):
     """What a policy attaches to, in the policy's own namespace (Gateway API: LocalPolicyTargetReference)."""
 
@@ -55,6 +78,7 @@ class TargetRef(Part, frozen=True, kw_only=True):
 __all__ = [
     "API_VERSION",
     "SYSTEM_NAMESPACE",
+    "CertificateFiles",
     "Label",
     "Metadata",
     "Name",

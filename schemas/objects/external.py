@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from schemas.objects.authorization import Identity
-from schemas.objects.common import Name, Object, Part, Port
+from schemas.objects.common import CertificateFiles, Name, Object, Part, Port
 from schemas.objects.route_parts import PreciseHostname
 from schemas.objects.service import ServicePort, VirtualAddress
 
@@ -34,8 +34,8 @@ class ExternalTls(Part, frozen=True, kw_only=True):
     """How the connection is secured."""
 
     mode: TlsMode
-    """DISABLE: as the app sends it. SIMPLE: TLS begins at the sidecar, which verifies the server. MUTUAL: and shows the
-    caller's SVID. MESH: the same, and the server's is verified by the bundle of its trust domain."""
+    """DISABLE: as the app sends it. SIMPLE: TLS begins at the sidecar, which verifies the server. MUTUAL: and shows a
+    certificate. MESH: mutual TLS with the caller's own SVID; the server's is verified by its trust domain's bundle."""
     spiffe_id: Identity | None = None
     """MESH: exactly that server; any other is refused."""
     sni: PreciseHostname | None = None
@@ -44,6 +44,8 @@ class ExternalTls(Part, frozen=True, kw_only=True):
     """Of whose names the server's certificate must have one; `sni` where absent."""
     ca_certificates: Annotated[str, msgspec.Meta(max_length=MAX_CA_CHARACTERS)] | None = None
     """Who must have signed it, in PEM; the certification authorities of the caller's host where absent."""
+    client_certificate: CertificateFiles | None = None
+    """MUTUAL: what to show; the caller's own SVID where absent."""
 
 
 class ExternalPort(ServicePort, frozen=True, kw_only=True):

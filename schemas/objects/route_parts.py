@@ -18,6 +18,7 @@ MAX_FILTERS = 16
 
 CoreGroup = Literal["", "core"]
 """Gateway API's API group of a Service. Taken so that its manifests can be; it says nothing here."""
+ParentGroup = Literal["", "core", "gateway.networking.k8s.io"]
 DestinationKind = Literal["Service", "ExternalService"]
 Weight = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 # RFC 9110, 5.1 and 5.6.2: a field name is a token.
@@ -43,13 +44,13 @@ PreciseHostname = Annotated[
 class ParentRef(Part, frozen=True, kw_only=True):
     """Whose requests the route is for. Of a Service of another namespace: those of callers in the route's own."""
 
-    group: CoreGroup = ""
-    kind: DestinationKind
+    group: ParentGroup = ""
+    kind: Literal["Service", "ExternalService", "Gateway"]
     name: Name
     namespace: Name | None = None
     """The route's own where absent."""
     section_name: Name | None = None
-    """A port by its name."""
+    """A port by its name; of a Gateway a listener."""
     port: Port | None = None
     """Absent, with `sectionName` absent too: every port whose protocol fits."""
 

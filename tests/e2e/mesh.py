@@ -133,7 +133,17 @@ class E2eMesh:
         if name != "web-1":
             return {}
         names = {"names": {"upstream": [f"{self.local.control}:{UPSTREAM_DNS}"]}} if self.has_names else {}
-        return {"workloadApi": {"socket": str(self.workload_api(name)), "callers": [{"uid": os.getuid()}]}, **names}
+        return {
+            "workloadApi": {"socket": str(self.workload_api(name)), "callers": [{"uid": os.getuid()}]},
+            "gateway": {"address": self.instances[name].local},
+            "certificateDir": str(self.certificates),
+            **names,
+        }
+
+    @property
+    def certificates(self) -> Path:
+        """Where web-1 looks for the files that objects name."""
+        return self.local.directory / "certificates"
 
     @property
     def ranges(self) -> Mesh:

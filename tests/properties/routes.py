@@ -37,11 +37,11 @@ _ports = st.none() | st.sampled_from([7, 80, 8080])
 _parents = st.lists(
     st.builds(
         ParentRef,
-        kind=st.sampled_from(["Service", "ExternalService"]),
+        kind=st.sampled_from(["Service", "Service", "ExternalService", "Gateway"]),
         name=_names,
         namespace=_maybe_namespaces,
         port=_ports,
-        section_name=st.none() | st.sampled_from(["http", "raw"]),
+        section_name=st.none() | st.none() | st.sampled_from(["http", "raw"]),
     ),
     min_size=1,
     max_size=2,

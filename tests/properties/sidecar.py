@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import Resource, ResourceKey, Update
-from dataplane.compile.workload import Workload
+from dataplane.compile.workload import GatewayHost, KeyPair, Workload
 from dataplane.snapshot.state import MeshState
 from dataplane.watch.events import Changes, Delete, Event, Put
-from tests.states.build import CREDENTIALS, KEYS
+from schemas.objects.common import CertificateFiles
+from tests.states.build import CREDENTIALS, KEYS, ORDERS, workload
 from tests.states.build import listings as listings_of_prefixes
 
+EDGE = replace(
+    workload(ORDERS),
+    system_ca="/ca.pem",
+    gateway=GatewayHost("192.0.2.1"),
+    certificates={CertificateFiles(certificate="a.crt", key="a.key"): KeyPair(b"chain", b"key", ("a.example",))},
+)
+"""A sidecar of orders on a host that is a gateway, and has one of the certificates that objects may name."""
 PREFIXES = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.epoch())
 
 
@@ -104,4 +112,4 @@ def one_by_one(events: Iterable[Put | Delete], revision: int) -> list[Changes]:
     ]
 
 
-__all__ = ["Sidecar", "difference", "from_listings", "listings_of_prefixes", "one_by_one", "whole"]
+__all__ = ["EDGE", "Sidecar", "difference", "from_listings", "listings_of_prefixes", "one_by_one", "whole"]

@@ -13,14 +13,23 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    Gateway,
     Mesh,
     Metadata,
     RateLimitPolicy,
     Service,
 )
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
-from schemas.objects.common import TargetRef
+from schemas.objects.common import CertificateFiles, TargetRef
 from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
+from schemas.objects.gateway import (
+    AllowedRoutes,
+    GatewaySpec,
+    Listener,
+    ListenerTls,
+    RouteGroupKind,
+    RouteNamespaces,
+)
 from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy, VirtualRanges
 from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, RateLimitPolicySpec, RateLimitRule
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec, VirtualAddress
@@ -241,6 +250,7 @@ _tls = st.one_of(
         mode=st.sampled_from(["SIMPLE", "MUTUAL"]),
         sni=_maybe(st.just("sni.test")),
         ca_certificates=st.sampled_from([None, _CA, "no PEM"]),
+        client_certificate=_maybe(st.sampled_from([CertificateFiles(certificate="a.crt", key="a.key")])),
     ),
 )
 _hosts = st.sampled_from([(), (), ("a.example",), ("a.example", "b.example"), ("orders.shop",)])
@@ -271,6 +281,34 @@ _externals = _object(
         virtual_address=_virtual,
     ),
     _namespaces | st.just(SYSTEM_NAMESPACE),
+)
+_FILES = (CertificateFiles(certificate="a.crt", key="a.key"), CertificateFiles(certificate="b.crt", key="b.key"))
+_listeners = st.builds(
+    Listener,
+    name=_port_names,
+    hostname=st.sampled_from([None, "a.example", "*.example"]),
+    port=st.sampled_from([80, 8080]),
+    protocol=st.just("HTTP"),
+    tls=_maybe(st.builds(ListenerTls, https_redirect=st.booleans())),
+    allowed_routes=st.builds(
+        AllowedRoutes,
+        namespaces=st.sampled_from(
+            [RouteNamespaces(), RouteNamespaces(from_="All"), RouteNamespaces(from_="Names", names=("back",))]
+        ),
+        kinds=st.sampled_from([(), (RouteGroupKind(kind="HTTPRoute"),)]),
+    ),
+) | st.builds(
+    Listener,
+    name=_port_names,
+    hostname=st.sampled_from([None, "a.example", "*.example"]),
+    port=st.just(443),
+    protocol=st.just("HTTPS"),
+    tls=st.builds(ListenerTls, certificate_refs=_few(st.sampled_from(_FILES), 1)),
+)
+_gateways = _object(
+    Gateway,
+    _services,
+    st.builds(GatewaySpec, service=_services, listeners=_few(_listeners, 1), xff_trusted_hops=st.sampled_from([0, 1])),
 )
 _federated = st.builds(
     federates, st.sampled_from(["f1", "f2"]), st.sampled_from([TRUST_DOMAIN, "other.test", "third.test"])
@@ -316,6 +354,7 @@ items = st.one_of(
     _limits.map(_stored),
     _mesh.map(_stored),
     _externals.map(_stored),
+    _gateways.map(_stored),
     _federated.map(_stored),
     _endpoints,
     _bundles,

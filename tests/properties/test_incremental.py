@@ -18,9 +18,9 @@ from schemas import codec
 from schemas.errors import Corrupt
 from schemas.objects import AnyObject
 from schemas.records import Locality
-from tests.properties.sidecar import Sidecar, difference, listings_of_prefixes, whole
+from tests.properties.sidecar import EDGE, Sidecar, difference, listings_of_prefixes, whole
 from tests.properties.strategies import foreign_keys, items, spoiled
-from tests.states.build import KEYS, ORDERS, need, port, service, traffic, workload
+from tests.states.build import KEYS, need, port, service, traffic
 
 _SLOW = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -31,7 +31,7 @@ changes_of_any = st.lists(st.tuples(items | spoiled, st.booleans()), min_size=1,
 
 
 # In a zone, so that the zones of instances matter; with names, so that virtual addresses do.
-HERE = replace(workload(ORDERS), locality=Locality(region="eu", zone="a"), virtual=VirtualNetwork(ipv6=True))
+HERE = replace(EDGE, locality=Locality(region="eu", zone="a"), virtual=VirtualNetwork(ipv6=True))
 
 
 def apply(values: dict[bytes, bytes], step: Sequence[tuple[tuple[bytes, bytes], bool]]) -> dict[bytes, bytes]:
@@ -91,7 +91,7 @@ def test_any_histories(steps: list[tuple[list[tuple[tuple[bytes, bytes], bool]],
 @_SLOW
 @given(st.lists(st.tuples(foreign_keys, st.binary(max_size=30) | items.map(lambda item: item[1]), st.booleans())))
 def test_foreign_keys(history: list[tuple[bytes, bytes, bool]]) -> None:
-    sidecar = Sidecar(workload(ORDERS))
+    sidecar = Sidecar(EDGE)
     for revision, (key, value, delete) in enumerate(history, 2):
         event = Delete(key, revision) if delete else Put(key, value, revision)
         sidecar.take(Changes(KEYS.data(), revision, (event,)))
@@ -101,7 +101,7 @@ def test_foreign_keys(history: list[tuple[bytes, bytes, bool]]) -> None:
     for key in {key for key, _, _ in history}:
         sidecar.take(Changes(KEYS.data(), 1000, (Delete(key, 1000),)))
     assert not sidecar.mesh.quarantine
-    assert sidecar.envoy == Sidecar(workload(ORDERS)).envoy
+    assert sidecar.envoy == Sidecar(EDGE).envoy
 
 
 authorities = st.sampled_from(["web", "orders", "orders.shop", "CART:80", "web.back.mesh:8080", "nobody", "a b"])
@@ -134,7 +134,7 @@ def test_a_policy_that_lets_go_of_a_service_brings_the_next_one_to_light() -> No
     hashed = traffic("b", "cart", loadBalancer={"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}})
     own, cart = service("orders", needs=[need("cart")]), service("cart", port("http", 8080))
     moved = traffic("a", "payments", circuitBreaker={"maxConnections": 1})
-    sidecar = Sidecar(workload(ORDERS))
+    sidecar = Sidecar(EDGE)
     history: tuple[AnyObject, ...] = (own, cart, first, hashed, moved, first)
     for revision, one in enumerate(history, 2):
         put = Put(KEYS.object(one.ref), codec.encode(one), revision)

@@ -13,10 +13,10 @@ from dataplane.snapshot.state import MeshState
 from dataplane.watch.events import Changes, Dropped, Listing, Put
 from schemas import codec
 from schemas.names import ObjectRef, ServiceRef
-from tests.properties.sidecar import Sidecar, difference
+from tests.properties.sidecar import EDGE, Sidecar, difference
 from tests.properties.strategies import items
 from tests.properties.test_incremental import believable
-from tests.states.build import CREDENTIALS, KEYS, ORDERS, need, service, workload
+from tests.states.build import CREDENTIALS, KEYS, need, service
 
 authorities = st.sampled_from(["web", "cart.shop", "web.back.mesh:8080", "nobody"])
 steps = st.lists(st.tuples(st.lists(st.tuples(items, st.booleans()), max_size=3), authorities | st.none()), max_size=10)
@@ -26,7 +26,7 @@ class Watched:
     """A pipeline, and an etcd that follows what it wants."""
 
     def __init__(self) -> None:
-        self.pipeline = Pipeline(MeshState(KEYS), Compiler(workload(ORDERS), credentials=CREDENTIALS))
+        self.pipeline = Pipeline(MeshState(KEYS), Compiler(EDGE, credentials=CREDENTIALS))
         self.values: dict[bytes, bytes] = {}
         self.revisions: dict[bytes, int] = {}
         self.revision = 1
@@ -60,7 +60,7 @@ class Watched:
         return Listing(prefix, self.revision, tuple(one for one in puts if one.key.startswith(prefix)))
 
     def check(self) -> None:
-        everything = Sidecar(workload(ORDERS))
+        everything = Sidecar(EDGE)
         for authority in self.pipeline.compiler.learnt:
             everything.learn(authority, detour=False)
         for prefix in (KEYS.config(), KEYS.trust(), KEYS.epoch(), KEYS.endpoints()):

@@ -183,7 +183,7 @@ def test_a_sidecar_does_not_believe_it(route: AnyRoute, path: str) -> None:
     [
         "parentRefs: [{name: orders}]",
         "parentRefs: []",
-        "parentRefs: [{kind: Gateway, name: orders}]",
+        "parentRefs: [{kind: Mesh, name: orders}]",
         "parentRefs: [{kind: Service, name: orders}]\n  hostnames: ['a.*']",
         "parentRefs: [{kind: Service, name: orders}]\n  hostnames: ['a:80']",
         "parentRefs: [{kind: Service, name: orders}]\n  hostnames: ['A.example']",

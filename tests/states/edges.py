@@ -1,10 +1,13 @@
-"""States at the edges of the mesh: what is outside of it."""
+"""States at the edges of the mesh: gateways, and what is outside of it."""
 
 from __future__ import annotations
 
 import json
 import ssl
+from dataclasses import replace
 
+from dataplane.compile.workload import GatewayHost, KeyPair
+from schemas.objects.common import CertificateFiles
 from tests.states.build import ROOT_DER, WEB, Item, State, bundle, need_external, port, service, state, workload
 from tests.states.routes import http_route, written
 
@@ -30,6 +33,7 @@ spec:
   - {{name: http, port: 80, protocol: http, targetPort: 443}}
   - {{name: https, port: 443, protocol: tcp, tls: {{mode: DISABLE}}}}
   - {{name: grpc, port: 9000, protocol: grpc, tls: {{mode: MUTUAL, sni: grpc.payments.example}}}}
+  - {{name: raw, port: 7, protocol: tcp, tls: {{mode: MUTUAL, clientCertificate: {{certificate: a.crt, key: a.key}}}}}}
   tls: {{mode: SIMPLE}}
 ---
 kind: ExternalService
@@ -61,6 +65,71 @@ spec:
   ports: [{{name: http, port: 80, protocol: http}}]
   tls: {{mode: SIMPLE}}
 """)
+_GATEWAYS = written("""
+kind: Gateway
+metadata: {name: edge}
+spec:
+  service: web
+  xffTrustedHops: 1
+  listeners:
+  - {name: http, port: 80, protocol: HTTP, tls: {httpsRedirect: true}}
+  - name: shop
+    hostname: shop.example
+    port: 443
+    protocol: HTTPS
+    tls: {certificateRefs: [{certificate: shop/fullchain.pem, key: shop/privkey.pem}]}
+    allowedRoutes: {namespaces: {from: Names, names: [shop, back]}}
+  - name: others
+    hostname: "*.example"
+    port: 443
+    protocol: HTTPS
+    tls: {certificateRefs: [{certificate: all.crt, key: all.key}, {certificate: lost.crt, key: lost.key}]}
+    allowedRoutes: {kinds: [{kind: HTTPRoute}]}
+  - name: lost
+    port: 443
+    protocol: HTTPS
+    tls: {certificateRefs: [{certificate: lost.crt, key: lost.key}]}
+---
+kind: Gateway
+metadata: {name: rival}
+spec:
+  service: web
+  listeners:
+  - {name: http, port: 443, protocol: HTTP}
+  - {name: inside, port: 8080, protocol: HTTP}
+  - {name: more, port: 81, protocol: HTTP, hostname: more.example}
+---
+kind: HTTPRoute
+metadata: {name: shop}
+spec:
+  parentRefs: [{kind: Gateway, name: edge, sectionName: shop}]
+  hostnames: [shop.example, www.shop.example]
+  rules:
+  - matches: [{path: {value: /api}}]
+    backendRefs: [{name: orders, port: 80}]
+  - backendRefs: [{name: orders, port: 80, weight: 9}, {name: ghost, port: 80}]
+---
+kind: HTTPRoute
+metadata: {name: theirs, namespace: back}
+spec:
+  parentRefs: [{kind: Gateway, name: edge, namespace: shop}]
+  rules:
+  - backendRefs: [{name: stock, port: 80}]
+---
+kind: GRPCRoute
+metadata: {name: calls}
+spec:
+  parentRefs: [{kind: Gateway, name: edge, sectionName: others}]
+  rules:
+  - backendRefs: [{name: orders, port: 80}]
+""")
+GATEWAY = GatewayHost("192.0.2.1", {80: 18080, 443: 18443})
+CERTIFICATES = {
+    CertificateFiles(certificate="shop/fullchain.pem", key="shop/privkey.pem"): KeyPair(
+        b"the chain of shop", b"the key of shop", ("shop.example",)
+    ),
+    CertificateFiles(certificate="all.crt", key="all.key"): KeyPair(b"the chain", b"the key", ("a.other",)),
+}
 _NAMES = ("payments", "database", "cdn")
 
 EDGE_STATES: tuple[State, ...] = (
@@ -114,6 +183,24 @@ EDGE_STATES: tuple[State, ...] = (
               parentRefs: [{kind: ExternalService, name: database}]
               rules: [{backendRefs: [{kind: ExternalService, name: database}, {name: mirror, port: 5432}]}]
             """),
+        TRUST,
+        of=_OF,
+    ),
+    state(
+        "gateway",
+        "from outside by host name and certificate; what contradicts, is not allowed or has no certificate is left out",
+        service("web", port("http", 8080), needs=[]),
+        service("orders", port("http", 80)),
+        service("stock.back", port("http", 80)),
+        *_GATEWAYS,
+        TRUST,
+        of=replace(workload(WEB), gateway=GATEWAY, certificates=CERTIFICATES),
+    ),
+    state(
+        "gateway-not-here",
+        "a host whose settings do not say so is no gateway, whatever is in etcd",
+        service("web", port("http", 8080), needs=[]),
+        *_GATEWAYS,
         TRUST,
         of=_OF,
     ),

@@ -7,13 +7,15 @@ from controlplane.meshadm.client import MeshClient
 from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.verdict import plain_verdict, verdict_lines
-from routing.explain import explain
+from routing.explain import explain, explain_outside
 from routing.requests import parse_url
 from schemas.errors import InvalidInput, Problem
 from schemas.names import ServiceRef
-from schemas.objects import ROUTE_KINDS, AnyObject, AnyRoute, ExternalService, Service
+from schemas.objects import ROUTE_KINDS, AnyObject, AnyRoute, ExternalService, Gateway, Service
 
-_KINDS = (Service.__name__, ExternalService.__name__, *ROUTE_KINDS)
+_KINDS = (Service.__name__, ExternalService.__name__, Gateway.__name__, *ROUTE_KINDS)
+OUTSIDE = "outside"
+"""As FROM: a client of a gateway. No service has such a name: those have a namespace."""
 
 
 @click.command(
@@ -25,6 +27,7 @@ meshadm route web.shop orders.shop GET http://orders.shop:8080/orders/7
 meshadm route web.shop orders.shop POST http://orders.shop/shop.Orders/Get -H content-type=application/grpc
 meshadm route web.shop database.shop CONNECT database.shop:5432
 meshadm route web.shop orders.shop GET /orders/7 -f shop.yaml -o json
+meshadm route outside edge.shop GET https://shop.example.com/orders/7
 """,
 )
 @click.argument("caller", metavar="FROM")
@@ -55,10 +58,11 @@ def route(
 
     Nothing is sent: the answer comes from the same model that sidecars are configured by. URL is what the app would
     ask its sidecar for; of a gRPC call /<package>.<service>/<method>, of a TCP connection host:port with the method
-    CONNECT.
+    CONNECT. Where FROM is `outside`, TO is a Gateway, and URL what its client asks for.
     """
-    by, to = ServiceRef.parse(caller), ServiceRef.parse(service)
-    address, request = parse_url(method, f"http://{to}{url}" if url.startswith("/") else url, map(_header, headers))
+    outside, to = caller == OUTSIDE, ServiceRef.parse(service)
+    whole = f"http://{to}{url}" if url.startswith("/") and not outside else url
+    address, request = parse_url(method, whole, map(_header, headers), outside=outside)
 
     async def ask(client: MeshClient) -> list[AnyObject]:
         return [stored.object for kind in _KINDS for stored in (await client.list_objects(kind, None)).objects]
@@ -70,12 +74,23 @@ def route(
         for one in objects
         if isinstance(one, kind)
     }
-    verdict = explain(by, to, address, request, services, [one for one in objects if isinstance(one, AnyRoute)])
+    routes = [one for one in objects if isinstance(one, AnyRoute)]
+    if outside:
+        gateway = next((one for one in objects if isinstance(one, Gateway) and _is(one, to)), None)
+        if gateway is None:
+            raise InvalidInput(Problem(f"Gateway {to}", "does not exist", remedy="meshadm get gateways -A"))
+        verdict = explain_outside(gateway, address, request, services, routes)
+    else:
+        verdict = explain(ServiceRef.parse(caller), to, address, request, services, routes)
     if form == "table":
         for text in verdict_lines(verdict):
             output.line(text)
     else:
         output.show_plain(plain_verdict(verdict), form)
+
+
+def _is(gateway: Gateway, named: ServiceRef) -> bool:
+    return (gateway.metadata.namespace, gateway.metadata.name) == (named.namespace, named.name)
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -71,6 +71,11 @@ FAULTS = {
         "tls.spiffeId",
         "says nothing for mode SIMPLE",
     ),
+    "a certificate that nobody asks for": (
+        external(f"{HOST}, tls: {{mode: SIMPLE, clientCertificate: {{certificate: a, key: b}}}}"),
+        "tls.clientCertificate",
+        "says nothing for mode SIMPLE",
+    ),
     "a mesh without an identity": (external(f"{AT}, tls: {{mode: MESH}}"), "tls.spiffeId", "missing"),
     "a mesh by its hosts": (
         external(f"{HOST}, tls: {{mode: MESH, {SERVER}}}"),
@@ -105,6 +110,7 @@ def test_one_fault_is_one_problem_with_its_place(name: str) -> None:
     [
         external(f"{HOST}, {SIMPLE}"),
         external(f"{HOST}, tls: {{mode: MUTUAL}}"),
+        external(f"{HOST}, tls: {{mode: MUTUAL, clientCertificate: {{certificate: a/b.crt, key: a/b.key}}}}"),
         external(f"{AT}, tls: {{mode: SIMPLE, subjectAltNames: ['192.0.2.1', '2001:db8::1', a.example]}}"),
         external(f"endpoints: [{{address: 192.0.2.1}}, {{address: b.example}}], {SIMPLE}"),
         external(f"hosts: [taken.example], {PLAIN}", ports=RAW),
@@ -116,6 +122,14 @@ def test_good_ones(text: str) -> None:
     known = known_for(changes, MESH, OTHER)
     assert not validate(changes, known)
     assert b"/mesh/v1/data/config/ExternalService/shop/" in prefixes_needed(Keyspace(), changes, known)
+
+
+@pytest.mark.parametrize("path", ["/etc/shadow", "../a.key", "a/../b", ".hidden", "a//b", "a/.b", "", "a b", "a/"])
+def test_paths_stay_below_the_directory(path: str) -> None:
+    files = f"{{certificate: a.crt, key: '{path}'}}"
+    text = external(f"{HOST}, tls: {{mode: MUTUAL, clientCertificate: {files}}}")
+    with pytest.raises(Exception, match="a relative path, none of whose parts begins with"):
+        objects(text)
 
 
 def test_a_route_does_not_divide_connections_between_inside_and_outside() -> None:

@@ -1,6 +1,7 @@
 """`route` by what a replica has, and how routes are listed."""
 
 import json
+from pathlib import Path
 
 from schemas.objects import HTTPRoute, Service
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
@@ -44,3 +45,13 @@ async def test_routes_are_listed_with_what_they_are_for(cli: Cli, fake: FakeRepl
     }.items():
         (_, line) = (await cli.ok("get", kind, "-A")).splitlines()
         assert line.split()[:5] == row
+
+
+async def test_from_outside(cli: Cli) -> None:
+    """By files alone; a Gateway is no service."""
+    file = Path(__file__).parents[3] / "deploy" / "examples" / "edges" / "gateway.yaml"
+    asked = ("GET", "https://shop.example.com/x", "-f", str(file))
+    said = await cli.ok("route", "outside", "edge.shop", *asked)
+    assert said.startswith("HTTPRoute shop/public rule 0")
+    done = await cli("route", "outside", "nobody.shop", *asked)
+    assert "Gateway nobody.shop: does not exist" in done.stderr

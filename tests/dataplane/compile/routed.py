@@ -29,10 +29,11 @@ import h2.events
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dataplane.compile.compiler import Compiler
-from dataplane.compile.workload import Credentials, Workload
+from dataplane.compile.workload import Credentials, GatewayHost, KeyPair, Workload
 from schemas.errors import Problem
 from schemas.names import ServiceRef
 from schemas.objects.authorization import Rule
+from schemas.objects.common import CertificateFiles
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy
 from tests.states.build import (
@@ -198,6 +199,10 @@ class Routed:
     apps: dict[str, App]
     authority: Authority = field(default_factory=Authority.create)
     compiler: Compiler | None = None
+    gateway: GatewayHost | None = None
+    """Where web listens as a gateway."""
+    certificates: dict[CertificateFiles, KeyPair] = field(default_factory=dict)
+    """In the files of web's host."""
 
     def __post_init__(self) -> None:
         self._leaves = {name: self.authority.issue(uri=identity(name)) for name in self.envoys}
@@ -239,6 +244,8 @@ class Routed:
             local_address=self.addresses[name],
             proxy_port=PROXY,
             app_ports=self.apps[name].ports if name in self.apps else {},
+            gateway=self.gateway if name == "web" else None,
+            certificates=self.certificates if name == "web" else {},
         )
         now = compiled(of, mesh_of(state("now", "", *items).values), Credentials(leaf.chain_pem, leaf.key_pem))
         self.envoys[name].run(now)

@@ -1,0 +1,104 @@
+"""The routes of a gateway's listener, in Gateway API's order of precedence. Pure.
+
+A route attaches to the listeners that its `parentRefs` name, that allow it, and whose host name meets one of its own;
+there it is for what both say. Of several listeners on a port a request belongs to the one with the most specific host
+name, and to no other.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from routing.table import Entry, entries_of, precedence
+from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import AnyRoute, Gateway, TCPRoute
+from schemas.objects.gateway import Listener
+from schemas.objects.route_parts import ParentRef
+
+
+def gateway_of(route: AnyRoute, parent: ParentRef) -> ObjectRef | None:
+    """None: it is for a service."""
+    if parent.kind != Gateway.__name__:
+        return None
+    return ObjectRef(Gateway.__name__, parent.namespace or route.metadata.namespace, parent.name)
+
+
+def gateway_parents(route: AnyRoute) -> Iterator[ObjectRef]:
+    return (found for parent in route.spec.parent_refs if (found := gateway_of(route, parent)) is not None)
+
+
+def service_of_gateway(gateway: Gateway) -> ServiceRef:
+    """Whose sidecars it runs in."""
+    return ServiceRef(gateway.metadata.namespace, gateway.spec.service)
+
+
+def names_listener(parent: ParentRef, listener: Listener) -> bool:
+    return parent.section_name in (None, listener.name) and parent.port in (None, listener.port)
+
+
+def refusal(gateway: Gateway, listener: Listener, route: AnyRoute) -> str | None:
+    """Why a route that names the listener is not for it; None: it is."""
+    if isinstance(route, TCPRoute):
+        return "a TCPRoute is not for a gateway"
+    allowed, own = listener.allowed_routes, gateway.metadata.namespace
+    if allowed.kinds and route.kind not in [one.kind for one in allowed.kinds]:
+        return f"listener {listener.name!r} allows no {route.kind}"
+    by, namespace = allowed.namespaces, route.metadata.namespace
+    if by.from_ != "All" and namespace not in (by.names if by.from_ == "Names" else (own,)):
+        return f"listener {listener.name!r} allows no routes of namespace {namespace}"
+    if not hosts_at(listener, route):
+        return f"listener {listener.name!r} is for {listener.hostname}, which none of its hostnames meets"
+    return None
+
+
+def attached(gateway: Gateway, listener: Listener, route: AnyRoute) -> bool:
+    named = any(
+        gateway_of(route, parent) == gateway.ref and names_listener(parent, listener)
+        for parent in route.spec.parent_refs
+    )
+    return named and refusal(gateway, listener, route) is None
+
+
+def hosts_at(listener: Listener, route: AnyRoute) -> tuple[str | None, ...]:
+    """The hosts for which it counts at that listener; None is any."""
+    if isinstance(route, TCPRoute):
+        return ()
+    if not route.spec.hostnames:
+        return (listener.hostname,)
+    met = (meet(listener.hostname, host) for host in route.spec.hostnames)
+    return tuple(dict.fromkeys(host for host in met if host is not None))
+
+
+def meet(listener: str | None, route: str) -> str | None:
+    """The hosts that both are for, ``*.example.com`` for all below it; None: there are none."""
+    if listener is None or listener == route:
+        return route
+    if covers(listener, route):
+        return route
+    return listener if covers(route, listener) else None
+
+
+def covers(pattern: str, host: str) -> bool:
+    """Whether `pattern` is a wildcard that `host`, a name or a narrower wildcard, is below."""
+    return pattern.startswith("*.") and host != pattern and host.removeprefix("*").endswith(pattern[1:])
+
+
+def entries_at(gateway: Gateway, listener: Listener, routes: Iterable[AnyRoute]) -> tuple[Entry, ...]:
+    """First match wins. `routes`: others than those that are attached are passed over."""
+    found = [
+        entry
+        for route in routes
+        if attached(gateway, listener, route)
+        for entry in entries_of(route, hosts_at(listener, route))
+    ]
+    return tuple(sorted(found, key=precedence))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A listener and the gateway that it is of."""
+
+    gateway: Gateway
+    listener: Listener
+
+    def __str__(self) -> str:
+        return f"{self.gateway.ref} listener {self.listener.name}"
