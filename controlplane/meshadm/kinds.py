@@ -24,7 +24,7 @@ SHORT_FORMS = {
 def plural(kind: str) -> str:
     """Lower case: ``authorizationpolicies``, ``meshes``."""
     word = kind.lower()
-    if word.endswith("y"):
+    if word.endswith("y") and not word.endswith(("ay", "ey", "oy")):
         return f"{word[:-1]}ies"
     return f"{word}es" if word.endswith(("sh", "ch", "s", "x")) else f"{word}s"
 
