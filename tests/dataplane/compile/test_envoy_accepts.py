@@ -10,7 +10,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 
 from dataplane.compile.resources import CLUSTER, Resource
 from dataplane.compile.telemetry import runtime
-from dataplane.compile.workload import Credentials
+from dataplane.compile.workload import Credentials, KeyPair
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy
 from tests.states.build import ORDERS, State, compiled, identity, mesh_of, workload
@@ -26,6 +26,12 @@ def credentials() -> Credentials:
 def run(envoy: FedEnvoy, state: State, inbound: str, local: str, own: Credentials) -> None:
     same = state.workload.inbound_address == state.workload.local_address
     of = replace(state.workload, inbound_address=inbound, local_address=inbound if same else local)
+    if of.virtual is not None:  # no host that runs tests has the mesh's IPv6 range
+        of = replace(of, virtual=replace(of.virtual, ipv6=False))
+    if of.gateway is not None:
+        here = replace(of.gateway, address=inbound)
+        pairs = {files: KeyPair(own.chain_pem, own.key_pem, one.names) for files, one in of.certificates.items()}
+        of = replace(of, gateway=here, certificates=pairs)
     try:
         envoy.run(compiled(of, mesh_of(state.values), own, state.learnt))
     except AssertionError as error:

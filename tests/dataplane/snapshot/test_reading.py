@@ -91,7 +91,7 @@ def test_a_value_under_the_name_of_another() -> None:
     assert "the key holds" in why(ObjectRef("Service", "back", "orders"), orders)
     assert "bundle of 'mesh.test'" in why(TrustRef("other.test"), bundle(1, ROOT_DER)[1])
     assert "Service" in why(POLICY.ref, orders)
-    assert "unknown kind" in why(ObjectRef("Gateway", "shop", "edge"), orders)
+    assert "unknown kind" in why(ObjectRef("Grotto", "shop", "edge"), orders)
 
 
 def test_a_bundle_is_believed_whole_or_not_at_all() -> None:
