@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from authz.paths import Refused, normalised
@@ -16,15 +16,18 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What reaches the sidecar of the service that is called. On a tcp port only `caller` counts.
+    """What reaches the sidecar of the service that is called. On a tcp port only `caller` and `address` count.
 
-    target: path and query. headers: names and values.
+    target: path and query. headers: names and values. host: the authority, with or without port. address: of the host
+    that the caller is on; empty where it is not known.
     """
 
     caller: SpiffeId
     method: str = "GET"
     target: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
+    host: str = ""
+    address: str = ""
 
 
 class Outcome(Enum):
@@ -53,6 +56,8 @@ class Lack:
     wanted: tuple[str, ...]
     got: str
     never: str = ""
+    negated: bool = False
+    """None of `wanted` is what it wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Verdict:
     path: str = ""
     nearest: Miss | None = None
     detail: str = ""
+    audits: tuple[tuple[ObjectRef, int], ...] = ()
+    """Rules of AUDIT policies that match, whatever was decided."""
 
     @property
     def allowed(self) -> bool:
@@ -92,19 +99,24 @@ def judge(rules: PortRules, port: ServicePort, request: Request) -> Verdict:
             path = _checked(request)
         except Refused as error:
             return Verdict(Outcome.REFUSED, Reason.MALFORMED, detail=str(error))
-    facts = _Facts(str(request.caller), request.method, path)
-    if request.caller in rules.revoked:
-        return Verdict(Outcome.DENIED, Reason.REVOKED, path=path)
+    facts = _Facts(request, path)
+    audits = tuple((rule.policy, rule.index) for rule in rules.audit if not facts.lacks(rule))
+    return replace(_decided(rules, facts, request.caller), path=path, audits=audits)
+
+
+def _decided(rules: PortRules, facts: "_Facts", caller: SpiffeId) -> Verdict:
+    if caller in rules.revoked:
+        return Verdict(Outcome.DENIED, Reason.REVOKED)
     if rules.unreadable:
-        return Verdict(Outcome.DENIED, Reason.UNREADABLE, rules.unreadable[0], path=path)
+        return Verdict(Outcome.DENIED, Reason.UNREADABLE, rules.unreadable[0])
     for outcome, reason, several in (
         (Outcome.DENIED, Reason.DENY, rules.deny),
         (Outcome.ALLOWED, Reason.ALLOW, rules.allow),
     ):
         for rule in several:
             if not facts.lacks(rule):
-                return Verdict(outcome, reason, rule.policy, rule.index, path)
-    return Verdict(Outcome.DENIED, Reason.NOTHING_ALLOWS, path=path, nearest=_nearest(facts, rules.allow))
+                return Verdict(outcome, reason, rule.policy, rule.index)
+    return Verdict(Outcome.DENIED, Reason.NOTHING_ALLOWS, nearest=_nearest(facts, rules.allow))
 
 
 def _checked(request: Request) -> str:
@@ -121,8 +133,7 @@ def _checked(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    identity: str
-    method: str
+    request: Request
     path: str
 
     def lacks(self, rule: PortRule) -> tuple[Lack, ...]:
@@ -136,16 +147,24 @@ class _Facts:
         for condition in conditions:
             got = self._text(condition)
             if not condition.holds(got):
-                yield Lack(condition.field, condition.said, got, condition.never)
+                yield Lack(condition.field, condition.said, got or "", condition.never, condition.negated)
 
-    def _text(self, condition: Condition) -> str:
+    def _text(self, condition: Condition) -> str | None:
+        """None: the request has no such thing."""
         match condition.field:
             case "methods":
-                return self.method
-            case "paths":
+                return self.request.method
+            case "paths" | "grpc":
                 return self.path
-            case "identities" | "namespaces" | "trustDomain":
-                return self.identity
+            case "hosts":
+                return self.request.host
+            case "headers":
+                found = [value.strip(" \t") for name, value in self.request.headers if name.lower() == condition.header]
+                return ",".join(found) if found else None
+            case "ipBlocks":
+                return self.request.address or None
+            case "identities" | "namespaces" | "trustDomains" | "trustDomain":
+                return str(self.request.caller)
             case "from" | "to" | "ports":
                 return ""  # they have no values: what fails them is no part of the request
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 
@@ -20,15 +21,23 @@ from typing import Literal
 class Text:
     """How one value is compared, the same way by Envoy (RE2) and here. A prefix, suffix or part is never empty.
 
+    cidr: an address in a block. present: whatever it is; what is absent never holds.
+
     hints: of a `regex`; only what contains one of them can match. Asked first, it saves the regular expression.
     """
 
-    how: Literal["exact", "prefix", "suffix", "contains", "regex"]
-    value: str
+    how: Literal["exact", "prefix", "suffix", "contains", "regex", "present", "cidr"]
+    value: str = ""
     hints: tuple[str, ...] = ()
 
-    def holds(self, text: str) -> bool:
+    def holds(self, text: str | None) -> bool:
+        if text is None:
+            return False
         match self.how:
+            case "present":
+                return True
+            case "cidr":
+                return ip_address(text) in _block(self.value)
             case "exact":
                 return text == self.value
             case "prefix":
@@ -40,6 +49,11 @@ class Text:
             case "regex":
                 asked = not self.hints or any(hint in text for hint in self.hints)
                 return asked and _compiled(self.value).fullmatch(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _block(value: str) -> IPv4Network | IPv6Network:
+    return ip_network(value, strict=False)
 
 
 @lru_cache(maxsize=4096)
@@ -119,3 +133,43 @@ def _byte(byte: int) -> str:
         return re.escape(chr(byte))
     escaped = f"(?i:%{byte:02x})"
     return f"(?:{re.escape(chr(byte))}|{escaped})" if byte in _EITHER else escaped
+
+
+def host_texts(pattern: str, *, wide: bool) -> tuple[Text, ...]:
+    """Of the authority of a request, whatever its port: `orders.shop`, `*.example.com`."""
+    name = re.escape(pattern.removeprefix("*."))
+    if pattern.startswith("*."):
+        name = ("[^,]*" if wide else "[a-z0-9._-]+") + rf"\.{name}"
+    # The name's final dot is optional (RFC 3986, 3.2.2), and of two hosts some apps take the first, some the last.
+    expression = rf"(?i)(.*[,@])?{name}\.?([:,].*)?" if wide else rf"(?i){name}(:[0-9]+)?"
+    return (Text("regex", expression),)
+
+
+def header_texts(value: str, *, wide: bool) -> tuple[Text, ...]:
+    """Of a header's values, as one text with commas in between. Widely, one of them is enough."""
+    bare = value.strip("*")
+    if not bare:
+        return (Text("present"),)
+    before, after = value.startswith("*"), value.endswith("*")
+    if before and after:
+        return (Text("contains", bare),)
+    more: tuple[Text, ...]
+    if before:
+        more = (Text("contains", f"{bare},"), Text("contains", f"{bare} ,"))
+        return (Text("suffix", bare), *(more if wide else ()))
+    if after:
+        more = (Text("contains", f",{bare}"), Text("contains", f", {bare}"))
+        return (Text("prefix", bare), *(more if wide else ()))
+    # No regular expression: RE2 takes no text that is not UTF-8, and a header may be any bytes.
+    ends = (f"{bare},", f"{bare} ,")
+    starts = (f",{bare}", f", {bare}")
+    inner = tuple(Text("contains", start + end.removeprefix(bare)) for start in starts for end in ends)
+    more = (*(Text("prefix", one) for one in ends), *(Text("suffix", one) for one in starts), *inner)
+    return (Text("exact", bare), *(more if wide else ()))
+
+
+def grpc_pattern(service: str | None, method: str | None) -> str:
+    """The path pattern of a gRPC method."""
+    if method is None:
+        return f"/{service}/*" if service is not None else f"/{ONE_SEGMENT}/{ONE_SEGMENT}"
+    return f"/{service or ONE_SEGMENT}/{method}"

@@ -6,32 +6,44 @@ condition that can't hold there stays in its rule with the reason, for explanati
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
-from authz.patterns import Text, path_texts
+from authz.patterns import Text, grpc_pattern, header_texts, host_texts, path_texts
 from schemas.errors import InvalidInput
-from schemas.names import ObjectRef, ServiceRef, SpiffeId
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
-from schemas.objects.authorization import Operation, Rule, Source
+from schemas.objects.authorization import GrpcMatch, HeaderMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
 
-Field = Literal["from", "identities", "namespaces", "trustDomain", "to", "methods", "paths", "ports"]
+Field = Literal[
+    "from", "identities", "namespaces", "trustDomains", "ipBlocks", "trustDomain",
+    "to", "methods", "paths", "hosts", "headers", "grpc", "ports",
+]  # fmt: skip
 """Where in a rule a condition stands. `trustDomain` stands nowhere: it is what a rule means that names nobody."""
+
+OF_REQUEST: frozenset[Field] = frozenset({"methods", "paths", "hosts", "headers", "grpc"})
+"""What only HTTP has."""
+
+_EMPTY = "an empty list matches nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Holds where any of `values` does: of the caller's identity, of the method, of the path. With none it never does,
-    for the reason `never`. `said`: the values as the policy has them."""
+    """Holds where any of `values` does, of what `field` is about; if `negated`, where none does.
+
+    never: why it can't hold on this port, else empty. said: the values as the policy has them. header: the name, of
+    `headers`.
+    """
 
     field: Field
     values: tuple[Text, ...]
     said: tuple[str, ...] = ()
     never: str = ""
+    negated: bool = False
+    header: str = ""
 
-    def holds(self, text: str) -> bool:
-        return any(value.holds(text) for value in self.values)
+    def holds(self, text: str | None) -> bool:
+        return not self.never and any(value.holds(text) for value in self.values) != self.negated
 
 
 Alternative = tuple[Condition, ...]
@@ -56,7 +68,7 @@ class PortRule:
 @dataclass(frozen=True, slots=True)
 class PortRules:
     """All that judges calls to one port, in the order of names. Any of `revoked`, `unreadable` and `deny` refuses; then
-    any of `allow` must match."""
+    any of `allow` must match. `audit` decides nothing."""
 
     trust_domain: str
     """The mesh's own."""
@@ -64,9 +76,10 @@ class PortRules:
     """Whether anybody of another trust domain can be believed now."""
     revoked: tuple[SpiffeId, ...]
     unreadable: tuple[ObjectRef, ...]
-    """Policies of the namespace that nobody could read: one of them may be a DENY of anything, so nothing is let in."""
+    """Policies for it that nobody could read. One may be a DENY of anything: nobody is let in."""
     deny: tuple[PortRule, ...]
     allow: tuple[PortRule, ...]
+    audit: tuple[PortRule, ...] = ()
 
     def admits(self, caller: SpiffeId) -> bool:
         """Whether mTLS takes the caller at all: any workload of the mesh, anybody of a federated trust domain."""
@@ -76,10 +89,11 @@ class PortRules:
 
 
 def applies(policy: AuthorizationPolicy, service: ServiceRef) -> bool:
-    if policy.metadata.namespace != service.namespace:
-        return False
-    targets = policy.spec.target_refs
-    return targets is None or any(target.name == service.name for target in targets)
+    """A policy is for services of its namespace, without targets for all; in mesh-system for all of the mesh."""
+    namespace, targets = policy.metadata.namespace, policy.spec.target_refs
+    if targets is None:
+        return namespace in (service.namespace, SYSTEM_NAMESPACE)
+    return namespace == service.namespace and any(target.name == service.name for target in targets)
 
 
 def port_rules(
@@ -93,67 +107,135 @@ def port_rules(
     revoked: Collection[ServiceRef] = (),
 ) -> PortRules:
     """For one port of `service`; `policies` may be those of other services too."""
-    deny: list[PortRule] = []
-    allow: list[PortRule] = []
+    by_action: dict[str, list[PortRule]] = {"ALLOW": [], "DENY": [], "AUDIT": []}
     for policy in sorted(policies, key=lambda one: one.ref):
         if not applies(policy, service):
             continue
-        denies = policy.spec.action == "DENY"
+        reading = _Reading(port, trust_domain, is_trusted, denies=policy.spec.action != "ALLOW")
         for index, rule in enumerate(policy.spec.rules):
-            made = PortRule(
-                policy.ref,
-                index,
-                tuple(_sources(rule, trust_domain, is_trusted, denies=denies)),
-                tuple(_operations(rule, port, denies=denies)),
-            )
-            (deny if denies else allow).append(made)
+            made = PortRule(policy.ref, index, tuple(reading.sources(rule)), tuple(reading.operations(rule)))
+            by_action[policy.spec.action].append(made)
+    concerned = (service.namespace, SYSTEM_NAMESPACE)
     return PortRules(
         trust_domain=trust_domain,
         is_trusted=is_trusted,
         revoked=tuple(SpiffeId.of_service(trust_domain, one) for one in sorted(revoked)),
-        unreadable=tuple(ref for ref in sorted(unreadable) if ref.namespace == service.namespace),
-        deny=tuple(deny),
-        allow=tuple(allow),
+        unreadable=tuple(ref for ref in sorted(unreadable) if ref.namespace in concerned),
+        deny=tuple(by_action["DENY"]),
+        allow=tuple(by_action["ALLOW"]),
+        audit=tuple(by_action["AUDIT"]),
     )
 
 
 def possible(alternatives: Iterable[Alternative]) -> list[Alternative]:
     """Those without a condition that never holds: what there is to compile."""
-    return [one for one in alternatives if all(condition.values for condition in one)]
+    return [one for one in alternatives if not any(condition.never for condition in one)]
 
 
-# -- who
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the rules of a policy are read on `port`. `denies`: a doubt is for it, else against it."""
 
+    port: ServicePort
+    trust_domain: str
+    is_trusted: Callable[[str], bool]
+    denies: bool
 
-def _sources(
-    rule: Rule, trust_domain: str, is_trusted: Callable[[str], bool], *, denies: bool
-) -> Iterator[Alternative]:
-    # Federated peers pass TLS too. Who names nobody lets in anybody of the own mesh; a denial means all there are.
-    of_the_mesh = (Text("prefix", f"spiffe://{trust_domain}/ns/"),)
-    anybody: Alternative = () if denies else (Condition("trustDomain", of_the_mesh, (trust_domain,)),)
-    if rule.from_ is None:
-        yield anybody
-    elif not rule.from_:
-        yield (_empty("from"),)
-    for source in rule.from_ or ():
-        conditions = []
+    # -- who
+
+    def sources(self, rule: Rule) -> Iterator[Alternative]:
+        if rule.from_ is None:
+            yield self._anybody()
+        elif not rule.from_:
+            yield (_empty("from"),)
+        for source in rule.from_ or ():
+            conditions = tuple(self._source(source))
+            named = source.identities is not None or source.namespaces is not None or source.trust_domains is not None
+            yield conditions if named else (*self._anybody(), *conditions)
+
+    def _anybody(self) -> Alternative:
+        """Federated peers pass TLS too. Who names nobody lets in anybody of the own mesh; a denial means all."""
+        of_the_mesh = (Text("prefix", f"spiffe://{self.trust_domain}/ns/"),)
+        return () if self.denies else (Condition("trustDomain", of_the_mesh, (self.trust_domain,)),)
+
+    def _source(self, source: Source) -> Iterator[Condition]:
         if source.identities is not None:
-            conditions.append(_identities(source, trust_domain, is_trusted, denies=denies))
+            spelled = [_spelled(identity) for identity in source.identities]
+            yield self._believed("identities", [(Text("exact", one), td) for one, td in spelled], source.identities)
+        if source.not_identities is not None:
+            texts = [Text("exact", _spelled(identity)[0]) for identity in source.not_identities]
+            yield _none_of("identities", texts, source.not_identities)
         if source.namespaces is not None:
-            prefixes = (Text("prefix", f"spiffe://{trust_domain}/ns/{one}/") for one in source.namespaces)
-            conditions.append(_any_of("namespaces", prefixes, source.namespaces))
-        yield tuple(conditions) or anybody
+            domains = (self.trust_domain,) if source.trust_domains is None else source.trust_domains
+            within = [(_within(td, one), td) for td in domains for one in source.namespaces]
+            yield self._believed("namespaces", within, source.namespaces)
+        if source.not_namespaces is not None:
+            domains = (self.trust_domain,) if source.trust_domains is None else source.trust_domains
+            texts = [_within(td, one) for td in domains for one in source.not_namespaces]
+            yield _none_of("namespaces", texts, source.not_namespaces)
+        if source.trust_domains is not None:
+            yield self._believed("trustDomains", [(_of(td), td) for td in source.trust_domains], source.trust_domains)
+        if source.not_trust_domains is not None:
+            yield _none_of("trustDomains", map(_of, source.not_trust_domains), source.not_trust_domains)
+        if source.ip_blocks is not None:
+            yield _any_of("ipBlocks", map(_block, source.ip_blocks), source.ip_blocks)
+        if source.not_ip_blocks is not None:
+            yield _none_of("ipBlocks", map(_block, source.not_ip_blocks), source.not_ip_blocks)
 
+    def _believed(self, field: Field, texts: Iterable[tuple[Text, str]], said: tuple[str, ...]) -> Condition:
+        """texts: with the trust domain that each is of. Who is not trusted any more may still have a connection open:
+        nothing of it is let in."""
+        if not said:
+            return _empty(field)
+        kept = [text for text, td in texts if self.denies or td == self.trust_domain or self.is_trusted(td)]
+        return Condition(field, tuple(kept), said, "" if kept else "none of their trust domains is trusted")
 
-def _identities(source: Source, trust_domain: str, is_trusted: Callable[[str], bool], *, denies: bool) -> Condition:
-    said = source.identities or ()
-    if not said:
-        return _empty("identities")
-    spelled = [_spelled(identity) for identity in said]
-    # Who is not trusted any more may still have a connection open: nothing of it is let in.
-    believed = [text for text, domain in spelled if denies or domain == trust_domain or is_trusted(domain)]
-    never = "" if believed else "none of their trust domains is trusted"
-    return Condition("identities", tuple(Text("exact", one) for one in believed), said, never)
+    # -- what
+
+    def operations(self, rule: Rule) -> Iterator[Alternative]:
+        if rule.to is None:
+            yield ()
+        elif not rule.to:
+            yield (_empty("to"),)
+        for operation in rule.to or ():
+            yield (*self._ports(operation), *self._http(operation))
+
+    def _ports(self, operation: Operation) -> Iterator[Condition]:
+        never = f"the call is to port {self.port.port}"
+        if operation.ports is not None and self.port.port not in operation.ports:
+            yield Condition("ports", (), tuple(map(str, operation.ports)), never)
+        if operation.not_ports is not None and self.port.port in operation.not_ports:
+            yield Condition("ports", (), tuple(map(str, operation.not_ports)), never, negated=True)
+
+    def _http(self, operation: Operation) -> Iterator[Condition]:
+        for condition in self._asked(operation):
+            if self.port.protocol != "tcp":
+                yield condition
+            elif not self.denies:  # what can't be judged never allows, and always denies
+                never = condition.never or "HTTP can't be judged on a tcp port"
+                yield Condition(condition.field, (), condition.said, never, condition.negated, condition.header)
+
+    def _asked(self, operation: Operation) -> Iterator[Condition]:
+        wide, narrow = self.denies, not self.denies
+        if operation.methods is not None:
+            yield _any_of("methods", map(_method, operation.methods), operation.methods)
+        if operation.not_methods is not None:
+            yield _none_of("methods", map(_method, operation.not_methods), operation.not_methods)
+        if operation.paths is not None:
+            yield _any_of("paths", _all(operation.paths, path_texts, wide), operation.paths)
+        if operation.not_paths is not None:
+            yield _none_of("paths", _all(operation.not_paths, path_texts, narrow), operation.not_paths)
+        if operation.hosts is not None:
+            yield _any_of("hosts", _all(operation.hosts, host_texts, wide), operation.hosts)
+        if operation.not_hosts is not None:
+            yield _none_of("hosts", _all(operation.not_hosts, host_texts, narrow), operation.not_hosts)
+        if operation.headers is not None:
+            yield from [_header(one, wide=wide) for one in operation.headers] or [_empty("headers")]
+        for one in operation.not_headers or ():
+            yield _header(one, wide=narrow, negated=True)
+        if operation.grpc is not None:
+            patterns = [grpc_pattern(one.service, one.method) for one in operation.grpc]
+            yield _any_of("grpc", _all(patterns, path_texts, wide), tuple(map(_grpc, operation.grpc)))
 
 
 def _spelled(identity: str) -> tuple[str, str]:
@@ -168,42 +250,45 @@ def _spelled(identity: str) -> tuple[str, str]:
     return str(parsed), parsed.trust_domain
 
 
-# -- what
+def _of(trust_domain: str) -> Text:
+    return Text("prefix", f"spiffe://{trust_domain}/")
 
 
-def _operations(rule: Rule, port: ServicePort, *, denies: bool) -> Iterator[Alternative]:
-    if rule.to is None:
-        yield ()
-    elif not rule.to:
-        yield (_empty("to"),)
-    for operation in rule.to or ():
-        if operation.ports is not None and port.port not in operation.ports:
-            said = tuple(map(str, operation.ports))
-            other = (Condition("ports", (), said, f"the call is to port {port.port}"),)
-            yield other if port.protocol == "tcp" and denies else (*other, *_http(operation, port, denies=denies))
-        else:
-            yield _http(operation, port, denies=denies)
+def _within(trust_domain: str, namespace: str) -> Text:
+    return Text("prefix", f"spiffe://{trust_domain}/ns/{namespace}/")
 
 
-def _http(operation: Operation, port: ServicePort, *, denies: bool) -> Alternative:
-    fields: list[tuple[Field, tuple[str, ...] | None, Callable[[str], tuple[Text, ...]]]] = [
-        ("methods", operation.methods, lambda method: (Text("exact", method),)),
-        ("paths", operation.paths, partial(path_texts, wide=denies)),
-    ]
-    if port.protocol == "tcp":
-        # What can't be judged never allows, and always denies.
-        never = "HTTP can't be judged on a tcp port"
-        return tuple(Condition(name, (), said, never) for name, said, _ in fields if said is not None and not denies)
-    return tuple(
-        _any_of(name, (text for one in said for text in texts(one)), said)
-        for name, said, texts in fields
-        if said is not None
+def _block(block: str) -> Text:
+    return Text("cidr", block)
+
+
+def _method(method: str) -> Text:
+    return Text("exact", method)
+
+
+def _all(patterns: Iterable[str], texts: Callable[..., tuple[Text, ...]], wide: bool) -> Iterator[Text]:
+    return (text for pattern in patterns for text in texts(pattern, wide=wide))
+
+
+def _header(match: HeaderMatch, *, wide: bool, negated: bool = False) -> Condition:
+    name = match.name.lower()
+    said = tuple(f"{name}: {value}" for value in match.values or ("*",))
+    return Condition(
+        "headers", tuple(_all(match.values or ("*",), header_texts, wide)), said, negated=negated, header=name
     )
+
+
+def _grpc(match: GrpcMatch) -> str:
+    return f"{match.service or '*'}/{match.method or '*'}"
 
 
 def _any_of(field: Field, values: Iterable[Text], said: tuple[str, ...]) -> Condition:
     return Condition(field, tuple(values), said) if said else _empty(field)
 
 
+def _none_of(field: Field, values: Iterable[Text], said: tuple[str, ...]) -> Condition:
+    return Condition(field, tuple(values), said, negated=True)
+
+
 def _empty(field: Field) -> Condition:
-    return Condition(field, (), (), "an empty list matches nothing")
+    return Condition(field, (), (), _EMPTY)

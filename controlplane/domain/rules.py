@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from authz.stored import policy_faults
 from controlplane.domain.external import external_problems
 from controlplane.domain.federation import (
     identity_problems,
@@ -187,6 +188,8 @@ def _traffic_policy(policy: BackendTrafficPolicy, after: After, subject: str) ->
 
 
 def _authorization_policy(policy: AuthorizationPolicy, after: After, subject: str) -> Iterator[Problem]:
+    for fault in policy_faults(policy.spec):
+        yield Problem(subject, fault.message, json_path(fault.path), fault.remedy)
     targeted = [after.get(reference.target) for reference in references(policy)]
     services = [target for target in targeted if isinstance(target, Service)]
     # Without targets it is for all services of the namespace, of today and later; with a broken target that is said.
@@ -197,15 +200,16 @@ def _authorization_policy(policy: AuthorizationPolicy, after: After, subject: st
     )
     for number, rule in enumerate(policy.spec.rules):
         for index, operation in enumerate(rule.to or ()):
-            for place, port in enumerate(operation.ports or ()):
+            for place, port in enumerate(operation.ports or ()):  # a port too many in `notPorts` excludes nothing
                 if known_ports is not None and port not in known_ports:
                     message = f"no targeted service has port {port}"
                     path = f"$.spec.rules[{number}].to[{index}].ports[{place}]"
                     yield Problem(subject, message, path, f"their ports are {_join(sorted(known_ports))}")
         for index, source in enumerate(rule.from_ or ()):
-            for place, identity in enumerate(source.identities or ()):
-                path = f"$.spec.rules[{number}].from[{index}].identities[{place}]"
-                yield from identity_problems(identity, path, subject)
+            for name, identities in (("identities", source.identities), ("notIdentities", source.not_identities)):
+                for place, identity in enumerate(identities or ()):
+                    path = f"$.spec.rules[{number}].from[{index}].{name}[{place}]"
+                    yield from identity_problems(identity, path, subject)
 
 
 # -- helpers

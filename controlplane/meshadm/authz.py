@@ -10,10 +10,15 @@ _MEANS = {
     "from": "who calls",
     "identities": "the caller's identity",
     "namespaces": "the caller's namespace",
+    "trustDomains": "the caller's trust domain",
     "trustDomain": "the caller's trust domain",
+    "ipBlocks": "the caller's address",
     "to": "what is called",
     "methods": "the method",
     "paths": "the path",
+    "hosts": "the host",
+    "headers": "the headers",
+    "grpc": "the gRPC method",
     "ports": "the port",
 }
 
@@ -38,15 +43,17 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
             else:
                 yield f"  nearest: rule {verdict.nearest.rule} of {verdict.nearest.policy}, but for"
                 yield from (f"    {_lack(one)}" for one in verdict.nearest.lacks)
+    for policy, rule in verdict.audits:
+        yield f"  rule {rule} of {policy} would deny it: it is of an AUDIT policy, and only counts"
     if verdict.path:
         yield f"  path as judged: {verdict.path}"
 
 
 def _lack(lack: Lack) -> str:
-    wanted = " or ".join(lack.wanted)
+    wanted = ("none of " if lack.negated else "") + " or ".join(lack.wanted)
     if lack.never:
         return f"{_MEANS[lack.field]}: {lack.never}" + (f" (it wants {wanted})" if wanted else "")
-    return f"{_MEANS[lack.field]}: it wants {wanted}, got {lack.got}"
+    return f"{_MEANS[lack.field]}: it wants {wanted}, got {lack.got or 'nothing'}"
 
 
 def plain_verdict(verdict: Verdict) -> dict[str, Any]:
@@ -59,16 +66,19 @@ def plain_verdict(verdict: Verdict) -> dict[str, Any]:
         "rule": verdict.rule,
         "path": verdict.path,
         "detail": verdict.detail,
+        "audits": [{"policy": _named(policy), "rule": rule} for policy, rule in verdict.audits],
         "nearest": nearest
         and {
             "policy": _named(nearest.policy),
             "rule": nearest.rule,
-            "lacks": [
-                {"field": one.field, "wanted": list(one.wanted), "got": one.got, "never": one.never}
-                for one in nearest.lacks
-            ],
+            "lacks": [_plain_lack(one) for one in nearest.lacks],
         },
     }
+
+
+def _plain_lack(one: Lack) -> dict[str, Any]:
+    wanted = list(one.wanted)
+    return {"field": one.field, "wanted": wanted, "negated": one.negated, "got": one.got, "never": one.never}
 
 
 def _named(ref: ObjectRef | None) -> dict[str, str] | None:

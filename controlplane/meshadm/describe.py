@@ -4,14 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from authz.rules import applies
 from controlplane.meshadm import sidecars as judging
 from controlplane.meshadm.render import plain_object
 from controlplane.meshadm.table import Table, printable
 from controlplane.meshadm.table import lines as table_lines
 from controlplane.meshadm.values import Sidecars, Stored
 from schemas import codec
+from schemas.names import ServiceRef
 from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, RateLimitPolicy, Service, Telemetry
-from schemas.objects.authorization import Operation, Rule, Source
+from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
 from schemas.objects.rate_limit import LimitMatch, RateLimitRule
 
 POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "Telemetry")
@@ -88,11 +90,15 @@ def dependants(service: Service, services: Sequence[Stored]) -> list[Service]:
 
 
 def _policies_for(service: Service, policies: Sequence[Stored]) -> list[Stored]:
-    """Of the service's own namespace, those that name it or name nothing."""
+    """Of the service's own namespace, those that name it or name nothing; and AuthorizationPolicies of the mesh."""
     found: list[Stored] = []
     for stored in policies:
         value = stored.object
         if not isinstance(value, AuthorizationPolicy | BackendTrafficPolicy | RateLimitPolicy | Telemetry):
+            continue
+        if isinstance(value, AuthorizationPolicy):
+            if applies(value, ServiceRef(service.metadata.namespace, service.metadata.name)):
+                found.append(stored)
             continue
         if value.metadata.namespace != service.metadata.namespace:
             continue
@@ -121,7 +127,7 @@ def _own_sidecars(service: Service, sidecars: Sidecars, at: float) -> list[judgi
 
 def policy_words(policy: AuthorizationPolicy) -> list[str]:
     """A sentence a rule."""
-    verb = "allow" if policy.spec.action == "ALLOW" else "deny"
+    verb = {"ALLOW": "allow", "DENY": "deny", "AUDIT": "count"}[policy.spec.action]
     return [f"{verb} {_who(rule)} to {_what(rule)}" for rule in policy.spec.rules] or [f"{verb} nothing: no rules"]
 
 
@@ -158,10 +164,19 @@ def _who(rule: Rule) -> str:
 
 
 def _source(source: Source) -> Iterator[str]:
-    if source.identities is not None:
-        yield f"identity {' | '.join(source.identities) or 'nobody'}"
-    if source.namespaces is not None:
-        yield f"namespace {' | '.join(source.namespaces) or 'none'}"
+    yield from _listed("identity", source.identities, source.not_identities, "nobody")
+    yield from _listed("namespace", source.namespaces, source.not_namespaces, "none")
+    yield from _listed("trust domain", source.trust_domains, source.not_trust_domains, "none")
+    yield from _listed("address", source.ip_blocks, source.not_ip_blocks, "none")
+
+
+def _listed(
+    what: str, values: Sequence[object] | None, excluded: Sequence[object] | None, nothing: str
+) -> Iterator[str]:
+    if values is not None:
+        yield f"{what} {' | '.join(map(str, values)) or nothing}"
+    if excluded:
+        yield f"not {what} {' | '.join(map(str, excluded))}"
 
 
 def _what(rule: Rule) -> str:
@@ -173,7 +188,16 @@ def _what(rule: Rule) -> str:
 def _operation(one: Operation) -> Iterator[str]:
     if one.methods is not None:
         yield " | ".join(one.methods) or "use no method"
-    if one.paths is not None:
-        yield f"at {' | '.join(one.paths) or 'no path'}"
-    if one.ports is not None:
-        yield f"on port {' | '.join(map(str, one.ports)) or 'none'}"
+    if one.not_methods:
+        yield f"not {' | '.join(one.not_methods)}"
+    yield from _listed("at", one.paths, one.not_paths, "no path")
+    yield from _listed("at host", one.hosts, one.not_hosts, "none")
+    headers, without = ([_header(each) for each in found or ()] for found in (one.headers, one.not_headers))
+    yield from _listed("with header", headers if one.headers is not None else None, without, "none")
+    grpc = [f"{each.service or '*'}/{each.method or '*'}" for each in one.grpc or ()]
+    yield from _listed("call", grpc if one.grpc is not None else None, None, "nothing")
+    yield from _listed("on port", one.ports, one.not_ports, "none")
+
+
+def _header(match: HeaderMatch) -> str:
+    return f"{match.name}: {' or '.join(match.values or ('*',))}"

@@ -66,6 +66,7 @@ _SERVER = {"source": "%DOWNSTREAM_PEER_URI_SAN%"}
 _SERVER_HTTP = {
     # As the app sees it. What a peer claims to have had before rewriting is not for us to repeat.
     "path": "%PATH(NQ:PATH)%",
+    "authorization_audit": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%",
     "authorization_policy": "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%",
 }
 

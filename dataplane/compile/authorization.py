@@ -6,26 +6,66 @@ is only put into Envoy's words.
 """
 
 from collections.abc import Iterable
+from ipaddress import ip_network
 
+from envoy.config.core.v3 import address_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 
 from authz.patterns import Text
-from authz.rules import Alternative, Condition, PortRule, port_rules, possible
+from authz.rules import Alternative, Condition, PortRule, PortRules, applies, port_rules, possible
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef
 from schemas.objects.service import ServicePort
 
 ANY_PERMISSION = rbac_pb2.Permission(any=True)
 ANY_PRINCIPAL = rbac_pb2.Principal(any=True)
+# What matches nothing, since Envoy takes no empty list.
+NO_PERMISSION = rbac_pb2.Permission(not_rule=ANY_PERMISSION)
+NO_PRINCIPAL = rbac_pb2.Principal(not_id=ANY_PRINCIPAL)
 
 
 def rules_for(
     state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort
 ) -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
     """(deny, allow) for one port. `allow` without policies refuses everything."""
-    rules = port_rules(
+    rules = _rules(state, service, trust_domain, port)
+    deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
+    if rules.revoked:
+        revoked = [_caller(Text("exact", str(one))) for one in rules.revoked]
+        deny.policies["revoked"].CopyFrom(rbac_pb2.Policy(permissions=[ANY_PERMISSION], principals=revoked))
+    for ref in rules.unreadable:
+        deny.policies[f"{ref.namespace}/{ref.name}: unreadable"].CopyFrom(_everything())
+    _add(deny, rules.deny)
+    allow = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
+    _add(allow, rules.allow)
+    return deny, allow
+
+
+def audit_for(state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort) -> rbac_pb2.RBAC | None:
+    """What is to be counted, as if it were denied; None where there is nothing."""
+    audit = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
+    _add(audit, _rules(state, service, trust_domain, port).audit)
+    return audit if audit.policies else None
+
+
+def headers_judged(state: MeshState, service: ServiceRef) -> list[str]:
+    """The headers that rules for the service ask for, in order."""
+    operations = (
+        operation
+        for policy in state.authorization_policies(service.namespace)
+        if applies(policy, service) and policy.spec.action != "AUDIT"
+        for rule in policy.spec.rules
+        for operation in rule.to or ()
+    )
+    return sorted(
+        {one.name.lower() for each in operations for one in (*(each.headers or ()), *(each.not_headers or ()))}
+    )
+
+
+def _rules(state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort) -> PortRules:
+    return port_rules(
         service,
         port,
         state.authorization_policies(service.namespace),
@@ -34,16 +74,6 @@ def rules_for(
         unreadable=state.unreadable_policies,
         revoked=state.revoked.services(),
     )
-    deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
-    if rules.revoked:
-        revoked = [_identity(Text("exact", str(one))) for one in rules.revoked]
-        deny.policies["revoked"].CopyFrom(rbac_pb2.Policy(permissions=[ANY_PERMISSION], principals=revoked))
-    for ref in rules.unreadable:
-        deny.policies[f"{ref.namespace}/{ref.name}: unreadable"].CopyFrom(_everything())
-    _add(deny, rules.deny)
-    allow = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
-    _add(allow, rules.allow)
-    return deny, allow
 
 
 def closed() -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
@@ -69,25 +99,46 @@ def _add(to: rbac_pb2.RBAC, rules: Iterable[PortRule]) -> None:
 def _permission(conditions: Alternative) -> rbac_pb2.Permission:
     if not conditions:
         return ANY_PERMISSION
-    either = [
-        rbac_pb2.Permission(or_rules=rbac_pb2.Permission.Set(rules=[_called(one, text) for text in one.values]))
-        for one in conditions
-    ]
-    return rbac_pb2.Permission(and_rules=rbac_pb2.Permission.Set(rules=either))
+    return _all_permissions([_asked(one) for one in conditions])
+
+
+def _asked(condition: Condition) -> rbac_pb2.Permission:
+    permission = _any_permission([_called(condition, text) for text in condition.values])
+    return rbac_pb2.Permission(not_rule=permission) if condition.negated else permission
+
+
+def _any_permission(rules: Iterable[rbac_pb2.Permission]) -> rbac_pb2.Permission:
+    found = list(rules) or [NO_PERMISSION]
+    return rbac_pb2.Permission(or_rules=rbac_pb2.Permission.Set(rules=found))
+
+
+def _all_permissions(rules: Iterable[rbac_pb2.Permission]) -> rbac_pb2.Permission:
+    return rbac_pb2.Permission(and_rules=rbac_pb2.Permission.Set(rules=rules))
 
 
 def _called(condition: Condition, text: Text) -> rbac_pb2.Permission:
-    if condition.field == "methods":
-        header = route_components_pb2.HeaderMatcher(name=":method", string_match=_matcher(text))
-        return rbac_pb2.Permission(header=header)
-    if condition.field != "paths":
-        raise AssertionError(f"no RBAC for the condition {condition.field}")
-    asked = _path(_matcher(text))
-    if not text.hints:
-        return asked
-    hints = [_path(string_pb2.StringMatcher(contains=hint)) for hint in text.hints]
-    either = rbac_pb2.Permission(or_rules=rbac_pb2.Permission.Set(rules=hints))
-    return rbac_pb2.Permission(and_rules=rbac_pb2.Permission.Set(rules=[either, asked]))
+    match condition.field:
+        case "methods":
+            return _header(":method", text)
+        case "hosts":
+            return _header(":authority", text)
+        case "headers":
+            return _header(condition.header, text)
+        case "paths" | "grpc":
+            asked = _path(_matcher(text))
+            if not text.hints:
+                return asked
+            hints = [_path(string_pb2.StringMatcher(contains=hint)) for hint in text.hints]
+            return _all_permissions([_any_permission(hints), asked])
+    raise AssertionError(f"no RBAC for the condition {condition.field}")
+
+
+def _header(name: str, text: Text) -> rbac_pb2.Permission:
+    if text.how == "present":
+        matcher = route_components_pb2.HeaderMatcher(name=name, present_match=True)
+    else:
+        matcher = route_components_pb2.HeaderMatcher(name=name, string_match=_matcher(text))
+    return rbac_pb2.Permission(header=matcher)
 
 
 def _path(matcher: string_pb2.StringMatcher) -> rbac_pb2.Permission:
@@ -100,16 +151,27 @@ def _principal(conditions: Alternative) -> rbac_pb2.Principal:
         case ():
             return ANY_PRINCIPAL
         case (Condition(field="trustDomain", values=(text,)),):
-            return _identity(text)
-    either = [
-        rbac_pb2.Principal(or_ids=rbac_pb2.Principal.Set(ids=[_identity(text) for text in one.values]))
-        for one in conditions
-    ]
-    return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=either))
+            return _caller(text)
+    return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=[_calling(one) for one in conditions]))
 
 
-def _identity(text: Text) -> rbac_pb2.Principal:
+def _calling(condition: Condition) -> rbac_pb2.Principal:
+    ids = [_caller(text) for text in condition.values] or [NO_PRINCIPAL]
+    principal = rbac_pb2.Principal(or_ids=rbac_pb2.Principal.Set(ids=ids))
+    return rbac_pb2.Principal(not_id=principal) if condition.negated else principal
+
+
+def _caller(text: Text) -> rbac_pb2.Principal:
+    if text.how == "cidr":
+        return rbac_pb2.Principal(direct_remote_ip=_range(text.value))
     return rbac_pb2.Principal(authenticated=rbac_pb2.Principal.Authenticated(principal_name=_matcher(text)))
+
+
+def _range(block: str) -> address_pb2.CidrRange:
+    network = ip_network(block, strict=False)
+    made = address_pb2.CidrRange(address_prefix=str(network.network_address))
+    made.prefix_len.value = network.prefixlen
+    return made
 
 
 def _matcher(text: Text) -> string_pb2.StringMatcher:

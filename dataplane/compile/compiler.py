@@ -36,7 +36,7 @@ from routing.table import parents
 from schemas.errors import Problem
 from schemas.external_faults import tls_parts
 from schemas.keys import EndpointRef, RevocationRef, TrustRef
-from schemas.names import ObjectRef, ServiceRef
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import (
     ROUTE_KINDS,
     AnyRoute,
@@ -252,14 +252,16 @@ class Compiler:
             case ObjectRef(kind=BackendTrafficPolicy.__name__):
                 return self._touched_by_policy(state, change)
             case ObjectRef(kind=AuthorizationPolicy.__name__, namespace=namespace):
-                if namespace != self.workload.service.namespace:
+                if namespace not in (self.workload.service.namespace, SYSTEM_NAMESPACE):
                     return set()
                 if change.before is None and change.after is None:
-                    return {INBOUND_ROUTES}  # its readability changed
+                    return {INBOUND, INBOUND_ROUTES}  # its readability changed
                 policies = [one for one in (change.before, change.after) if isinstance(one, AuthorizationPolicy)]
                 ours = any(applies(policy, self.workload.service) for policy in policies)
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
-                return {INBOUND_ROUTES} if ours or change.before is None or change.after is None else set()
+                opens = change.before is None or change.after is None
+                # Listeners say which headers of what stays open are reported; mostly they come out the same.
+                return {INBOUND, INBOUND_ROUTES} if ours or opens else set()
             case ObjectRef(kind=Mesh.__name__):
                 return {PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES, *map(virtual_of, self.scope.virtual)}
             case ObjectRef(kind=RateLimitPolicy.__name__):

@@ -39,12 +39,13 @@ def connection_manager(
     filters: Sequence[hcm_pb2.HttpFilter] = (),
     takes_connect: bool = False,
     access_logs: Sequence[accesslog_pb2.AccessLog] = (),
+    judged_headers: Sequence[str] = (),
     edge: Edge | None = None,
 ) -> listener_components_pb2.Filter:
     """A network filter that serves the RouteConfiguration `name`.
 
     inbound: from other sidecars over mTLS, else from the own app. takes_connect: HTTP CONNECT is for us to answer.
-    edge: from outside of the mesh.
+    judged_headers: those that rules ask for. edge: from outside of the mesh.
     """
     manager = _Manager(
         stat_prefix=name,
@@ -66,7 +67,7 @@ def connection_manager(
     harden(manager)
     if inbound:
         manager.set_current_client_cert_details.uri = True
-        add_reports(manager, name)
+        add_reports(manager, name, judged_headers)
     else:
         manager.http_protocol_options.allow_absolute_url.value = True
         if edge is None:  # what is inside is nobody's business outside

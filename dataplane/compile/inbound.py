@@ -53,7 +53,8 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
         if port.passes_bytes:
             rules = authorization.rules_for(state, workload.service, workload.trust_domain, port)
             limits = rate_limits.rules_of(state.rate_limits(workload.service.namespace), workload.service, port)
-            if passing.judges_identities_only(rules) and not limits:
+            audit = authorization.audit_for(state, workload.service, workload.trust_domain, port)
+            if passing.judges_identities_only(rules) and not limits and audit is None:
                 logs = access_logs(workload, "server", http=False)
                 passing.add_chain(listener, clusters.app_name(port), *rules, transport_socket, logs)
         chain = listener.filter_chains.add(transport_socket=transport_socket)
@@ -66,6 +67,7 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
                 inbound=True,
                 filters=[*_authorization_filters(), *rate_limits.filters()],
                 takes_connect=port.protocol == "tcp",
+                judged_headers=authorization.headers_judged(state, workload.service),
                 access_logs=access_logs(workload, "server", http=True),
             )
         )
@@ -88,11 +90,23 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     result = []
     for port in service.spec.ports:
         host = _virtual_host(port, revision, *_rules(state, workload, port, closed=closed))
+        audit = authorization.audit_for(state, own, workload.trust_domain, port)
+        if audit is not None and not closed:
+            _count(host, audit)
         rate_limits.limit(host, rate_limits.rules_of(limiting, own, port), workload.trust_domain)
         configuration = route_pb2.RouteConfiguration(name=host.name, virtual_hosts=[host])
         configuration.validate_clusters.value = False  # the order of pushes sees to it
         result.append(Resource.of(ROUTES, host.name, configuration))
     return result
+
+
+def _count(host: route_components_pb2.VirtualHost, audit: rbac_pb2.RBAC) -> None:
+    """What `audit` would refuse, rule by rule: in Envoy's statistics and in the access log."""
+    per_route = http_rbac_pb2.RBACPerRoute()
+    host.typed_per_filter_config[DENY].Unpack(per_route)
+    per_route.rbac.shadow_rules.CopyFrom(audit)
+    per_route.rbac.track_per_rule_stats = True
+    host.typed_per_filter_config[DENY].CopyFrom(tls.packed(per_route))
 
 
 def _rules(

@@ -6,7 +6,7 @@ than `REPORT_EVERY_S` is reported: ordinary requests cost nothing. Nothing is re
 agent that has just started knows as much as any other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -29,6 +29,9 @@ REPORT_EVERY_S = 1
 GATHER_MS = 100
 
 
+_KNOWN = "headers"
+
+
 class Connection(NamedTuple):
     """A TCP connection as its receiver sees it: (address, port) of either end."""
 
@@ -43,12 +46,21 @@ class OpenStream(NamedTuple):
     method: str | None
     """None: a connection whose bytes are passed on. What is asked over it, nobody knows."""
     path: str
+    authority: str = ""
+    known: tuple[str, ...] = ()
+    """The headers that are reported, whether the request has them or not."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Those of `known` that it has, in order."""
 
 
-def add_reports(manager: hcm_pb2.HttpConnectionManager, name: str) -> None:
-    """Let `manager` report what is open to the agent, under `name`."""
+def add_reports(manager: hcm_pb2.HttpConnectionManager, name: str, headers: Sequence[str] = ()) -> None:
+    """Let `manager` report what is open to the agent, under `name`, with these headers."""
     log = als_pb2.HttpGrpcAccessLogConfig(common_config=_to_agent(name))
-    log.additional_request_headers_to_log.extend([":method", ":path"])  # entries know the commonest methods only
+    log.additional_request_headers_to_log.extend([":method", ":path", ":authority", *headers])
+    if headers:
+        # A header that a request lacks is not in the report: this tells it from one that nobody reports.
+        known = log.common_config.custom_tags.add(tag=_KNOWN)
+        known.literal.value = ",".join(headers)
     reports = accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(log))
     reports.filter.log_type_filter.types.append(entry_pb2.DownstreamPeriodic)
     manager.access_log.append(reports)
@@ -75,7 +87,10 @@ def reported(message: service_pb2.StreamAccessLogsMessage) -> Iterator[OpenStrea
     """The streams of one report. One of which it does not say whose it is has no identity."""
     for entry in message.http_logs.log_entry:
         asked = entry.request.request_headers
-        yield OpenStream(*_whose(entry.common_properties), asked[":method"], asked[":path"])
+        known = tuple(filter(None, entry.common_properties.custom_tags.get(_KNOWN, "").split(",")))
+        headers = tuple((name, asked[name]) for name in known if name in asked)
+        whose = _whose(entry.common_properties)
+        yield OpenStream(*whose, asked[":method"], asked[":path"], asked.get(":authority", ""), known, headers)
     for connection in message.tcp_logs.log_entry:
         yield OpenStream(*_whose(connection.common_properties), None, "")
 

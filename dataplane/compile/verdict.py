@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from envoy.config.rbac.v3 import rbac_pb2
-from envoy.config.route.v3 import route_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.type.matcher.v3 import string_pb2
 
@@ -20,7 +20,6 @@ from dataplane.compile.inbound import ALLOW, DENY
 from dataplane.compile.open_streams import OpenStream
 from dataplane.compile.resources import Resource
 
-_Asked = tuple[tuple[str, ...], str | None, str]
 # Different streams of one port whose verdicts are kept: peers are few, paths may be many.
 _KEPT = 10_000
 
@@ -49,10 +48,10 @@ class _Rules:
     deny: rbac_pb2.RBAC | None
     """None where the route has none: then nobody is let in."""
     allow: rbac_pb2.RBAC | None
-    _said: dict[_Asked, bool] = field(default_factory=dict)
+    _said: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
     def allows(self, stream: OpenStream) -> bool:
-        asked = (stream.identities, stream.method, stream.path)
+        asked = (stream.connection.remote[0], *stream[1:])  # all but the port of the peer
         if asked not in self._said:
             if len(self._said) >= _KEPT:
                 self._said.clear()
@@ -81,7 +80,7 @@ def _policy(policy: rbac_pb2.Policy, stream: OpenStream, *, denies: bool) -> boo
     try:
         if policy.HasField("condition") or policy.HasField("checked_condition"):
             raise _Unknown
-        principals = any(_principal(one, stream.identities) for one in policy.principals)
+        principals = any(_principal(one, stream) for one in policy.principals)
         return principals and any(_permission(one, stream, denies=denies) for one in policy.permissions)
     except _Unknown:
         return denies
@@ -95,10 +94,12 @@ def _permission(permission: rbac_pb2.Permission, stream: OpenStream, *, denies: 
             return all(_permission(one, stream, denies=denies) for one in permission.and_rules.rules)
         case "or_rules":
             return any(_permission(one, stream, denies=denies) for one in permission.or_rules.rules)
-        case "header" if permission.header.name == ":method" and not permission.header.invert_match:
+        case "not_rule":
+            return not _permission(permission.not_rule, stream, denies=not denies)
+        case "header" if not permission.header.invert_match:
             if stream.method is None:
                 return not denies  # something that is asked may match, and something not
-            return _string(permission.header.string_match, [stream.method])
+            return _header(permission.header, stream)
         case "url_path":
             if stream.method is None:
                 return not denies
@@ -106,16 +107,34 @@ def _permission(permission: rbac_pb2.Permission, stream: OpenStream, *, denies: 
     raise _Unknown
 
 
-def _principal(principal: rbac_pb2.Principal, identities: Iterable[str]) -> bool:
+def _header(matcher: route_components_pb2.HeaderMatcher, stream: OpenStream) -> bool:
+    known = {":method": stream.method, ":authority": stream.authority, **dict(stream.headers)}
+    if matcher.name not in known and matcher.name not in stream.known:
+        raise _Unknown
+    value = known.get(matcher.name)
+    match matcher.WhichOneof("header_match_specifier"):
+        case "present_match" if matcher.present_match:
+            return value is not None
+        case "string_match":
+            return value is not None and _string(matcher.string_match, [value])
+    raise _Unknown
+
+
+def _principal(principal: rbac_pb2.Principal, stream: OpenStream) -> bool:
     match principal.WhichOneof("identifier"):
         case "any":
             return bool(principal.any)
         case "and_ids":
-            return all(_principal(one, identities) for one in principal.and_ids.ids)
+            return all(_principal(one, stream) for one in principal.and_ids.ids)
         case "or_ids":
-            return any(_principal(one, identities) for one in principal.or_ids.ids)
+            return any(_principal(one, stream) for one in principal.or_ids.ids)
+        case "not_id":
+            return not _principal(principal.not_id, stream)
         case "authenticated":
-            return _string(principal.authenticated.principal_name, identities)
+            return _string(principal.authenticated.principal_name, stream.identities)
+        case "direct_remote_ip" if stream.connection.remote[0]:
+            block = f"{principal.direct_remote_ip.address_prefix}/{principal.direct_remote_ip.prefix_len.value}"
+            return Text("cidr", block).holds(stream.connection.remote[0])
     raise _Unknown
 
 

@@ -174,8 +174,9 @@ class MeshState:
         return [route for ref in sorted(refs) if isinstance(route := self.values.get(ref), AnyRoute)]
 
     def authorization_policies(self, namespace: str) -> list[AuthorizationPolicy]:
-        """All of a namespace, in the order of their names."""
-        found = (self.values.get(ref) for ref in sorted(self._policies.get(namespace, ())))
+        """All that may speak for services of a namespace: its own, and those of mesh-system; in order."""
+        refs = set().union(*(self._policies.get(one, ()) for one in (namespace, SYSTEM_NAMESPACE)))
+        found = (self.values.get(ref) for ref in sorted(refs))
         return [policy for policy in found if isinstance(policy, AuthorizationPolicy)]
 
     def rate_limits(self, namespace: str) -> list[RateLimitPolicy]:

@@ -4,35 +4,103 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from schemas.objects.common import Name, Object, Part, Port, TargetRef
+from schemas.objects.common import Name, Object, Part, Port, TargetRef, TrustDomain
 
 # RFC 9110, 9.1: a method is a token, and case-sensitive. Upper case is what every registered method is.
 Method = Annotated[str, msgspec.Meta(pattern=r"^[A-Z][A-Z-]{0,31}\Z", description="an HTTP method in upper case")]
 PathPattern = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^/([^?#*]*|([^?#*]*/)?\*)\Z",
+        pattern=r"^((/([^/?#*]*|\{\*\*?\}))+(/\*)?|/\*|\*[^?#*{}]+)\Z",
         max_length=1024,
-        description="an exact path (/orders/7), or a prefix of whole segments that ends in /* (/orders/*)",
+        description="an exact path (/orders/7), a prefix of whole segments that ends in /* (/a/*), a suffix (*.css), "
+        "or a template (/orders/{*}/items: one segment; /orders/{**}: any number of them)",
     ),
+]
+Host = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\Z",
+        max_length=253,
+        description="a host name, or *. and the end of one, without a port",
+    ),
+]
+HeaderName = Annotated[
+    str,
+    msgspec.Meta(
+        # Not what Envoy sets or takes away before rules are asked, nor what a connection is about (RFC 9110, 7.6.1).
+        pattern=r"^(?!(?i:x-forwarded-.*|x-envoy-.*|x-request-id|host|connection|keep-alive|te|trailer|transfer-encoding|"
+        r"upgrade|proxy-.*|content-length)\Z)[A-Za-z0-9!#$%&'*+.^`|~-]{1,128}\Z",
+        description="the name of a header that the caller sets; for the host there is `hosts`",
+    ),
+]
+HeaderValue = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\*|\*?[!-)+-~]([ -)+-~]*[!-)+-~])?\*?)\Z",
+        max_length=1024,
+        description="a value, with a * before it, after it, or alone for any",
+    ),
+]
+IpBlock = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9a-fA-F:.]{2,45}(/[0-9]{1,3})?\Z",
+        description="an address, or a block (10.1.0.0/16, 2001:db8::/32)",
+    ),
+]
+GrpcName = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*\Z", max_length=256, description="a name as in a .proto file")
 ]
 Identity = Annotated[str, msgspec.Meta(pattern=r"^spiffe://[^\s?#%]+\Z", max_length=2048, description="a SPIFFE ID")]
 
 
 class Source(Part, frozen=True, kw_only=True):
-    """Who calls. Every field that is given must match; within a field, any value."""
+    """Who calls. Every field that is given must match; within a field, any value; within a `not…`, none."""
 
     identities: tuple[Identity, ...] | None = None
+    not_identities: tuple[Identity, ...] | None = None
     namespaces: tuple[Name, ...] | None = None
+    """Of `trustDomains`; where that is absent, of the mesh's own."""
+    not_namespaces: tuple[Name, ...] | None = None
+    trust_domains: tuple[TrustDomain, ...] | None = None
+    not_trust_domains: tuple[TrustDomain, ...] | None = None
+    ip_blocks: tuple[IpBlock, ...] | None = None
+    """Of the host that opened the connection to the sidecar."""
+    not_ip_blocks: tuple[IpBlock, ...] | None = None
+
+
+class HeaderMatch(Part, frozen=True, kw_only=True):
+    """A header that is there, with one of `values` where they are given."""
+
+    name: HeaderName
+    values: Annotated[tuple[HeaderValue, ...], msgspec.Meta(min_length=1)] | None = None
+
+
+class GrpcMatch(Part, frozen=True, kw_only=True):
+    """A gRPC method; what is absent is any (Gateway API: GRPCMethodMatch)."""
+
+    service: GrpcName | None = None
+    method: GrpcName | None = None
 
 
 class Operation(Part, frozen=True, kw_only=True):
-    """What is called. Every field that is given must match; within a field, any value."""
+    """What is called. Every field that is given must match; within a field, any value; within a `not…`, none."""
 
     methods: tuple[Method, ...] | None = None
+    not_methods: tuple[Method, ...] | None = None
     paths: tuple[PathPattern, ...] | None = None
+    not_paths: tuple[PathPattern, ...] | None = None
+    hosts: tuple[Host, ...] | None = None
+    not_hosts: tuple[Host, ...] | None = None
+    headers: tuple[HeaderMatch, ...] | None = None
+    """All of these."""
+    not_headers: tuple[HeaderMatch, ...] | None = None
+    """None of these."""
+    grpc: tuple[GrpcMatch, ...] | None = None
     ports: tuple[Port, ...] | None = None
     """The service's ports, not the app's."""
+    not_ports: tuple[Port, ...] | None = None
 
 
 class Rule(Part, frozen=True, kw_only=True, rename={"from_": "from"}):
@@ -44,8 +112,9 @@ class Rule(Part, frozen=True, kw_only=True, rename={"from_": "from"}):
 
 class AuthorizationPolicySpec(Part, frozen=True, kw_only=True):
     target_refs: tuple[TargetRef, ...] | None = None
-    """The services it is for; absent: all of its namespace."""
-    action: Literal["ALLOW", "DENY"] = "ALLOW"
+    """The services it is for; absent: all of its namespace, and in mesh-system all of the mesh."""
+    action: Literal["ALLOW", "DENY", "AUDIT"] = "ALLOW"
+    """AUDIT: a DENY that refuses nothing and counts what it would have refused."""
     rules: tuple[Rule, ...] = ()
 
 

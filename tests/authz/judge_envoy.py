@@ -44,7 +44,7 @@ class JudgeEnvoy:
     )
     _number: int = 0
     _contexts: dict[SpiffeId, ssl.SSLContext] = field(default_factory=dict)
-    _streams: dict[tuple[SpiffeId, int], _Stream] = field(default_factory=dict)
+    _streams: dict[tuple[SpiffeId, int, str], _Stream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._leaf = self.authorities[TRUST_DOMAIN].issue(uri=identity("orders"))
@@ -92,20 +92,23 @@ class JudgeEnvoy:
         marker.typed_per_filter_config[ALLOW].CopyFrom(packed(http_rbac_pb2.RBACPerRoute()))  # which is off, here
         return Resource.of(ROUTES, configuration.name, configuration)
 
-    def ask(self, caller: SpiffeId, port: int, head: bytes) -> int:
-        """The status of a request, written as it goes over the wire; on one connection kept open between calls."""
-        stream = self._streams.pop((caller, port), None) or self._connect(caller, port)
+    def ask(self, caller: SpiffeId, port: int, head: bytes, address: str = "127.0.0.1") -> int:
+        """The status of a request, written as it goes over the wire; on one connection kept open between calls.
+
+        address: that the caller comes from.
+        """
+        stream = self._streams.pop((caller, port, address), None) or self._connect(caller, port, address)
         status = stream.ask(head)
         if stream.ended or head.startswith(b"CONNECT "):
             stream.close()  # after a CONNECT it would be a tunnel
         else:
-            self._streams[caller, port] = stream
+            self._streams[caller, port, address] = stream
         return status
 
-    def _connect(self, caller: SpiffeId, port: int) -> _Stream:
+    def _connect(self, caller: SpiffeId, port: int, address: str) -> _Stream:
         if caller not in self._contexts:
             self._contexts[caller] = self._context(caller)
-        plain = socket.create_connection((self.address, port), timeout=_TIMEOUT)
+        plain = socket.create_connection((self.address, port), timeout=_TIMEOUT, source_address=(address, 0))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return _Stream(self._contexts[caller].wrap_socket(plain))
 

@@ -16,9 +16,21 @@ from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import Operation, Rule
 from schemas.objects.service import ServicePort
 from tests.authz.judge_envoy import APP, OTHER_DOMAIN, JudgeEnvoy, judge_envoy
-from tests.authz.strategies import CALLERS, METHODS, PORTS, policies, targets
+from tests.authz.strategies import CALLERS, DRESSES, METHODS, PORTS, Dress, policies, targets
 from tests.dataplane.compile.conftest import EnvoyFactory
-from tests.states.build import ORDERS, TRUST_DOMAIN, Item, federates, policy, ref, revocation, rule, service, unreadable
+from tests.states.build import (
+    ORDERS,
+    TRUST_DOMAIN,
+    Item,
+    federates,
+    policy,
+    ref,
+    revocation,
+    rule,
+    service,
+    unreadable,
+    who,
+)
 
 STATUS = {Outcome.ALLOWED: APP, Outcome.DENIED: 403, Outcome.REFUSED: 400}
 FIXED: tuple[Item, ...] = (service("orders", *PORTS), federates("other", OTHER_DOMAIN))
@@ -28,7 +40,7 @@ ALL_PORTS = [one.port for one in HTTP_PORTS]
 
 LET_ALL = policy("all", "ALLOW", Rule())
 
-Question = tuple[SpiffeId, ServicePort, str, str]
+Question = tuple[SpiffeId, ServicePort, str, str, Dress]
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +72,18 @@ def by_envoy(envoy: JudgeEnvoy, asked: Sequence[str]) -> dict[Question, int]:
     answers: dict[Question, int] = {}
 
     def ask(*question: *Question) -> int:
-        caller, port, method, target = question
-        host = f"orders.shop:{port.port}"
-        head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-        answers[question] = envoy.ask(caller, port.port, head)
+        caller, port, method, target, dress = question
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {dress.host}", *map(": ".join, dress.headers), "", ""]
+        answers[question] = envoy.ask(caller, port.port, "\r\n".join(lines).encode("latin-1"), dress.address)
         return answers[question]
 
-    good = [one for one in dict.fromkeys(asked) if ask(CALLERS[0], HTTP_PORTS[0], METHODS[0], one) != 400]
-    for question in itertools.product(CALLERS, HTTP_PORTS, METHODS, good):
-        ask(*question)
-    for caller in CALLERS:
-        ask(caller, TCP_PORT, "CONNECT", "orders.shop:7000")
+    plain = DRESSES[0]
+    good = [one for one in dict.fromkeys(asked) if ask(CALLERS[0], HTTP_PORTS[0], METHODS[0], one, plain) != 400]
+    pairs = list(zip(itertools.cycle(METHODS), (*DRESSES, *DRESSES[:2]), strict=False))
+    for caller, port, target, (method, dress) in itertools.product(CALLERS, HTTP_PORTS, good, pairs):
+        ask(caller, port, method, target, dress)
+    for caller, dress in itertools.product(CALLERS, DRESSES):
+        ask(caller, TCP_PORT, "CONNECT", "orders.shop:7000", dress)
     return answers
 
 
@@ -88,9 +101,10 @@ def check(
     answers = by_envoy(envoy, asked)
     rules = {port: rules_of(found, port, revoked=revoked, unread=[one.ref for one in unread]) for port in PORTS}
     for question, status in answers.items():
-        caller, port, method, target = question
-        verdict = judge(rules[port], port, Request(caller, method, target))
-        assert STATUS[verdict.outcome] == status, (str(caller), port.name, method, target, verdict)
+        caller, port, method, target, dress = question
+        request = Request(caller, method, target, dress.headers, dress.host, dress.address)
+        verdict = judge(rules[port], port, request)
+        assert STATUS[verdict.outcome] == status, (str(caller), port.name, method, target, dress, verdict)
     return len(answers)
 
 
@@ -157,3 +171,27 @@ def test_connect_to_an_http_port(envoy: JudgeEnvoy) -> None:
     status = envoy.ask(CALLERS[0], HTTP_PORTS[0].port, head)
     verdict = judge(rules_of([LET_ALL], HTTP_PORTS[0]), HTTP_PORTS[0], Request(CALLERS[0], "CONNECT"))
     assert (verdict.outcome, status) == (Outcome.REFUSED, 403)
+
+
+def test_an_audit_counts_what_it_would_deny_rule_by_rule(envoy: JudgeEnvoy) -> None:
+    reads, writes = (Operation(methods=(one,)) for one in ("GET", "POST"))
+    shadow = policy("shadow.mesh-system", "AUDIT", rule(who("cart"), to=[reads]), rule(to=[writes]))
+    envoy.run(*FIXED, LET_ALL, shadow, ports=ALL_PORTS)
+    web, cart = CALLERS[:2]
+    port = HTTP_PORTS[0]
+    asked = [(web, "GET"), (cart, "GET"), (cart, "GET"), (web, "POST"), (cart, "DELETE")]
+    rules = rules_of([LET_ALL, shadow], port)
+    expected = dict.fromkeys((0, 1), 0)
+    for caller, method in asked:
+        assert envoy.ask(caller, port.port, f"{method} / HTTP/1.1\r\nHost: orders\r\n\r\n".encode()) == APP
+        for _, index in judge(rules, port, Request(caller, method)).audits:
+            expected[index] += 1
+    assert expected == {0: 2, 1: 1}
+    counts = envoy.envoy.admin("/stats?filter=shadow_denied")
+    found = {}
+    for line in counts.splitlines():
+        name, _, count = line.rpartition(": ")
+        for index in expected:
+            if f"|{port.name}" in name and f"mesh-system/shadow[{index}]" in name:
+                found[index] = int(count)
+    assert found == expected, counts

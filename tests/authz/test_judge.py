@@ -14,18 +14,22 @@ from schemas.names import ObjectRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import Operation, Rule, Source
 from schemas.objects.service import ServicePort
-from tests.authz.strategies import CALLERS, METHODS, PORTS, policies
+from tests.authz.strategies import CALLERS, DRESSES, METHODS, PORTS, policies
 from tests.states.build import ORDERS, TRUST_DOMAIN, identity, policy, ref, rule, who
 
 HTTP, _, TCP = PORTS
 _DRAWN = settings(deadline=None, max_examples=40)
 WEB = SpiffeId.parse(identity("web"))
 REQUESTS = [
-    (port, Request(caller, method, path))
+    (port, Request(caller, method, path, dress.headers, dress.host, dress.address))
     for port in PORTS
     for caller in CALLERS
-    for method in METHODS[:2]
-    for path in ("/", "/a", "/a/b")
+    for method, path, dress in (
+        (METHODS[0], "/", DRESSES[0]),
+        (METHODS[1], "/a", DRESSES[1]),
+        (METHODS[0], "/a/b;c", DRESSES[2]),
+        (METHODS[1], "/a/b", DRESSES[3]),
+    )
 ]
 
 
@@ -111,6 +115,13 @@ def test_a_foreigner_is_allowed_by_name_only() -> None:
 @given(st.lists(policies(), max_size=4), policies("DENY"))
 def test_a_deny_never_allows_more(found: list[AuthorizationPolicy], deny: AuthorizationPolicy) -> None:
     assert allowed([*found, deny]) <= allowed(found)
+
+
+@_DRAWN
+@given(st.lists(policies(), max_size=4), policies("AUDIT"))
+def test_an_audit_decides_nothing(found: list[AuthorizationPolicy], audit: AuthorizationPolicy) -> None:
+    kept = [one for one in found if one.ref != audit.ref]
+    assert allowed([*kept, audit]) == allowed(kept)
 
 
 @_DRAWN

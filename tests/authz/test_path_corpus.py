@@ -56,6 +56,19 @@ DENIED = (
     policy("secret", "DENY", rule(to=[Operation(paths=("/secret", "/secret/*"))])),
 )
 ALLOWED = (policy("public", "ALLOW", rule(to=[Operation(paths=("/public/*",))])),)
+# Templates, suffixes, negations and gRPC methods say the same of other paths, and must say it as surely.
+ALLOWED_MORE = (
+    policy(
+        "more",
+        "ALLOW",
+        rule(
+            to=[
+                Operation(paths=("/{*}/{**}", "/"), not_paths=("/secret", "/secret/*", "*.key")),
+                Operation(paths=("*.css",)),
+            ]
+        ),
+    ),
+)
 
 # What must get through, so that the tests can fail the other way too.
 HONEST = (
@@ -201,6 +214,18 @@ def test_no_path_of_the_corpus_comes_in_by_an_allow_for_others(stage: Stage) -> 
     stage.set(ALLOWED)
     reached = let_in(stage, ALLOWED)
     wrong = {where: seen.target for where, seen in reached if not all(map(is_public, readings(seen.target)))}
+    assert wrong == {}
+
+
+@pytest.mark.fault(21)
+def test_no_path_of_the_corpus_comes_past_templates_suffixes_and_negations(stage: Stage) -> None:
+    stage.set(ALLOWED_MORE)
+    reached = let_in(stage, ALLOWED_MORE)
+    wrong = {
+        where: seen.target
+        for where, seen in reached
+        if any(is_secret(one) and not one.endswith(".css") for one in readings(seen.target))
+    }
     assert wrong == {}
 
 

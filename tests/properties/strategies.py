@@ -107,9 +107,10 @@ def _object(
 
 
 def policies(action: str | None = None) -> st.SearchStrategy[AuthorizationPolicy]:
-    actions = st.sampled_from(["ALLOW", "DENY"]) if action is None else st.just(action)
+    actions = st.sampled_from(["ALLOW", "ALLOW", "DENY", "AUDIT"]) if action is None else st.just(action)
     spec = st.builds(AuthorizationPolicySpec, target_refs=_maybe(_targets), action=actions, rules=_few(_rules))
-    return _object(AuthorizationPolicy, st.sampled_from(["p1", "p2", "p3"]), spec)  # type: ignore[return-value]
+    namespaces = st.sampled_from(["shop", "shop", "back", "mesh-system"])
+    return _object(AuthorizationPolicy, st.sampled_from(["p1", "p2", "p3"]), spec, namespaces)  # type: ignore[return-value]
 
 
 _dependencies = st.builds(

@@ -108,7 +108,7 @@ def _rules(body: bytes) -> tuple[Any, Any]:
 def _unpacked(packed: Any, action: str) -> Any:
     per_route = http_rbac_pb2.RBACPerRoute()
     assert packed.Unpack(per_route)
-    _only(per_route.rbac, "rules")
+    _only(per_route.rbac, "rules", *(["shadow_rules", "track_per_rule_stats"] if action == "DENY" else []))
     rules = per_route.rbac.rules
     _only(rules, "action", "policies")
     assert type(rules).Action.Name(rules.action) == action
@@ -187,9 +187,12 @@ def _only(message: Any, *known: str) -> None:
 
 
 def means(policies: Iterable[AuthorizationPolicy], service: str, request: Request) -> bool:
-    """Whether `policies`, all of the service's namespace, let the request through to `service`."""
+    """Whether `policies`, all of the service's namespace or of the mesh, let the request through to `service`."""
     mine = [
-        one for one in policies if one.spec.target_refs is None or service in [to.name for to in one.spec.target_refs]
+        one
+        for one in policies
+        if one.spec.target_refs is None
+        or (one.metadata.namespace != "mesh-system" and service in [to.name for to in one.spec.target_refs])
     ]
     denied = any(_rule(rule, request, "DENY") for one in mine if one.spec.action == "DENY" for rule in one.spec.rules)
     return not denied and any(

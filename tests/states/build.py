@@ -157,7 +157,7 @@ def need(name: str, *, port: int | None = None, bind: int | None = None) -> Depe
 
 
 def policy(
-    name: str, action: Literal["ALLOW", "DENY"], *rules: Rule, on: Sequence[str] | None = None
+    name: str, action: Literal["ALLOW", "DENY", "AUDIT"], *rules: Rule, on: Sequence[str] | None = None
 ) -> AuthorizationPolicy:
     targets = None if on is None else tuple(TargetRef(name=one) for one in on)
     spec = AuthorizationPolicySpec(target_refs=targets, action=action, rules=rules)

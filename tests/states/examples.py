@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dataplane.compile.workload import VirtualNetwork
 from schemas import codec
+from schemas.objects.authorization import GrpcMatch, HeaderMatch
 from schemas.objects.service import VirtualAddress
 from tests.states.backends import BACKENDS
 from tests.states.build import (
@@ -122,6 +123,44 @@ STATES: tuple[State, ...] = (
         policy("deny-admin", "DENY", rule(to=[Operation(paths=("/admin/*",))]), on=["orders"]),
         policy("deny-mallory", "DENY", rule(who("mallory"))),
         policy("another-namespace.back", "ALLOW", Rule()),
+    ),
+    state(
+        "policy-conditions",
+        "every condition that a rule may have; what only counts; what is for the whole mesh",
+        service("orders", port("http", 8080), port("raw", 7000, "tcp")),
+        federates("partner", "other.test"),
+        bundle(1, ROOT_DER, trust_domain="other.test"),
+        policy(
+            "who",
+            "ALLOW",
+            rule(Source(trust_domains=("other.test", "unknown.test"), namespaces=("front",))),
+            rule(Source(ip_blocks=("10.1.2.3/16", "2001:db8::1"), not_identities=(identity("web"),))),
+            rule(Source(namespaces=("front",), not_ip_blocks=("10.9.0.0/16",), not_trust_domains=("other.test",))),
+        ),
+        policy(
+            "what",
+            "ALLOW",
+            rule(to=[Operation(paths=("*.css", "/a/{*}/b", "/a:b/*", "/{**}"), not_paths=("/admin/*",))]),
+            rule(to=[Operation(hosts=("*.example.com",), not_methods=("DELETE",), not_ports=(7000,))]),
+            rule(to=[Operation(grpc=(GrpcMatch(service="shop.Orders", method="Get"), GrpcMatch(service="shop.Ping")))]),
+            rule(
+                to=[
+                    Operation(
+                        headers=(HeaderMatch(name="X-Role", values=("admin", "team-*")),),
+                        not_headers=(HeaderMatch(name="x-debug"),),
+                    )
+                ]
+            ),
+        ),
+        policy(
+            "doubt",
+            "DENY",
+            rule(to=[Operation(paths=("/secret/*",), headers=(HeaderMatch(name="x-role", values=("guest",)),))]),
+            rule(Source(not_namespaces=("shop",)), to=[Operation(hosts=("internal.shop",))]),
+        ),
+        policy("would-deny", "AUDIT", rule(who("web"), to=[Operation(methods=("POST",))])),
+        policy("nobody-from-there.mesh-system", "DENY", rule(Source(ip_blocks=("192.0.2.0/24",)))),
+        policy("of-another-service.mesh-system", "DENY", Rule(), on=["orders"]),
     ),
     state(
         "passed-on",

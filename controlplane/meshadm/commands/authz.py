@@ -1,5 +1,7 @@
 """`authz`: what the policies say about a request. Nothing is sent."""
 
+from collections.abc import Callable
+
 import click
 
 from authz.judge import Outcome, Request, Verdict, judge
@@ -40,6 +42,7 @@ meshadm authz explain --from spiffe://partner.example/ns/a/svc/b --to orders.sho
 @click.option("--method", default="GET", show_default=True, help="The method of the request.")
 @click.option("--path", default="/", show_default=True, help="Path and query, as the client would write them.")
 @click.option("--port", type=int, help="Of the service; needed where it has several.")
+@click.option("--address", default="", help="Of the caller's host, where policies ask for it.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header of the request.")
 @formats("table", "json", "yaml")
 @connects
@@ -52,6 +55,7 @@ def explain(
     method: str,
     path: str,
     port: int | None,
+    address: str,
     headers: tuple[str, ...],
     form: Format,
 ) -> None:
@@ -61,7 +65,11 @@ def explain(
     """
     to = ServiceRef.parse(service)
     pairs = tuple(map(_header, headers))
-    verdict = connect.run(lambda client: _verdict(client, caller, to, port, method, path, pairs))
+    host = next((value for name, value in pairs if name.lower() == "host"), f"{to.name}.{to.namespace}")
+    others = tuple(one for one in pairs if one[0].lower() != "host")
+    verdict = connect.run(
+        lambda client: _verdict(client, caller, to, port, lambda who: Request(who, method, path, others, host, address))
+    )
     if form == "table":
         for text in verdict_lines(verdict):
             output.line(printable(text))
@@ -75,9 +83,7 @@ async def _verdict(
     caller: str,
     to: ServiceRef,
     number: int | None,
-    method: str,
-    path: str,
-    headers: tuple[tuple[str, str], ...],
+    request: Callable[[SpiffeId], Request],
 ) -> Verdict:
     service = (await client.get(ObjectRef("Service", to.namespace, to.name))).object
     mesh = (await client.get(ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh"))).object
@@ -96,16 +102,18 @@ async def _verdict(
         unreadable=unreadable,
         revoked=await _revoked(client),
     )
-    return judge(rules, port, Request(who, method, path, headers))
+    return judge(rules, port, request(who))
 
 
 async def _policies(client: MeshClient, namespace: str) -> tuple[list[AuthorizationPolicy], list[ObjectRef]]:
-    """Those of a namespace, and which of them can't be read: as a sidecar reads them that starts now."""
-    request = pb.ListRequest(kind=AuthorizationPolicy.__name__, namespace=namespace)
-    reply = await client.call("/mesh.v1.Config/List", request, pb.ListReply)
+    """Those of a namespace and of the mesh, and which can't be read: as a sidecar reads them that starts now."""
     found: list[AuthorizationPolicy] = []
     unreadable: list[ObjectRef] = []
-    for one in reply.objects:
+    objects: list[pb.StoredObject] = []
+    for one_namespace in dict.fromkeys((namespace, SYSTEM_NAMESPACE)):
+        request = pb.ListRequest(kind=AuthorizationPolicy.__name__, namespace=one_namespace)
+        objects += (await client.call("/mesh.v1.Config/List", request, pb.ListReply)).objects
+    for one in objects:
         ref = ObjectRef(one.key.kind, one.key.namespace, one.key.name)
         try:
             policy = codec.decode_object(one.value, ref.kind, str(ref))

@@ -10,7 +10,7 @@ from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.names import SYSTEM_NAMESPACE
 from schemas.objects import Mesh, Metadata
-from schemas.objects.authorization import Operation
+from schemas.objects.authorization import HeaderMatch, Operation, Source
 from schemas.objects.mesh import MeshSpec
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
 from tests.states.build import TRUST_DOMAIN, policy, port, revocation, rule, service, who
@@ -39,7 +39,7 @@ async def test_denied_names_the_nearest_miss(cli: Cli) -> None:
     assert result.exit_code == ExitCode.DENIED
     said = json.loads(result.stdout)
     assert (said["outcome"], said["reason"], said["policy"]) == ("denied", "NOTHING_ALLOWS", None)
-    lack = {"field": "methods", "wanted": ["GET"], "got": "DELETE", "never": ""}
+    lack = {"field": "methods", "wanted": ["GET"], "negated": False, "got": "DELETE", "never": ""}
     assert said["nearest"] == {"policy": {"namespace": "shop", "name": "web-reads"}, "rule": 0, "lacks": [lack]}
     words = await cli(*ASK, "--path", "/orders/7", "--method", "DELETE")
     assert "the method: it wants GET, got DELETE" in words.stdout
@@ -76,3 +76,15 @@ async def test_services_and_ports_that_are_not_there(cli: Cli, fake: FakeReplica
     assert (await cli(*ASK, "--port", "1")).exit_code == ExitCode.NOT_FOUND
     fake.add(service("orders", port("http", 8080), port("raw", 7, "tcp")))
     assert (await cli(*ASK)).exit_code == ExitCode.BAD_INPUT
+
+
+async def test_policies_of_the_mesh_and_audits(cli: Cli, fake: FakeReplica) -> None:
+    block = Source(ip_blocks=("10.0.0.0/8",))
+    fake.add(
+        policy("blocked.mesh-system", "DENY", rule(block)),
+        policy("shadow", "AUDIT", rule(to=[Operation(headers=(HeaderMatch(name="x-role", values=("admin",)),))])),
+    )
+    said = await cli.ok(*ASK, "--path", "/orders/7", "-H", "x-role=admin", "--address", "192.0.2.1")
+    assert "rule 0 of AuthorizationPolicy shop/shadow would deny it" in said
+    result = await cli(*ASK, "--path", "/orders/7", "--address", "10.1.2.3", "-o", "json")
+    assert json.loads(result.stdout)["policy"] == {"namespace": "mesh-system", "name": "blocked"}

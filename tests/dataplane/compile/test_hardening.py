@@ -44,7 +44,7 @@ def managers() -> Iterator[tuple[str, hcm_pb2.HttpConnectionManager]]:
 def test_every_listener_has_every_protection() -> None:
     found = dict(managers())
     kinds = {name.split(" ")[-1].split("|")[0] for name in found}
-    assert kinds == {"inbound", "outbound", "edge"}
+    assert kinds == {"inbound", "outbound", "gateway", "edge"}
     for name, one in found.items():
         assert one.normalize_path.value, name
         assert one.merge_slashes, name
@@ -57,7 +57,7 @@ def test_every_listener_has_every_protection() -> None:
         assert one.request_headers_timeout.seconds > 0, name
         assert one.stream_idle_timeout.seconds > 0, name
         http2 = one.http2_protocol_options
-        assert http2.max_concurrent_streams.value == HTTP2_MAX_STREAMS, name
+        assert 0 < http2.max_concurrent_streams.value <= HTTP2_MAX_STREAMS, name
         assert 0 < http2.max_outbound_control_frames.value <= 1000, name
         assert http2.max_consecutive_inbound_frames_with_empty_payload.value == 1, name
         assert http2.initial_connection_window_size.value <= 2**22, name
