@@ -194,7 +194,7 @@ def untrusted(state: MeshState, declared: Service | ExternalService | None, call
             path = "$.spec.tls.spiffeId"
             return Problem(str(declared.ref), message, path, "see `meshadm federation status`")
         if declared.is_outside(port) and (reason := outside.unusable(declared, port, caller)):
-            remedy = "see docs/egress.md, When it does not work"
+            remedy = "give `caCertificates`, or `systemCa` or the files on this host: docs/egress.md"
             return Problem(str(declared.ref), f"{reason}: callers are answered 503", "$.spec.tls", remedy)
     return None
 
