@@ -17,6 +17,7 @@ from controlplane.presence import Presence, replica_id, replica_name
 from controlplane.rotation.driver import Rotator
 from controlplane.rotation.expiry import Watch
 from controlplane.rotation.steps import CaSteps
+from controlplane.rotation.upstream import UpstreamSigner
 from controlplane.rotation.write import CaWriter
 from controlplane.store.boards import MeshView, StatusBoard
 from controlplane.store.etcd import Store
@@ -44,14 +45,15 @@ class CaLife:
         door: str,
         files: Sequence[Path],
         serves_bundle: bool,
+        upstream: UpstreamSigner | None = None,
     ) -> None:
         self._store = store
         name = replica_name(address)
-        steps = CaSteps(store, CaWriter(store, requests), kek, issuing.now, issuing.random, name)
+        steps = CaSteps(store, CaWriter(store, requests), kek, issuing.now, issuing.random, name, upstream is not None)
         watch = Watch(tuple(files), issuing.now)
         kek_ids = tuple(key.id for key in kek.keys)
         self._presence = Presence(store, issuing, replica_id(name, door), name, kek_ids, serves_bundle=serves_bundle)
-        self._rotator = Rotator(steps, view, board, watch, SystemRandom().random)
+        self._rotator = Rotator(steps, view, board, watch, SystemRandom().random, upstream)
         self.service = AuthorityService(steps)
 
     def drive(self, nursery: trio.Nursery) -> None:

@@ -12,6 +12,9 @@ etcd:
   clientCrl: /var/lib/mesh-crl/clients.crl # written for etcd's --client-crl-file; default: nowhere
 kek: /etc/mesh/kek                   # key-encryption key; default: $CREDENTIALS_DIRECTORY/kek
 nextKek: /etc/mesh/kek.new           # another one that opens CA keys too, while `meshadm ca reseal` replaces the first
+upstreamSigner:                      # a program that has issuing keys signed by a CA above the mesh; default: none
+  command: [/usr/local/bin/sign-for-mesh] # the request on its standard input, the chain on its standard output, PEM
+  timeoutSeconds: 60
 stateDir: /var/lib/mesh-controlplane # what an older backup of etcd must not undo; default: $STATE_DIRECTORY
 listen: {api: 0.0.0.0:7443, join: 0.0.0.0:7444, socket: /run/mesh/controlplane/api.sock}
 advertise: {api: [10.0.0.1:7443], join: [10.0.0.1:7444]}  # what others are told; default: where it listens
@@ -82,6 +85,16 @@ class BundleEndpointConfig(Settings, frozen=True, kw_only=True):
             raise ValueError("profile https_web needs cert and key, and https_spiffe takes neither")
 
 
+class UpstreamSignerConfig(Settings, frozen=True, kw_only=True):
+    command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+
+    def __post_init__(self) -> None:
+        """msgspec tells a ValueError with the place of this part."""
+        if not self.command[0].startswith("/"):
+            raise ValueError("the program must be named by its absolute path")
+
+
 class LogConfig(Settings, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
@@ -94,6 +107,7 @@ class ReplicaConfig(Settings, frozen=True, kw_only=True):
     state_dir: AbsolutePath | None = None
     advertise: AdvertiseConfig = AdvertiseConfig()
     bundle_endpoint: BundleEndpointConfig | None = None
+    upstream_signer: UpstreamSignerConfig | None = None
     log: LogConfig = LogConfig()
     metrics: Address | None = None
 

@@ -59,6 +59,7 @@ from controlplane.metrics import ReplicaMetrics
 from controlplane.presence import replica_id, replica_name
 from controlplane.restores import Restores
 from controlplane.revocations import Revocations
+from controlplane.rotation.upstream import UpstreamSigner
 from controlplane.socket_path import prepare_socket
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.etcd import Store
@@ -161,10 +162,12 @@ async def run(
         nursery.start_soon(statuses.run)
         nursery.start_soon(Undertaker(store, board).run)
         nursery.start_soon((leases := LeaseAlarm(store, board)).run)
+        signer = config.upstream_signer
         life = CaLife(
             store, writer, kek, issuing, view, board,
             address=config.advertised_api[0], door=config.listen.socket,
             files=[Path(config.etcd.ca), Path(config.etcd.cert)], serves_bundle=config.bundle_endpoint is not None,
+            upstream=None if signer is None else UpstreamSigner(signer.command, signer.timeout_seconds),
         )  # fmt: skip
         federation = FederationLife(
             store, issuing, keeper, view, config.bundle_endpoint, address=config.advertised_api[0]

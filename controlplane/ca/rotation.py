@@ -283,6 +283,24 @@ def next_step(rotation: Rotation, facts: Facts) -> Decision:
     return Decision(Remove(gone), removal_holds(facts, gone)) if gone else Decision(None)
 
 
+def due_upstream(facts: Facts) -> Due | None:
+    """The same where an upstream signer has issuing keys signed: at once for the first; roots are its own matter."""
+    key, root = active(facts.keys, "mesh-issuing"), active(facts.keys, "mesh-root")
+    if key is None or root is None:
+        return None
+    left, life = key.not_after - facts.now, key.not_after - facts.starts[key.id]
+    if root.sealed:
+        return Due((key.id,), "an upstream signer is configured")
+    return Due((key.id,), f"{key.id} has {max(0, left) // 86400} days left") if left < life * ISSUING_LEFT else None
+
+
+def retired_roots(facts: Facts) -> list[tuple[str, ...]]:
+    """Each with what is below it, where all of that is retired and nothing holds it back."""
+    families = [family(facts.keys, one.id) for _, one in sorted(facts.keys.items()) if one.role == "mesh-root"]
+    over = [ids for ids in families if all(facts.keys[one].state == "retired" for one in ids)]
+    return [ids for ids in over if not removal_holds(facts, ids)]
+
+
 def due(facts: Facts) -> Due | None:
     """The rotation that an active key's age asks for; the root's first, since it brings a new issuing key too."""
     for role, share in (("mesh-root", ROOT_LEFT), ("mesh-issuing", ISSUING_LEFT)):

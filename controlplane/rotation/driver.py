@@ -13,13 +13,15 @@ import trio
 from controlplane.ca import rotation
 from controlplane.ca.rotation import Activate, Due, Hold, Prepare, Step
 from controlplane.log import event
+from controlplane.rotation import external
 from controlplane.rotation.expiry import Watch
 from controlplane.rotation.look import Look
 from controlplane.rotation.steps import CaSteps, GateClosed
+from controlplane.rotation.upstream import UpstreamSigner
 from controlplane.rotation.write import Actor
 from controlplane.store.boards import Held, MeshView, StatusBoard
 from schemas.errors import Conflict, MeshError, NotFound
-from schemas.records import Rotation
+from schemas.records import Rotation, SealedKey
 
 # Between two looks when nothing is under way: an active key has weeks left when it is to be replaced.
 IDLE_SECONDS = 60.0
@@ -29,21 +31,34 @@ WAITING_SECONDS = 5.0
 COLLECT_SECONDS = 0.5
 # Another replica has just done the step, or holds the lock.
 AGAIN_SECONDS = 1.0
+# After an upstream signer has failed: an issuing key has weeks left, and the CA above may count requests.
+SIGN_AGAIN_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
 
 class Rotator:
-    """Feed `rotation` by `follow`; then `run`. fraction: random numbers in [0, 1), to keep replicas apart."""
+    """Feed `rotation` by `follow`; then `run`. fraction: random numbers in [0, 1), to keep replicas apart.
+
+    upstream: has issuing keys signed, instead of the mesh's own root.
+    """
 
     def __init__(
-        self, steps: CaSteps, view: MeshView, board: StatusBoard, watch: Watch, fraction: Callable[[], float]
+        self,
+        steps: CaSteps,
+        view: MeshView,
+        board: StatusBoard,
+        watch: Watch,
+        fraction: Callable[[], float],
+        upstream: UpstreamSigner | None = None,
     ) -> None:
         self._steps = steps
         self._view = view
         self._board = board
         self._watch = watch
         self._fraction = fraction
+        self._upstream = upstream
+        self._sign_after = float("-inf")
         self._wake = trio.Event()
         self._under_way = False
         self._told = ""
@@ -78,7 +93,10 @@ class Rotator:
         self._under_way = seen.rotation is not None
         if seen.rotation is not None:
             return await self._go_on(seen, seen.rotation)
-        due = rotation.due(seen.facts)
+        if self._upstream is not None and (over := rotation.retired_roots(seen.facts)):
+            await self._steps.remove(over[0], self._actor)
+            return 0
+        due = rotation.due(seen.facts) if self._upstream is None else rotation.due_upstream(seen.facts)
         if due is not None and not due.by_hand:
             await self._begin(seen, due)
             return 0
@@ -98,6 +116,11 @@ class Rotator:
         if decision.step is None:
             await self._steps.finish(actor)
             return 0
+        if self._upstream is not None and _unsigned(decision.step, seen):
+            wait = self._sign_after - trio.current_time()
+            if wait <= 0:
+                await self._have_signed(self._upstream, actor)
+            return max(0, wait)
         if decision.holds and not current.force:
             self._tell_holds(decision.step, decision.holds)
             opens = [hold.until for hold in decision.holds if hold.until is not None]
@@ -106,8 +129,21 @@ class Rotator:
         await self._take(decision.step, actor, current.force)
         return 0
 
+    async def _have_signed(self, upstream: UpstreamSigner, actor: Actor) -> None:
+        done, csr = await external.request(self._steps, actor)  # the one that waits
+        try:
+            chain = await upstream.sign(csr)
+            keys = (await self._steps.look()).facts.keys
+            if _waits(keys.get(done.keys[0])):  # no other replica was faster
+                await external.install(self._steps, chain, actor)
+        except MeshError:
+            self._sign_after = trio.current_time() + SIGN_AGAIN_SECONDS
+            raise
+
     async def _take(self, step: Step, actor: Actor, force: bool) -> None:
-        if isinstance(step, Prepare):
+        if isinstance(step, Prepare) and step.role == "mesh-issuing" and self._upstream is not None:
+            await external.request(self._steps, actor)
+        elif isinstance(step, Prepare):
             await self._steps.prepare(step, actor)
         elif isinstance(step, Activate):
             await self._steps.activate(step.key, actor, force=force)
@@ -143,3 +179,12 @@ class Rotator:
         if text != self._told:
             self._told = text
             event(logger, level, message, **fields)
+
+
+def _unsigned(step: Step, seen: Look) -> bool:
+    return isinstance(step, Activate) and _waits(seen.facts.keys.get(step.key))
+
+
+def _waits(key: SealedKey | None) -> bool:
+    """For its certificate."""
+    return key is not None and not rotation.is_complete(key)

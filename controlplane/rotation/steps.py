@@ -52,7 +52,10 @@ class Done:
 
 
 class CaSteps:
-    """now: seconds since 1970; random(n): n unpredictable bytes; replica: our own name, for whoever waits for us."""
+    """now: seconds since 1970; random(n): n unpredictable bytes; replica: our own name, for whoever waits for us.
+
+    upstream: a program has issuing keys signed; without one a person does, where the root is not the mesh's own.
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class CaSteps:
         now: Callable[[], float],
         random: Callable[[int], bytes],
         replica: str,
+        upstream: bool = False,
     ) -> None:
         self._store = store
         self.writer = writer
@@ -69,6 +73,7 @@ class CaSteps:
         self.now = now
         self.random = random
         self._replica = replica
+        self._upstream = upstream
 
     async def look(self) -> Look:
         return await look(self._store, self.now())
@@ -199,7 +204,10 @@ class CaSteps:
         if current is None:
             raise InvalidInput(Problem("rotation", f"there is no active {role} key"))
         root = rotation.active(keys, "mesh-root")
-        if role == "mesh-issuing" and (root is None or not root.sealed):
+        if role == "mesh-root" and self._upstream:
+            remedy = "`meshadm ca rotate issuing` has the next one signed"
+            raise InvalidInput(Problem("rotation", "the root is the upstream signer's", remedy=remedy))
+        if role == "mesh-issuing" and (root is None or not root.sealed) and not self._upstream:
             remedy = "use `meshadm ca csr`, have it signed, `meshadm ca install`, `meshadm ca activate`"
             raise InvalidInput(Problem("rotation", "the issuing key is signed by an external CA", remedy=remedy))
         replaces = tuple(one for one in rotation.family(keys, current.id) if keys[one].state == "active")

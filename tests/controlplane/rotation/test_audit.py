@@ -14,8 +14,9 @@ from schemas.api import mesh_pb2 as pb
 from tests.controlplane.api.test_audit import OF_THE_CA, Events
 from tests.controlplane.api.test_audit import events as events
 from tests.controlplane.replica import Caller, Mesh, new_id, running_replica
-from tests.controlplane.rotation.test_external import UpstreamCa, install
+from tests.controlplane.rotation.test_external import install
 from tests.controlplane.rotation.test_with_replicas import rotate, step
+from tests.controlplane.rotation.upstream_ca import UpstreamCa
 
 # What each RPC does to the CA, by the name of its own event.
 STEPS = {

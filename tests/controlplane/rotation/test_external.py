@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from controlplane.ca.keystore import read_kek
 from schemas import codec
@@ -22,48 +17,9 @@ from spiffe.bundle import by_trust_domain
 from spiffe.x509 import parse_chain, verify_chain
 from tests.controlplane.replica import Caller, Mesh, Replica, new_id, running_replica
 from tests.controlplane.rotation.test_with_replicas import rotate, status, step
-from tests.spiffe.certificates import new_key
+from tests.controlplane.rotation.upstream_ca import UpstreamCa
 from tests.support.net import eventually
 from trio_grpc import RpcError, StatusCode
-
-
-class UpstreamCa:
-    def __init__(self) -> None:
-        self.key = new_key()
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "upstream root")])
-        self.root = self._signed(name, name, self.key.public_key(), [(x509.BasicConstraints(True, None), True)])
-
-    def sign(self, csr_der: bytes) -> list[bytes]:
-        """Issuing certificate and root, with the extensions that the request asks for."""
-        csr = x509.load_der_x509_csr(csr_der)
-        extensions = [(one.value, one.critical) for one in csr.extensions]
-        certificate = self._signed(csr.subject, self.root.subject, csr.public_key(), extensions)
-        return [one.public_bytes(Encoding.DER) for one in (certificate, self.root)]
-
-    def _signed(
-        self,
-        subject: x509.Name,
-        issuer: x509.Name,
-        public_key: object,
-        extensions: list[tuple[x509.ExtensionType, bool]],
-    ) -> x509.Certificate:
-        now = datetime.datetime.fromtimestamp(int(time.time()), datetime.UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer)
-            .public_key(public_key)  # type: ignore[arg-type]  # of a request
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=30))
-        )
-        kinds = {type(value) for value, _ in extensions}
-        if x509.KeyUsage not in kinds:
-            usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-            builder = builder.add_extension(usage, critical=True)
-        for value, critical in extensions:
-            builder = builder.add_extension(value, critical)
-        return builder.sign(self.key, hashes.SHA256())
 
 
 async def install(admin: Caller, chain: list[bytes]) -> pb.CaStepReply:

@@ -21,6 +21,7 @@ from controlplane.rotation.driver import Rotator
 from controlplane.rotation.expiry import Watch
 from controlplane.rotation.look import Look
 from controlplane.rotation.steps import CaSteps
+from controlplane.rotation.upstream import UpstreamSigner
 from controlplane.rotation.write import CaWriter
 from controlplane.store.boards import MeshView, StatusBoard
 from controlplane.store.etcd import Store
@@ -67,14 +68,16 @@ class World:
     now: int = NOW
     history: list[list[str]] = field(default_factory=list)
 
-    def rotator(self, store: Store, kek: KeyRing | None = None) -> tuple[Rotator, CaSteps]:
-        steps = self.steps(store, kek)
+    def rotator(
+        self, store: Store, kek: KeyRing | None = None, upstream: UpstreamSigner | None = None
+    ) -> tuple[Rotator, CaSteps]:
+        steps = self.steps(store, kek, upstream=upstream is not None)
         watch = Watch((), lambda: self.now)
-        return Rotator(steps, MeshView(KEYS), StatusBoard(KEYS), watch, self.rng.random), steps
+        return Rotator(steps, MeshView(KEYS), StatusBoard(KEYS), watch, self.rng.random, upstream), steps
 
-    def steps(self, store: Store, kek: KeyRing | None = None) -> CaSteps:
-        ring = kek or KeyRing(self.kek)
-        return CaSteps(store, CaWriter(store, RequestWriter(store)), ring, lambda: self.now, self.rng.randbytes, "r")
+    def steps(self, store: Store, kek: KeyRing | None = None, *, upstream: bool = False) -> CaSteps:
+        ring, writer = kek or KeyRing(self.kek), CaWriter(store, RequestWriter(store))
+        return CaSteps(store, writer, ring, lambda: self.now, self.rng.randbytes, "r", upstream)
 
     def store(self) -> Store:
         return Store(self.client, KEYS)
