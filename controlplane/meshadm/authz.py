@@ -1,9 +1,10 @@
 """A verdict of authorization, for people and as plain values. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from authz.judge import Lack, Reason, Verdict
+from controlplane.meshadm.authz_cases import Result
 from schemas.names import ObjectRef
 
 _MEANS = {
@@ -83,3 +84,32 @@ def _plain_lack(one: Lack) -> dict[str, Any]:
 
 def _named(ref: ObjectRef | None) -> dict[str, str] | None:
     return None if ref is None else {"namespace": ref.namespace, "name": ref.name}
+
+
+def test_lines(found: Sequence[tuple[str, Result]]) -> Iterator[str]:
+    """Only what is not as expected, and how many are."""
+    failed = [(source, one) for source, one in found if not one.passed]
+    for source, one in failed:
+        case = one.case
+        yield f"{source}: {case.name or f'{case.from_} to {case.to}'}: {case.method} {case.path}"
+        yield f"  expected {case.expect}" + (f" by {case.by}" if case.by is not None else "") + ", but:"
+        yield from (f"  {text}" for text in verdict_lines(one.verdict))
+    yield f"{len(found) - len(failed)} of {len(found)} cases as expected"
+
+
+def plain_tests(found: Sequence[tuple[str, Result]]) -> dict[str, Any]:
+    """As in docs/meshadm.md."""
+    cases = [
+        {
+            "source": source,
+            "name": one.case.name,
+            "from": one.case.from_,
+            "to": one.case.to,
+            "expect": one.case.expect,
+            "by": one.case.by,
+            "passed": one.passed,
+            "verdict": plain_verdict(one.verdict),
+        }
+        for source, one in found
+    ]
+    return {"passed": all(one.passed for _, one in found), "cases": cases}

@@ -40,6 +40,14 @@ def load(paths: Sequence[str], *, recursive: bool = False) -> list[Document]:
     return documents
 
 
+def text_of(path: str) -> str:
+    """Of one file, or of standard input (``-``). Raises InvalidInput."""
+    found = list(_texts(path, recursive=False))
+    if len(found) != 1:
+        raise InvalidInput(Problem(path, "is a directory", remedy="name a file"))
+    return found[0][0]
+
+
 def _repeated(documents: Iterable[Document]) -> Iterator[Problem]:
     first: dict[object, str] = {}
     for document in documents:

@@ -1,6 +1,7 @@
 """`authz`: what the policies say about a request. Nothing is sent."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -8,8 +9,9 @@ from authz.judge import Outcome, Request, Verdict, judge
 from authz.rules import port_rules
 from authz.stored import check_understood
 from controlplane.exit_codes import ExitCode
-from controlplane.meshadm import output
-from controlplane.meshadm.authz import plain_verdict, verdict_lines
+from controlplane.meshadm import manifests, output
+from controlplane.meshadm.authz import plain_tests, plain_verdict, test_lines, verdict_lines
+from controlplane.meshadm.authz_cases import Result, json_schema, read_cases, results
 from controlplane.meshadm.client import MeshClient
 from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
@@ -156,3 +158,40 @@ def _header(text: str) -> tuple[str, str]:
     if not name or not separator:
         raise InvalidInput(Problem(f"--header {text!r}", "is not NAME=VALUE", remedy="write --header x-user=anna"))
     return name, value
+
+
+@authz.command(
+    "test",
+    cls=MeshCommand,
+    short_help="Test policies by a file of cases, without a mesh.",
+    example="""
+meshadm authz test -f cases.yaml
+meshadm authz test --schema > cases.schema.json
+""",
+)
+@click.option("-f", "--filename", "files", multiple=True, metavar="FILE", help="Cases; may be repeated.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of such a file.")
+@formats("table", "json", "yaml")
+@click.pass_context
+def test(ctx: click.Context, files: tuple[str, ...], schema: bool, form: Format) -> None:
+    """Judge each case of the files by the objects that they name, and compare. Asks no replica.
+
+    Ends with 0 where all is as expected, with 6 where a case is not.
+    """
+    if schema:
+        output.line(output.as_json(json_schema()))
+        return
+    if not files:
+        raise click.UsageError("name a file with -f")
+    found: list[tuple[str, Result]] = []
+    for name in files:
+        cases = read_cases(manifests.text_of(name), name)
+        paths = [str(Path(name).parent / one) for one in cases.objects]
+        objects = [document.object for document in manifests.load(paths)]
+        found += [(name, one) for one in results(cases, objects, name)]
+    if form == "table":
+        for text in test_lines(found):
+            output.line(printable(text))
+    else:
+        output.show_plain(plain_tests(found), form)
+    ctx.exit(ExitCode.OK if all(one.passed for _, one in found) else ExitCode.DENIED)

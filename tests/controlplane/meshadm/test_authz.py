@@ -1,6 +1,7 @@
 """`authz explain`: the verdict, what decided or was missing, and the exit code."""
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -88,3 +89,57 @@ async def test_policies_of_the_mesh_and_audits(cli: Cli, fake: FakeReplica) -> N
     assert "rule 0 of AuthorizationPolicy shop/shadow would deny it" in said
     result = await cli(*ASK, "--path", "/orders/7", "--address", "10.1.2.3", "-o", "json")
     assert json.loads(result.stdout)["policy"] == {"namespace": "mesh-system", "name": "blocked"}
+
+
+CASES = """
+objects: [objects]
+trustDomain: mesh.test
+cases:
+  - {name: reads, from: web.shop, to: orders.shop, path: /orders/7, expect: allowed, by: "shop/web-reads[0]"}
+  - {from: web.shop, to: orders.shop, path: /orders/7, method: DELETE, expect: denied, by: none}
+  - {from: "spiffe://other.test/ns/a/svc/b", to: orders.shop, expect: denied}
+  - {from: web.shop, to: orders.shop, path: "/a/%2e%2e;/b", expect: refused}
+"""
+
+
+def written(directory: Path, cases: str = CASES) -> str:
+    (directory / "objects").mkdir()
+    objects = [codec.to_builtins(one) for one in (service("orders", port("http", 8080)), ALLOW)]
+    (directory / "objects" / "shop.yaml").write_text(codec.dump_yaml(objects))
+    (directory / "cases.yaml").write_text(cases)
+    return str(directory / "cases.yaml")
+
+
+async def test_cases_as_expected(cli: Cli, tmp_path: Path) -> None:
+    assert await cli.ok("authz", "test", "-f", written(tmp_path)) == "4 of 4 cases as expected\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("expect: denied, by: none", "expect: allowed"), ("web-reads[0]", "web-reads[1]")]
+)
+async def test_a_case_that_is_not_as_expected(cli: Cli, tmp_path: Path, old: str, new: str) -> None:
+    result = await cli("authz", "test", "-f", written(tmp_path, CASES.replace(old, new)), "-o", "json")
+    said = json.loads(result.stdout)
+    assert (result.exit_code, said["passed"]) == (ExitCode.DENIED, False)
+    assert [one["passed"] for one in said["cases"]].count(False) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("expect: refused", "expect: perhaps"),
+        ("expect: refused", "expect: refused, unknown: 1"),
+        ("to: orders.shop, path: /orders/7, expect", "to: nobody.shop, expect"),
+        ("trustDomain: mesh.test\n", ""),
+        ("objects: [objects]", "objects: [nothing]"),
+        ("from: web.shop", "from: WEB"),
+    ],
+)
+async def test_cases_that_say_nothing(cli: Cli, tmp_path: Path, old: str, new: str) -> None:
+    result = await cli("authz", "test", "-f", written(tmp_path, CASES.replace(old, new)))
+    assert result.exit_code == ExitCode.BAD_INPUT
+
+
+async def test_the_schema_of_cases(cli: Cli) -> None:
+    schema = json.loads(await cli.ok("authz", "test", "--schema"))
+    assert "cases" in schema["$defs"]["CasesFile"]["properties"]
