@@ -17,11 +17,12 @@ from dataplane.snapshot.state import Change, MeshState
 from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing
 from schemas.errors import Problem
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import ROUTE_KINDS, Gateway, Service
+from schemas.objects import ROUTE_KINDS, Gateway, Service, Telemetry
 from schemas.objects.common import CertificateFiles
 from schemas.records import TrustBundle
 
-_LEADING = (*ROUTE_KINDS, Gateway.__name__)
+# A route, or a gateway's, may lead to services that nobody declared; so may spans.
+_LEADING = (*ROUTE_KINDS, Gateway.__name__, Telemetry.__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Pipeline:
         changes = self.state.apply(event)
         self._pending += changes
         if any(isinstance(change.ref, ObjectRef) and change.ref.kind in _LEADING for change in changes):
-            self._wanted = frozenset()  # a route, or a gateway's, may lead to services that nobody declared
+            self._wanted = frozenset()
 
     def wanted(self) -> frozenset[bytes]:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""

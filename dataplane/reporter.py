@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -120,16 +121,30 @@ class Reporter:
         """In `nursery`; returns when they are served. Raises Unavailable."""
         # Imported by whoever asks for them: a start without metrics need not wait for their library.
         from dataplane import metrics
+        from dataplane.envoy import stats
         from telemetry.endpoint import serve_metrics
         from telemetry.families import registry
 
+        counted: stats.Counted | None = None
+
+        async def ask_envoy() -> None:
+            nonlocal counted
+            try:
+                said = await self.envoy.admin.statistics()
+            except Unavailable as error:
+                log.warning("Envoy's metrics are missing from a scrape: %s", error)
+                counted = None
+            else:
+                counted = stats.read(said, self.delivery.pipeline.compiler.workload.trust_domain)
+
         def collect() -> Iterable[Family]:
             now = time.time()
-            found = metrics.of_sidecar(self._status(now), self.keeper.current, self.keeper.renewals, now)
-            return [*found, *(metrics.of_names(self.queries) if self.queries is not None else ())]
+            own = metrics.of_sidecar(self._status(now), self.keeper.current, self.keeper.renewals, now)
+            names = metrics.of_names(self.queries) if self.queries is not None else ()
+            return [*own, *names, *stats.families(counted)]
 
         try:
-            await nursery.start(serve_metrics, registry(collect), address)
+            await nursery.start(partial(serve_metrics, before=ask_envoy), registry(collect), address)
         except OSError as error:
             raise Unavailable(f"can't serve metrics on {address}: {error}") from error
 

@@ -4,13 +4,29 @@ All names begin with ``hostmesh_``; moments are ``…_timestamp_seconds`` (since
 ``x - time() < 86400``; counters end in ``_total``. https://prometheus.io/docs/practices/naming/
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-Family = GaugeMetricFamily | CounterMetricFamily
+Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
+
+
+@dataclass(slots=True)
+class Histogram:
+    """buckets: how many were at most that, by upper bound as written; the last is ``+Inf``. total: their sum."""
+
+    buckets: dict[str, float] = field(default_factory=dict)
+    total: float = 0.0
+
+    def add(self, bound: str, number: float) -> None:
+        self.buckets[bound] = self.buckets.get(bound, 0.0) + number
+
+    @property
+    def count(self) -> float:
+        return self.buckets.get("+Inf", 0.0)
 
 
 class _Asks(Collector):
@@ -41,6 +57,37 @@ def counters(name: str, about: str, label: str, values: Mapping[str, float]) -> 
     family = CounterMetricFamily(f"hostmesh_{name}", about, labels=[label])
     for key in sorted(values):
         family.add_metric([key], values[key])
+    return family
+
+
+def counters_by(
+    name: str, about: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily:
+    """By the values of `labels`, in their order."""
+    family = CounterMetricFamily(f"hostmesh_{name}", about, labels=labels)
+    for key in sorted(values):
+        family.add_metric(key, values[key])
+    return family
+
+
+def gauges(name: str, about: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"hostmesh_{name}", about, labels=[label])
+    for key in sorted(values):
+        family.add_metric([key], values[key])
+    return family
+
+
+def histograms(
+    name: str, about: str, labels: Sequence[str], values: Mapping[tuple[str, ...], Histogram], *, divisor: float
+) -> HistogramMetricFamily:
+    """divisor: of the bounds and sums, to come from their unit to that of the name."""
+    family = HistogramMetricFamily(f"hostmesh_{name}", about, labels=labels)
+    for key in sorted(values):
+        one = values[key]
+        buckets = [
+            (bound if bound == "+Inf" else str(float(bound) / divisor), number) for bound, number in one.buckets.items()
+        ]
+        family.add_metric(key, buckets, one.total / divisor)
     return family
 
 

@@ -20,6 +20,7 @@ from schemas.objects import (
 from schemas.objects.service import Dependency
 
 ANY_SERVICE = "*"
+COLLECTOR_PATH = "$.spec.tracing.provider.backendRef"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,16 @@ def references(value: AnyObject) -> Iterator[Reference]:
             for index, target in enumerate(value.spec.target_refs or ()):
                 ref = ObjectRef(target.kind, value.metadata.namespace, target.name)
                 yield Reference(ref, f"$.spec.targetRefs[{index}]")
+            if isinstance(value, Telemetry) and (collector := collector_of(value)) is not None:
+                yield Reference(collector, COLLECTOR_PATH)
+
+
+def collector_of(telemetry: Telemetry) -> ObjectRef | None:
+    """The service that spans go to."""
+    tracing = telemetry.spec.tracing
+    if tracing is None or tracing.provider is None or (ref := tracing.provider.backend_ref) is None:
+        return None
+    return ObjectRef(ref.kind, ref.namespace or telemetry.metadata.namespace, ref.name)
 
 
 def dependency_target(service: Service, dependency: Dependency) -> ObjectRef:

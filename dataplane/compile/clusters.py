@@ -82,16 +82,15 @@ def outbound_clusters(
 
 def static_cluster(name: str, address: str, port: int) -> Resource:
     """One address, plain."""
-    cluster = _static(name, address, port)
-    return Resource.of(CLUSTER, name, cluster)
+    return Resource.of(CLUSTER, name, static(name, socket_address(address, port)))
 
 
-def _static(name: str, address: str, port: int) -> cluster_pb2.Cluster:
+def static(name: str, address: address_pb2.Address) -> cluster_pb2.Cluster:
     cluster = _cluster(name)
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.cluster_name = name
     host = cluster.load_assignment.endpoints.add().lb_endpoints.add()
-    host.endpoint.address.CopyFrom(socket_address(address, port))
+    host.endpoint.address.CopyFrom(address)
     return cluster
 
 
@@ -113,7 +112,7 @@ def _subsets(declared: Service | ExternalService, extra: Sequence[Target]) -> It
 
 def app_cluster(port: ServicePort, address: str, app_port: int) -> Resource:
     """The own app, in the protocol that it speaks."""
-    cluster = _static(app_name(port), address, app_port)
+    cluster = static(app_name(port), socket_address(address, app_port))
     if port.protocol in ("http2", "grpc"):
         options = http_protocol_options_pb2.HttpProtocolOptions()
         options.explicit_http_config.http2_protocol_options.CopyFrom(http2_options())

@@ -20,6 +20,7 @@ from dataplane.compile import (
     rate_limits,
     telemetry,
     tls,
+    tracing,
     virtual,
 )
 from dataplane.compile.hashing import hash_of
@@ -29,7 +30,7 @@ from dataplane.compile.resources import ROUTES, Resource, ResourceKey, Update
 from dataplane.compile.route_problems import route_problems
 from dataplane.compile.scope import Scope, scope_of
 from dataplane.compile.workload import Credentials, KeyPair, Workload
-from dataplane.snapshot.state import Change, MeshState, targets
+from dataplane.snapshot.state import Change, MeshState, rank_of, targets
 from routing.backends import services_named
 from routing.gateways import gateway_parents, service_of_gateway
 from routing.table import parents
@@ -62,13 +63,13 @@ class Unit:
 
     kind: Literal[
         "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints",
-        "detour", "runtime", "passthrough", "virtual", "gateway", "certificates",
+        "detour", "runtime", "passthrough", "virtual", "tracing", "gateway", "certificates",
     ]  # fmt: skip
     of: str = ""
 
 
 SECRETS, INBOUND, INBOUND_ROUTES = Unit("secrets"), Unit("inbound"), Unit("inbound routes")
-RUNTIME, PASSTHROUGH = Unit("runtime"), Unit("passthrough")
+RUNTIME, PASSTHROUGH, TRACING = Unit("runtime"), Unit("passthrough"), Unit("tracing")
 GATEWAY, CERTIFICATES = Unit("gateway"), Unit("certificates")
 PROXY_LISTENER, PROXY_ROUTES = Unit("proxy listener"), Unit("proxy routes")
 
@@ -157,7 +158,7 @@ class Compiler:
         return scope_of(caller, state.service(caller), (one for one in services if one is not None))
 
     def _scope_in_force(self, state: MeshState) -> Scope:
-        return Scope() if self.expired else self.wanted_scope(state)
+        return Scope(closed=True) if self.expired else self.wanted_scope(state)
 
     def learn(self, authority: str) -> bool:
         """The app calls `authority`: from the next update on it is in scope. False where that would be too many."""
@@ -224,7 +225,8 @@ class Compiler:
     def _units(self, state: MeshState) -> set[Unit]:
         services = reached(state, self.scope, self.workload)
         return {
-            RUNTIME, SECRETS, CERTIFICATES, PASSTHROUGH, GATEWAY, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
+            RUNTIME, TRACING,
+            SECRETS, CERTIFICATES, PASSTHROUGH, GATEWAY, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
             *map(clusters_of, services), *map(endpoints_of, services),
             *(bound(one.bind_port) for one in self.scope.bound), *map(virtual_of, self.scope.virtual),
             *(detour_to(authority) for authority, is_open in self.learnt.items() if is_open),
@@ -244,9 +246,10 @@ class Compiler:
                 # A TCPRoute's backends say of one another which side they are of.
                 divided = (route for route in state.routes_to(service) if isinstance(route, TCPRoute))
                 named = named.union(*(services_named(route) for route in divided))
+                spans = {TRACING} if service == telemetry.collector(state, self.workload.service) else set()
                 callers = {service}.union(*(parents(route) for route in state.routes_to(service)))
                 entrances = self._entrances_to(callers | rivals)
-                return {PROXY_ROUTES, GATEWAY, CERTIFICATES, *self._services(named), *entrances}
+                return {PROXY_ROUTES, *spans, GATEWAY, CERTIFICATES, *self._services(named), *entrances}
             case ObjectRef(kind=kind) if kind in ROUTE_KINDS:
                 return self._touched_by_route(state, change)
             case ObjectRef(kind=BackendTrafficPolicy.__name__):
@@ -269,7 +272,7 @@ class Compiler:
                 ours = any(rate_limits.targets(policy, self.workload.service) for policy in limits)
                 return {INBOUND_ROUTES} if ours else set()
             case ObjectRef(kind=Telemetry.__name__):
-                return {RUNTIME}  # small enough to be compared for who it is for
+                return self._touched_by_telemetry(state, change)
             case EndpointRef(service=service):
                 touched = {endpoints_of(service)} if self._reaches(state, service) else set()
                 if service == self.workload.service and _zone_of(change.before) != _zone_of(change.after):
@@ -283,6 +286,19 @@ class Compiler:
             case RevocationRef(service=service):
                 return {INBOUND_ROUTES} | ({endpoints_of(service)} if self._reaches(state, service) else set())
         return set()
+
+    def _touched_by_telemetry(self, state: MeshState, change: Change) -> set[Unit]:
+        own = self.workload.service
+        both = [one for one in (change.before, change.after) if isinstance(one, Telemetry)]
+        if all(rank_of(one, own) is None for one in both):
+            return set()
+        # Which one is in force for a matter, and so which collector, may be another one now.
+        collectors = {telemetry.collector_of(one) for one in (*both, *state.telemetries(own))}
+        return {
+            RUNTIME, TRACING, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
+            *(bound(one.bind_port) for one in self.scope.bound), *map(virtual_of, self.scope.virtual),
+            *self._services(one for one in collectors if one is not None),
+        }  # fmt: skip
 
     def _touched_by_trust(self, state: MeshState, domains: set[str]) -> set[Unit]:
         """Whom policies may let in, and whose servers can be verified, is a matter of federated bundles."""
@@ -353,6 +369,12 @@ class Compiler:
                 case Unit("passthrough"):
                     allowed = passthrough.is_allowed(state) and not self.expired
                     after = _by_key([passthrough.cluster()] if allowed else [])
+                case Unit("tracing"):
+                    way = [] if self.expired else tracing.tracing_resources(state, self.workload)
+                    if isinstance(way, Problem):
+                        self._problems[unit] = (way,)
+                    else:
+                        after = _by_key(way)
                 case Unit("inbound"):
                     after = {} if self.expired else _by_key(inbound.inbound_listeners(state, self.workload))
                 case Unit("inbound routes"):

@@ -25,6 +25,7 @@ from dataplane.compile.resources import LISTENER, ROUTES, Resource
 from dataplane.compile.route_actions import gateway_routes
 from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.stamps import newest, stamp
+from dataplane.compile.tracing import OF_STRANGERS
 from dataplane.compile.workload import GatewayHost, KeyPair, Workload
 from dataplane.snapshot.state import MeshState
 from routing.backends import targets_of
@@ -227,6 +228,7 @@ def _chain(
 def _configuration(name: str) -> route_pb2.RouteConfiguration:
     configuration = route_pb2.RouteConfiguration(name=name, ignore_port_in_host_matching=True)
     configuration.validate_clusters.value = False  # the order of pushes sees to it
+    configuration.request_headers_to_remove.extend(OF_STRANGERS)
     return configuration
 
 

@@ -1,6 +1,6 @@
 """The one builder of HTTP connection managers: no listener kind can lack a protection that another has."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -41,11 +41,13 @@ def connection_manager(
     access_logs: Sequence[accesslog_pb2.AccessLog] = (),
     judged_headers: Sequence[str] = (),
     edge: Edge | None = None,
+    tracer: Callable[[hcm_pb2.HttpConnectionManager], None] | None = None,
 ) -> listener_components_pb2.Filter:
     """A network filter that serves the RouteConfiguration `name`.
 
     inbound: from other sidecars over mTLS, else from the own app. takes_connect: HTTP CONNECT is for us to answer.
     judged_headers: those that rules ask for. edge: from outside of the mesh.
+    tracer: has it make spans (compile/tracing.py).
     """
     manager = _Manager(
         stat_prefix=name,
@@ -59,7 +61,7 @@ def connection_manager(
         server_header_transformation=_Manager.PASS_THROUGH,
         generate_request_id=wrappers_pb2.BoolValue(value=not inbound),
         preserve_external_request_id=edge is None,
-        http_filters=[*filters, _router()],
+        http_filters=[*filters, router()],
         access_log=access_logs,
         # Over HTTP/2 they travel as extended CONNECT (RFC 8441), and arrive as what they were.
         upgrade_configs=[_Manager.UpgradeConfig(upgrade_type=one) for one in UPGRADES],
@@ -74,6 +76,8 @@ def connection_manager(
             manager.local_reply_config.mappers.append(_reason())
     if edge is not None:
         against_strangers(manager, edge.trusted_hops)
+    if tracer is not None:
+        tracer(manager)
     if takes_connect:
         manager.upgrade_configs.add(upgrade_type="CONNECT")
     return listener_components_pb2.Filter(
@@ -92,6 +96,6 @@ def _reason() -> hcm_pb2.ResponseMapper:
     return mapper
 
 
-def _router() -> hcm_pb2.HttpFilter:
+def router() -> hcm_pb2.HttpFilter:
     router = router_pb2.Router(suppress_envoy_headers=True)
     return hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router))

@@ -8,7 +8,12 @@ the peer (https://github.com/envoyproxy/envoy/issues/9023): by then the app is c
 gone out to whoever listens. A CONNECT is judged before anything reaches the app.
 """
 
-from envoy.config.listener.v3 import listener_pb2
+from collections.abc import Sequence
+from functools import partial
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.core.v3 import base_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
@@ -22,12 +27,15 @@ from dataplane.compile.http import connection_manager
 from dataplane.compile.one_identity import one_identity
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
 from dataplane.compile.stamps import newest, stamp
+from dataplane.compile.tracing import KEEP, Tracer, add_chains, set_up, tag, traced
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from schemas.objects.service import ServicePort
 
 DENY = "mesh.authorization.deny"
 ALLOW = "mesh.authorization.allow"
+HTTP = "http"
+"""Name of the chain that reads HTTP."""
 
 
 def listener_name(port: ServicePort) -> str:
@@ -57,22 +65,43 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             if passing.judges_identities_only(rules) and not limits and audit is None:
                 logs = access_logs(workload, "server", http=False)
                 passing.add_chain(listener, clusters.app_name(port), *rules, transport_socket, logs)
-        chain = listener.filter_chains.add(transport_socket=transport_socket)
-        # A peer that connects and then says nothing holds a connection no longer than this.
-        chain.transport_socket_connect_timeout.seconds = passing.HANDSHAKE_S
-        chain.filters.append(one_identity(listener_name(port)))
-        chain.filters.append(
-            connection_manager(
-                name=listener_name(port),
-                inbound=True,
-                filters=[*_authorization_filters(), *rate_limits.filters()],
-                takes_connect=port.protocol == "tcp",
-                judged_headers=authorization.headers_judged(state, workload.service),
-                access_logs=access_logs(workload, "server", http=True),
-            )
+        logs = access_logs(
+            workload, "server", http=True, carries="connections" if port.protocol == "tcp" else "requests"
         )
+        judged = authorization.headers_judged(state, workload.service)
+        http = partial(_http_chain, port, transport_socket, logs, judged)
+        if listener.filter_chains:  # which is chosen by ALPN, as only one chain beside it can be
+            listener.filter_chains.append(http(None))
+            listener.filter_chains[-1].name = HTTP  # what is open in it goes on when the other goes
+        else:
+            add_chains(listener, HTTP, http, partial(set_up, workload, "server"), spans=traced(state, workload))
         result.append(Resource.of(LISTENER, listener.name, listener))
     return result
+
+
+def _http_chain(
+    port: ServicePort,
+    transport_socket: base_pb2.TransportSocket,
+    logs: Sequence[accesslog_pb2.AccessLog],
+    judged_headers: Sequence[str],
+    tracer: Tracer | None,
+) -> listener_components_pb2.FilterChain:
+    chain = listener_components_pb2.FilterChain(transport_socket=transport_socket)
+    # A peer that connects and then says nothing holds a connection no longer than this.
+    chain.transport_socket_connect_timeout.seconds = passing.HANDSHAKE_S
+    chain.filters.append(one_identity(listener_name(port)))
+    chain.filters.append(
+        connection_manager(
+            name=listener_name(port),
+            inbound=True,
+            filters=[*_authorization_filters(), *rate_limits.filters()],
+            takes_connect=port.protocol == "tcp",
+            judged_headers=judged_headers,
+            access_logs=logs,
+            tracer=tracer,
+        )
+    )
+    return chain
 
 
 def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False) -> list[Resource]:
@@ -94,7 +123,9 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
         if audit is not None and not closed:
             _count(host, audit)
         rate_limits.limit(host, rate_limits.rules_of(limiting, own, port), workload.trust_domain)
+        tag(state, workload, [host])
         configuration = route_pb2.RouteConfiguration(name=host.name, virtual_hosts=[host])
+        configuration.request_headers_to_remove.append(KEEP)
         configuration.validate_clusters.value = False  # the order of pushes sees to it
         result.append(Resource.of(ROUTES, host.name, configuration))
     return result

@@ -4,6 +4,7 @@ Both lead to the same clusters, so that load balancing, mTLS and the check of th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -19,6 +20,7 @@ from dataplane.compile.route_actions import RETRIES, http_routes, lead_outside, 
 from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.scope import BoundPort, Scope, bound_target
 from dataplane.compile.stamps import newest, stamp
+from dataplane.compile.tracing import KEEP, Tracer, add_chains, set_up, tag, traced
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from routing.names import HOST_SUFFIX, default_port, host_names
@@ -45,14 +47,16 @@ def proxy_listener(state: MeshState, workload: Workload, scope: Scope, *, closed
     filters = [*([on_demand.hold_filter()] if scope.on_demand else []), *dormant_filters()]
     if passthrough.is_allowed(state) and not closed:
         filters.append(passthrough.http_filter())
-    manager = connection_manager(
-        name=PROXY,
-        inbound=False,
-        takes_connect=True,
-        filters=filters,
-        access_logs=access_logs(workload, "client", http=True),
-    )
-    listener.filter_chains.add(name="closed" if closed else "").filters.extend([source_filter(workload), manager])
+    logs = access_logs(workload, "client", http=True, carries="both")
+
+    def chain(tracer: Tracer | None) -> listener_components_pb2.FilterChain:
+        manager = connection_manager(
+            name=PROXY, inbound=False, takes_connect=True, filters=filters, access_logs=logs, tracer=tracer
+        )
+        return listener_components_pb2.FilterChain(filters=[source_filter(workload), manager])
+
+    name, tracer = "closed" if closed else "http", partial(set_up, workload, "client")
+    add_chains(listener, name, chain, tracer, spans=traced(state, workload))
     return Resource.of(LISTENER, PROXY, listener)
 
 
@@ -76,6 +80,7 @@ def proxy_routes(
     if scope.on_demand:
         for host in configuration.virtual_hosts:
             host.request_headers_to_remove.append(on_demand.SECOND_PASS)
+    _trace(state, workload, configuration)
     unknown = configuration.virtual_hosts.add(name="unknown", domains=["*"])
     if scope.on_demand:
         unknown.routes.append(on_demand.fallback(_connect_match(), upgrade="CONNECT"))
@@ -93,6 +98,11 @@ def _stamp(state: MeshState, host: route_components_pb2.VirtualHost, service: Se
     stamp(host.metadata, revision=newest(state, [state.destination(service), *routes]))
 
 
+def _trace(state: MeshState, workload: Workload, configuration: route_pb2.RouteConfiguration) -> None:
+    configuration.request_headers_to_remove.append(KEEP)
+    tag(state, workload, configuration.virtual_hosts)
+
+
 def bound_resources(state: MeshState, workload: Workload, bound: BoundPort) -> list[Resource] | Problem:
     """Listener (and route) of one bound port; a Problem, and no listener, where it leads nowhere."""
     port = _taken(state, workload, bound) or bound_target(state, bound)
@@ -107,8 +117,6 @@ def entrance(
 ) -> list[Resource]:
     """What leads from `listener`, which has its name and address, to that port of `service` and to nothing else."""
     name = listener.name
-    chain = listener.filter_chains.add()
-    chain.filters.append(source_filter(workload))
     routes = table_of(state, service, port, workload.service)
     if port.protocol == "tcp":
         proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name)
@@ -122,17 +130,24 @@ def entrance(
         proxy.max_connect_attempts.value = 1 + RETRIES
         hash_tcp(proxy, state.traffic_policy(found[0].target.service))
         proxy.access_log.extend(access_logs(workload, "client", http=False))
-        chain.filters.append(
-            listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=tls.packed(proxy))
-        )
+        passed = listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=tls.packed(proxy))
+        listener.filter_chains.add(filters=[source_filter(workload), passed])
         return [Resource.of(LISTENER, name, listener)]
     logs = access_logs(workload, "client", http=True)
-    chain.filters.append(connection_manager(name=name, inbound=False, filters=dormant_filters(), access_logs=logs))
+
+    def chain(tracer: Tracer | None) -> listener_components_pb2.FilterChain:
+        manager = connection_manager(
+            name=name, inbound=False, filters=dormant_filters(), access_logs=logs, tracer=tracer
+        )
+        return listener_components_pb2.FilterChain(filters=[source_filter(workload), manager])
+
+    add_chains(listener, "http", chain, partial(set_up, workload, "client"), spans=traced(state, workload))
     configuration = route_pb2.RouteConfiguration(name=name)
     configuration.validate_clusters.value = False
     host = configuration.virtual_hosts.add(name=name, domains=["*"])
     _stamp(state, host, service, workload.service)
     host.routes.extend(http_routes(state, routes))
+    _trace(state, workload, configuration)
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
 
 

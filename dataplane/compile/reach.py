@@ -1,4 +1,5 @@
-"""What routes add to a workload's scope: the services that they lead to, and the subsets of those.
+"""What routes add to a workload's scope: the services that they lead to, and the subsets of those; and the collector
+of its spans.
 
 A workload declares that it calls `orders`; a route of `orders` may send it on to `orders-v2`, which it never named.
 """
@@ -6,6 +7,7 @@ A workload declares that it calls `orders`; a route of `orders` may send it on t
 from collections.abc import Iterator
 
 from dataplane.compile.scope import Scope
+from dataplane.compile.telemetry import collector
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from routing.backends import Target, services_named, targets_of
@@ -16,7 +18,9 @@ from schemas.objects import AnyRoute
 
 
 def is_reached(state: MeshState, scope: Scope, caller: Workload, service: ServiceRef) -> bool:
-    return scope.holds(state, service) or any(True for _ in _routes_to(state, scope, caller, service))
+    if scope.holds(state, service) or (not scope.closed and service == collector(state, caller.service)):
+        return True
+    return any(True for _ in _routes_to(state, scope, caller, service))
 
 
 def reached(state: MeshState, scope: Scope, caller: Workload) -> set[ServiceRef]:
@@ -30,6 +34,8 @@ def reached(state: MeshState, scope: Scope, caller: Workload) -> set[ServiceRef]
         for route in state.routes_for_gateway(gateway):
             if is_attached(state, caller, route):
                 found |= services_named(route)
+    if not scope.closed and (spans := collector(state, caller.service)) is not None:
+        found.add(spans)
     return found
 
 

@@ -27,6 +27,8 @@ class Scope:
     """Nothing is declared: `named` is what the workload turned out to call, and grows."""
     named: frozenset[ServiceRef] = frozenset()
     bound: tuple[BoundPort, ...] = field(default=())
+    closed: bool = False
+    """Nothing is called, not even by the sidecar itself."""
     hosted_in: tuple[str, ...] = ()
     """Namespaces whose ExternalServices with `hosts` are in scope: nobody could tell from a host name whose it is, so
     there is nothing to learn."""

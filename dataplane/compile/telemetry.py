@@ -14,7 +14,8 @@ from dataplane.compile.resources import RUNTIME, Resource
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from schemas.durations import milliseconds
-from schemas.objects.telemetry import AccessLogging, Mode, Telemetry
+from schemas.names import ServiceRef
+from schemas.objects.telemetry import AccessLogging, Mode, Telemetry, Tracing
 
 Side = Literal["client", "server"]
 SIDES: tuple[Side, ...] = ("client", "server")
@@ -25,6 +26,9 @@ _MODES: dict[Side, tuple[Mode, ...]] = {
 
 LAYER = "telemetry"
 """Of the runtime, and of the one resource that fills it."""
+
+TRACE_SAMPLING = "tracing.random_sampling"
+"""Envoy's own key: of requests without a trace context, how many are sampled."""
 
 FAILED = 500
 """HTTP status from which an answer is a failure of ours, not of who asked."""
@@ -45,6 +49,43 @@ class LogLevel:
 def log_key(side: Side, value: Literal["min_status", "min_duration_ms", "sampled"]) -> str:
     """The runtime's name for it."""
     return f"mesh.access_log.{side}.{value}"
+
+
+def metrics_key(side: Side) -> str:
+    """The runtime's name for whether the side counts: per cent, 0 or 100."""
+    return f"mesh.metrics.{side}.counted"
+
+
+def counts(telemetries: Sequence[Telemetry], side: Side) -> bool:
+    """telemetries: as for `log_level`."""
+    for telemetry in telemetries:
+        if telemetry.spec.metrics is not None:
+            said = next((one for one in telemetry.spec.metrics if one.match.mode in _MODES[side]), None)
+            return said is None or not said.disabled
+    return True
+
+
+def tracing_of(telemetries: Sequence[Telemetry]) -> tuple[Telemetry, Tracing] | None:
+    """What is said of tracing, and where; None where nothing is exported."""
+    for telemetry in telemetries:
+        said = telemetry.spec.tracing
+        if said is not None:
+            return (telemetry, said) if said.provider is not None and not said.disabled else None
+    return None
+
+
+def collector_of(telemetry: Telemetry) -> ServiceRef | None:
+    """The service that it names for spans."""
+    tracing = telemetry.spec.tracing
+    if tracing is None or tracing.provider is None or (ref := tracing.provider.backend_ref) is None:
+        return None
+    return ServiceRef(ref.namespace or telemetry.metadata.namespace, ref.name)
+
+
+def collector(state: MeshState, workload: ServiceRef) -> ServiceRef | None:
+    """The service that spans of the workload go to."""
+    found = tracing_of(state.telemetries(workload))
+    return collector_of(found[0]) if found is not None else None
 
 
 def log_level(telemetries: Sequence[Telemetry], side: Side) -> LogLevel:
@@ -74,11 +115,15 @@ def runtime(state: MeshState, workload: Workload) -> Resource:
     """Always there: Envoy waits for it when it starts."""
     found = state.telemetries(workload.service)
     message = rtds_pb2.Runtime(name=LAYER)
-    values: dict[str, int] = {}
+    values: dict[str, int | dict[str, int | str]] = {}
     for side in SIDES:
         level = log_level(found, side)
         values[log_key(side, "min_status")] = level.min_status
         values[log_key(side, "min_duration_ms")] = min(level.min_duration_ms, NEVER_MS)
         values[log_key(side, "sampled")] = level.sampled
+        values[metrics_key(side)] = 100 if counts(found, side) else 0
+    traced = tracing_of(found)
+    sampled = round(traced[1].random_sampling_percentage * 100) if traced is not None else 0
+    values[TRACE_SAMPLING] = {"numerator": sampled, "denominator": "TEN_THOUSAND"}
     message.layer.update(values)
     return Resource.of(RUNTIME, LAYER, message)

@@ -10,6 +10,7 @@ from typing import Any
 import h11
 import trio
 
+from dataplane.compile.request_metrics import PREFIX
 from dataplane.envoy.lifecycle import Activity, parse_activity
 from schemas.errors import Unavailable
 
@@ -19,6 +20,14 @@ _CHUNK = 64 * 1024
 
 # HTTP and listener gauges, as one regular expression over names; url-encoded by hand: ^ ( | ) \ + $
 _ACTIVITY = "/stats?type=Gauges&filter=%5E%28http%7Clistener%29%5C..%2B%5C.downstream_%28rq%7Ccx%29_active%24"
+
+# What `dataplane.envoy.stats` reads, as one regular expression over names; url-encoded by hand as above.
+STATISTICS = (
+    f"/stats/prometheus?filter=%5E%28{PREFIX}%5C.%7Cserver%5C.%28memory_allocated%7Cuptime%7Clive%29%24"
+    "%7Ctracing%5C.opentelemetry%5C.spans_%7Chttp%5C..%2Bdownstream_cx_active%24%29"
+)
+# To ask for before: Envoy gathers its workers' histograms for each answer, but only after it has given that.
+_FLUSH = "/stats?filter=%5E%24"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,14 @@ class Admin:
         if reply.status != 200:
             raise Unavailable(f"Envoy's admin answered {reply.status} to {_ACTIVITY}: {reply.body[:200]!r}")
         return parse_activity(reply.body.decode(errors="replace"))
+
+    async def statistics(self) -> str:
+        """What `dataplane.envoy.stats` reads."""
+        await self.get(_FLUSH)
+        reply = await self.get(STATISTICS)
+        if reply.status != 200:
+            raise Unavailable(f"Envoy's admin answered {reply.status} to {STATISTICS}: {reply.body[:200]!r}")
+        return reply.body.decode(errors="replace")
 
     async def _json(self, target: str) -> dict[str, Any]:
         reply = await self.get(target)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataplane.compile.open_streams import AGENT_CLUSTER
+from dataplane.compile.request_metrics import PREFIX as METRICS
 from dataplane.compile.telemetry import LAYER
 from schemas.errors import InvalidInput, Problem
 
@@ -37,6 +38,12 @@ _REQUESTS_A_TURN = 64
 
 # Envoy's default for a lost ADS stream is 0.5 s, growing to 30 s. The agent is on the same host and back at once.
 _ADS_RETRY = {"base_interval": "0.1s", "max_interval": "1s"}
+
+# Of a request, up to which it counts for each bucket of the histogram. A call on one network takes a millisecond; what
+# takes a minute has long met some timeout. Each is a line of what is scraped, for every series.
+LATENCY_BUCKETS_MS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 60_000)
+# Envoy's default sends every five spans on their own; and what there is after a second, for who waits for a trace.
+SPANS = {"tracing": {"opentelemetry": {"min_flush_spans": 512, "flush_interval_ms": 1000}}}
 
 _HTTP_PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -115,12 +122,24 @@ def bootstrap(given: BootstrapInput) -> dict[str, Any]:
         # How much is logged changes while Envoy runs, by one resource of ADS (dataplane/compile/telemetry.py).
         "layered_runtime": {
             "layers": [
-                {"name": "mesh", "static_layer": _runtime()},
+                {"name": "mesh", "static_layer": {**_runtime(), **SPANS}},
                 {"name": LAYER, "rtds_layer": {"name": LAYER, "rtds_config": ads}},
             ]
         },
         # Statistics are computed when they are read; nothing is pushed, so no timer either.
         "stats_flush_on_admin": True,
+        "stats_config": {
+            "histogram_bucket_settings": [{"match": {"prefix": f"{METRICS}."}, "buckets": list(LATENCY_BUCKETS_MS)}]
+        },
+        # By which spans get to the collector (dataplane/compile/tracing.py).
+        "bootstrap_extensions": [
+            {
+                "name": "envoy.bootstrap.internal_listener",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+                },
+            }
+        ],
         # A cluster's hundreds of statistics come to be with its first request: memory for what is used.
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "overload_manager": {

@@ -80,6 +80,8 @@ def placed_addresses(assignment: Any) -> Iterator[str]:
 
 
 def address(of: Any) -> str:
+    if of.HasField("envoy_internal_address"):
+        return f"its own {of.envoy_internal_address.server_listener_name}"
     socket = of.socket_address
     host = f"[{socket.address}]" if ":" in socket.address else socket.address
     return f"{host}:{socket.port_value}"

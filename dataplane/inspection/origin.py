@@ -30,6 +30,8 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
         gateways = state.gateways(workload.service)
         routes = {str(route.ref) for one in gateways for route in state.routes_for_gateway(one)}
         return [*(str(one.ref) for one in gateways), *(sorted(routes) if key.type_url == ROUTES else [])]
+    if kind == "telemetry":
+        return [str(one.ref) for one in state.telemetries(workload.service) if one.spec.tracing is not None][:1]
     if kind == "missing":
         return _routes_to(state, rest)
     if kind != "outbound":

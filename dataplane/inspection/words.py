@@ -17,6 +17,7 @@ from dataplane.compile import one_identity
 from dataplane.compile.backends import HTTP_OPTIONS
 from dataplane.compile.inbound import ALLOW, DENY
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
+from dataplane.compile.tracing import TRACED
 from dataplane.compile.workload import Workload
 from dataplane.inspection.differ import address, placed_addresses
 from dataplane.inspection.origin import origins
@@ -53,8 +54,14 @@ def described(
 
 
 def _listener(listener: Any) -> Iterator[str]:
-    parts = [f"on {address(listener.address)}"]
+    inside = listener.HasField("internal_listener")
+    parts = ["takes spans, and sends them on" if inside else f"on {address(listener.address)}"]
+    chosen = listener.filter_chain_matcher.on_no_match.action.name
     for chain in listener.filter_chains:
+        if chosen and chain.name != chosen:
+            continue  # what is open goes on in it
+        if chosen.endswith(TRACED):
+            parts.append("makes spans")
         if chain.filter_chain_match.application_protocols:
             parts.append(f"from callers that offer {', '.join(chain.filter_chain_match.application_protocols)}")
         if chain.filter_chain_match.server_names:

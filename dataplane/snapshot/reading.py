@@ -27,9 +27,11 @@ from schemas.objects import (
     HTTPRoute,
     Service,
     TCPRoute,
+    Telemetry,
 )
 from schemas.objects.external import ExternalTls
 from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
+from schemas.telemetry_faults import telemetry_faults
 from schemas.traffic_faults import traffic_faults
 from spiffe.bundle import certificates
 from spiffe.pem import holds_certificates
@@ -60,6 +62,8 @@ def read(ref: DataRef, data: bytes) -> Value:
                     _check_traffic(value, subject)
                 case HTTPRoute() | GRPCRoute() | TCPRoute():
                     _check_route(value, subject)
+                case Telemetry():
+                    _check_telemetry(value, subject)
             return value
         case EndpointRef():
             return _endpoint(ref, data, subject)
@@ -126,6 +130,12 @@ def _check_unique(subject: str, of: Mapping[str, Iterable[Hashable]]) -> None:
 
 def _check_traffic(policy: BackendTrafficPolicy, subject: str) -> None:
     fault = next(traffic_faults(policy.spec), None)
+    if fault is not None:
+        raise Corrupt(Problem(subject, fault.message, checking.json_path(("spec", *fault.path)), fault.remedy))
+
+
+def _check_telemetry(telemetry: Telemetry, subject: str) -> None:
+    fault = next(telemetry_faults(telemetry.spec), None)
     if fault is not None:
         raise Corrupt(Problem(subject, fault.message, checking.json_path(("spec", *fault.path)), fault.remedy))
 

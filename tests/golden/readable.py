@@ -1,8 +1,13 @@
-"""Compiled resources as YAML that people can review: one text an xDS kind, names in order, nothing packed."""
+"""Compiled resources as YAML that people can review: one text an xDS kind, names in order, nothing packed.
+
+What every listener has alike, its logs and its chain with a tracer, is shown whole where it is asked for, else by its
+hash.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,17 +34,18 @@ _KINDS = {
 }
 # Fields of type map: protobuf gives their entries in no order.
 _MAPS = {"policies", "typed_per_filter_config", "typed_extension_protocol_options"}
-_STRUCTS = {"filter_metadata", "json_format", "layer"}
+_STRUCTS = {"filter_metadata", "json_format", "layer", "value"}
+_ALIKE = {"access_log", "tracing"}
 
 
-def readable(resources: Iterable[Resource], problems: Iterable[Problem]) -> dict[str, str]:
+def readable(resources: Iterable[Resource], problems: Iterable[Problem], *, whole: bool = True) -> dict[str, str]:
     """File name -> text; no file where there is nothing of a kind."""
     found = sorted(resources, key=lambda resource: resource.key)
     texts = {}
     for kind, (type_url, message) in _KINDS.items():
         plain = [_plain(message.FromString(one.body)) for one in found if one.key.type_url == type_url]
         if plain:
-            texts[f"{kind}.yaml"] = _yaml(plain)
+            texts[f"{kind}.yaml"] = _yaml(plain if whole or kind != "listeners" else _short(plain))
     lines = [str(problem) for problem in problems]
     return {**texts, "problems.yaml": _yaml(lines)} if lines else texts
 
@@ -65,9 +71,19 @@ def _shown(value: Any, name: str = "", *, unordered: bool = False) -> Any:
         order = sorted(value) if unordered or name in _MAPS else list(value)
         return {key: _shown(value[key], key, unordered=unordered) for key in order}
     if isinstance(value, list):
-        return [_shown(one) for one in value]
+        return [_shown(one, unordered=unordered) for one in value]
     # PEM: the text itself is easier to compare than its base64
     return base64.b64decode(value).decode() if name == "inline_bytes" else value
+
+
+def _short(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict) and str(value.get("name", "")).endswith(" traced") and "filters" in value:
+        return {"name": value["name"], "filters": _short(value["filters"], "tracing")}
+    if name in _ALIKE:
+        return f"[{hashlib.blake2b(_yaml(value).encode(), digest_size=8).hexdigest()}]"
+    if isinstance(value, dict):
+        return {key: _short(one, key) for key, one in value.items()}
+    return [_short(one) for one in value] if isinstance(value, list) else value
 
 
 class _Dumper(yaml.SafeDumper):

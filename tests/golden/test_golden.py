@@ -12,13 +12,15 @@ from tests.states.build import CREDENTIALS, State, compiled, mesh_of
 from tests.states.examples import STATES
 
 HERE = Path(__file__).parent
+WHOLE = ("federation", "on-demand", "passed-on", "shop", "telemetry", "telemetry-http")
 _MAKE = "if that is what it should be: make golden, and read the diff"
 
 
 def files_of(state: State) -> dict[str, str]:
     mesh = mesh_of(state.values)
     compiler = compiled(state.workload, mesh, learnt=state.learnt)
-    return readable(compiler.resources().values(), [*mesh.problems(), *compiler.problems()])
+    problems = [*mesh.problems(), *compiler.problems()]
+    return readable(compiler.resources().values(), problems, whole=state.name in WHOLE)
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)

@@ -33,7 +33,18 @@ from schemas.objects.gateway import (
 from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy, VirtualRanges
 from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, RateLimitPolicySpec, RateLimitRule
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec, VirtualAddress
-from schemas.objects.telemetry import AccessLogFilter, AccessLogging, Telemetry, TelemetryMatch, TelemetrySpec
+from schemas.objects.telemetry import (
+    AccessLogFilter,
+    AccessLogging,
+    CollectorRef,
+    CustomTag,
+    Metrics,
+    Telemetry,
+    TelemetryMatch,
+    TelemetrySpec,
+    Tracing,
+    TracingProvider,
+)
 from schemas.objects.traffic import (
     BackendTrafficPolicySpec,
     CircuitBreaker,
@@ -181,6 +192,20 @@ _log_levels = st.builds(
     ),
     random_sampling_percentage=st.sampled_from([0, 25, 100]),
 )
+_collectors = st.builds(CollectorRef, name=_services, namespace=_maybe(_namespaces), port=st.sampled_from([80, 9000]))
+_providers = st.builds(
+    TracingProvider,
+    protocol=st.sampled_from(["grpc", "http"]),
+    backend_ref=_collectors,
+) | st.builds(TracingProvider, address=st.sampled_from(["127.0.0.1:4317", "otel.example:4318"]))
+_tracing = st.builds(
+    Tracing,
+    disabled=st.booleans(),
+    provider=_maybe(_providers),
+    random_sampling_percentage=st.sampled_from([0.0, 0.25, 100.0]),
+    custom_tags=_few(st.builds(CustomTag, name=st.just("tenant"), request_header=st.just("x-tenant")), 1),
+)
+_metrics = st.builds(Metrics, disabled=st.booleans())
 _telemetry = _object(
     Telemetry,
     st.sampled_from(["t1", "t2"]),
@@ -188,6 +213,8 @@ _telemetry = _object(
         TelemetrySpec,
         target_refs=_maybe(_few(st.builds(TargetRef, name=_services), 1)),
         access_logging=_maybe(_few(_log_levels)),
+        metrics=_maybe(_few(_metrics)),
+        tracing=_maybe(_tracing),
     ),
     _namespaces | st.just(SYSTEM_NAMESPACE),
 )

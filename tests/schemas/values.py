@@ -26,9 +26,14 @@ from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpe
 from schemas.objects.telemetry import (
     AccessLogFilter,
     AccessLogging,
+    CollectorRef,
+    CustomTag,
+    Metrics,
     Telemetry,
     TelemetryMatch,
     TelemetrySpec,
+    Tracing,
+    TracingProvider,
 )
 from schemas.objects.traffic import BackendTrafficPolicy, BackendTrafficPolicySpec, LoadBalancer
 from schemas.records import (
@@ -173,6 +178,12 @@ TELEMETRY = Telemetry(
                 filter=AccessLogFilter(min_status_code=400, min_duration="1s"),
                 random_sampling_percentage=12,
             ),
+        ),
+        metrics=(Metrics(match=TelemetryMatch(mode="CLIENT"), disabled=True),),
+        tracing=Tracing(
+            provider=TracingProvider(backend_ref=CollectorRef(name="otel", namespace="observability", port=4317)),
+            random_sampling_percentage=0.5,
+            custom_tags=(CustomTag(name="shop.tenant", request_header="x-tenant"),),
         ),
     ),
 )

@@ -503,6 +503,45 @@ STATES: tuple[State, ...] = (
         telemetry("elsewhere.back", {"accessLogging": [{"disabled": True}]}),
         telemetry("says-nothing", {}),
     ),
+    state(
+        "telemetry-traces",
+        "spans go to a service that nobody depends on; who is traced is in the routes; one side counts nothing",
+        *_SHOP,
+        service("otel", port("otlp", 4317, "grpc")),
+        instance("otel", "c1", "10.0.0.9", otlp=4317),
+        telemetry(
+            "traces",
+            {
+                "metrics": [{"match": {"mode": "CLIENT"}, "disabled": True}],
+                "tracing": {
+                    "provider": {"backendRef": {"name": "otel", "port": 4317}},
+                    "randomSamplingPercentage": 12.5,
+                    "customTags": [
+                        {"name": "shop.region", "literal": "north"},
+                        {"name": "shop.tenant", "requestHeader": "x-tenant"},
+                    ],
+                },
+            },
+        ),
+    ),
+    state(
+        "telemetry-http",
+        "a collector by its address, that takes HTTP; the mesh says so, and the namespace otherwise of its logs alone",
+        *_SHOP,
+        telemetry(
+            "mesh.mesh-system",
+            {"tracing": {"provider": {"protocol": "http", "address": "otel.example:4318"}}, "metrics": []},
+        ),
+        telemetry("namespace", {"accessLogging": []}),
+    ),
+    state(
+        "telemetry-unusable",
+        "a collector that is not there is a problem; one that contradicts itself is put aside; narrower says nothing",
+        *_SHOP,
+        telemetry("narrow", {"tracing": {"provider": {"backendRef": {"name": "gone", "port": 1}}}}, ["orders"]),
+        telemetry("both", {"tracing": {"provider": {"backendRef": {"name": "otel", "port": 1}, "address": "a:1"}}}),
+        telemetry("off.mesh-system", {"tracing": {"disabled": True, "provider": {"address": "127.0.0.1:4317"}}}),
+    ),
     *BACKENDS,
     *ROUTE_STATES,
     *EDGE_STATES,

@@ -190,6 +190,54 @@ FAULTS = {
         "$.spec.rules[0].from[0].identities[0]",
         "not a workload",
     ),
+    "telemetry without a collector": (
+        policy("{tracing: {provider: {protocol: http}}}", "Telemetry"),
+        "$.spec.tracing.provider",
+        "says no collector",
+    ),
+    "telemetry with two collectors": (
+        policy(
+            "{tracing: {provider: {protocol: http, address: 'otel:4318', backendRef: {name: orders, port: 8080}}}}",
+            "Telemetry",
+        ),
+        "$.spec.tracing.provider.address",
+        "`backendRef` too",
+    ),
+    "telemetry to a port that is not": (
+        policy("{tracing: {provider: {address: 'otel:0'}}}", "Telemetry"),
+        "$.spec.tracing.provider.address",
+        "no port",
+    ),
+    "telemetry to a service that is not": (
+        policy("{tracing: {provider: {backendRef: {name: otel, port: 4317}}}}", "Telemetry"),
+        "$.spec.tracing.provider.backendRef",
+        "does not exist",
+    ),
+    "telemetry to a port that the service lacks": (
+        policy("{tracing: {provider: {backendRef: {name: orders, port: 4317}}}}", "Telemetry"),
+        "$.spec.tracing.provider.backendRef.port",
+        "has no port 4317",
+    ),
+    "telemetry to a port of another protocol": (
+        policy("{tracing: {provider: {backendRef: {name: orders, port: 8080}}}}", "Telemetry"),
+        "$.spec.tracing.provider.backendRef.port",
+        "speaks http",
+    ),
+    "a tag without a value": (
+        policy("{tracing: {customTags: [{name: a}]}}", "Telemetry"),
+        "$.spec.tracing.customTags[0]",
+        "exactly one",
+    ),
+    "a tag twice": (
+        policy("{tracing: {customTags: [{name: a, literal: b}, {name: a, literal: c}]}}", "Telemetry"),
+        "$.spec.tracing.customTags[1].name",
+        "there already",
+    ),
+    "a tag that holds secrets": (
+        policy("{tracing: {customTags: [{name: a, requestHeader: authorization}]}}", "Telemetry"),
+        "$.spec.tracing.customTags[0].requestHeader",
+        "secrets",
+    ),
     "a mesh of another name": (
         "kind: Mesh\nmetadata: {name: other}\nspec: {trustDomain: shop.example}",
         "$.metadata.name",

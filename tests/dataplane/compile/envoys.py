@@ -15,6 +15,7 @@ from typing import Any
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
 from dataplane.compile.telemetry import LAYER
+from dataplane.envoy.bootstrap import BootstrapInput, bootstrap
 from tests.dataplane.compile.feed import Feed
 from tests.support.envoy import envoy_path
 
@@ -124,6 +125,7 @@ class FedEnvoy:
 
     def _bootstrap(self) -> dict[str, Any]:
         from_ads = {"ads": {}, "resource_api_version": "V3"}
+        whole = bootstrap(BootstrapInput(self.name, "test", str(self._feed_socket), str(self._admin), 1000))
         return {
             "node": {"id": self.name, "cluster": "test"},
             "admin": {"address": {"pipe": {"path": str(self._admin)}}},
@@ -136,9 +138,16 @@ class FedEnvoy:
                 "cds_config": from_ads,
                 "lds_config": from_ads,
             },
+            **{name: whole[name] for name in ("stats_flush_on_admin", "stats_config", "bootstrap_extensions")},
             "layered_runtime": {
                 "layers": [
-                    {"name": "mesh", "static_layer": {"re2": {"max_program_size": {"error_level": 100_000}}}},
+                    {
+                        "name": "mesh",
+                        "static_layer": {
+                            "re2": {"max_program_size": {"error_level": 100_000}},
+                            "tracing": {"opentelemetry": {"flush_interval_ms": 20}},
+                        },
+                    },
                     {"name": LAYER, "rtds_layer": {"name": LAYER, "rtds_config": from_ads}},
                 ]
             },

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.bootstrap.internal_listener.v3 import internal_listener_pb2
 from envoy.extensions.resource_monitors.downstream_connections.v3 import downstream_connections_pb2
 from envoy.extensions.resource_monitors.fixed_heap.v3 import fixed_heap_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -19,6 +20,7 @@ from tests.support.envoy import envoy_path
 
 GIVEN = BootstrapInput("sidecar/a", "orders.shop", "/run/mesh/ads.sock", "/run/mesh/admin.sock", 1000)
 ANY_TYPES = (
+    internal_listener_pb2,
     downstream_connections_pb2,
     fixed_heap_pb2,
     http_protocol_options_pb2,

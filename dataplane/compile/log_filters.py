@@ -1,0 +1,80 @@
+"""Filters of access logs: which requests and connections a log, or a metric that is kept like one, is about."""
+
+from typing import Literal
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.data.accesslog.v3 import accesslog_pb2 as entry_pb2
+
+from dataplane.compile.on_demand import SECOND_PASS
+from dataplane.compile.telemetry import LogLevel, Side, log_key, metrics_key
+
+Carries = Literal["requests", "connections", "both"]
+"""What comes through a listener. A connection is one of bytes, or an HTTP CONNECT."""
+
+_Comparison = accesslog_pb2.ComparisonFilter
+_Grpc = accesslog_pb2.GrpcStatusFilter
+# gRPC statuses that stand for a 5xx: none of them is the caller's fault (google.rpc.Code's HTTP mapping).
+_GRPC_FAILURES = (
+    _Grpc.UNKNOWN, _Grpc.DEADLINE_EXCEEDED, _Grpc.UNIMPLEMENTED, _Grpc.INTERNAL, _Grpc.UNAVAILABLE, _Grpc.DATA_LOSS,
+)  # fmt: skip
+
+# Envoy's response flags, but for those of whom a caller has itself to thank (it went away: DC, DR; rate limits) and of
+# failures on purpose (DI, FI). A tunnel that its client closes first ends with DC.
+_FAILURES = (
+    "UH", "UF", "UO", "NR", "NC", "URX", "UT", "LR", "UR", "UC", "UPE", "UMSDR", "DPE", "SI", "IH", "NFCF", "DT", "OM",
+    "DF",
+)  # fmt: skip
+
+
+def at_its_end(into: accesslog_pb2.AccessLogFilter) -> None:
+    """What lasts is also told of while it is open, to the agent: open_streams."""
+    into.log_type_filter.types.extend([entry_pb2.DownstreamEnd, entry_pb2.TcpConnectionEnd])
+
+
+def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
+    """At its end, sampled, and one of: failed, above a status, slow."""
+    default = LogLevel()
+    end, sampled, chosen = (into.and_filter.filters.add() for _ in range(3))
+    at_its_end(end)
+    sampled.runtime_filter.runtime_key = log_key(side, "sampled")
+    sampled.runtime_filter.percent_sampled.numerator = default.sampled
+    reasons = chosen.or_filter.filters
+    status = reasons.add().status_code_filter.comparison
+    status.op, status.value.default_value = _Comparison.GE, default.min_status
+    status.value.runtime_key = log_key(side, "min_status")
+    duration = reasons.add().duration_filter.comparison
+    duration.op, duration.value.default_value = _Comparison.GE, default.min_duration_ms
+    duration.value.runtime_key = log_key(side, "min_duration_ms")
+    _broke(reasons.add(), reasons.add())
+
+
+def is_counted(
+    into: accesslog_pb2.AccessLogFilter, side: Side, *, carries: Carries, connection: bool = False, failed: bool = False
+) -> None:
+    """A request at its end; of a listener that carries both, a request or a `connection`; where only what failed is
+    asked for, that: 5xx, a gRPC status that stands for one, or a connection that broke."""
+    every = into.and_filter.filters
+    at_its_end(every.add())
+    if carries == "both":
+        # What waits to be learnt comes a second time, and only then to where it goes: on_demand.
+        again = every.add().header_filter.header
+        again.name, again.present_match, again.invert_match = SECOND_PASS, True, True
+        method = every.add().header_filter.header
+        method.name, method.string_match.exact, method.invert_match = ":method", "CONNECT", not connection
+    if failed:
+        reasons = every.add().or_filter.filters
+        status = reasons.add().status_code_filter.comparison
+        status.op, status.value.default_value = _Comparison.GE, LogLevel().min_status
+        status.value.runtime_key = "mesh.metrics.failed"  # which nobody sets; Envoy wants one
+        _broke(reasons.add(), reasons.add())
+    enabled = every.add().runtime_filter
+    enabled.runtime_key = metrics_key(side)
+    enabled.percent_sampled.numerator = 100
+
+
+def _broke(flags: accesslog_pb2.AccessLogFilter, status: accesslog_pb2.AccessLogFilter) -> None:
+    flags.response_flag_filter.flags.extend(_FAILURES)
+    # What is no gRPC has a gRPC status of its HTTP one for Envoy, a 200 that of a failure.
+    content_type = status.and_filter.filters.add().header_filter.header
+    content_type.name, content_type.string_match.prefix = "content-type", "application/grpc"
+    status.and_filter.filters.add().grpc_status_filter.statuses.extend(_GRPC_FAILURES)

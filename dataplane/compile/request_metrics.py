@@ -1,0 +1,116 @@
+"""What Envoy counts of requests and connections, by who called whom; kept by its stats access logger.
+
+The labels are configuration, or what a certificate says: nothing that somebody sends. How many there are is bounded: a
+peer of another trust domain is ``other``, of statuses only the class is told, and all listeners share one scope, in
+which no more than `MAX_SERIES` come to be.
+
+The logger's message is written as plain values (``xds.type.v3.TypedStruct``): Envoy knows fields of it (`stats_scope`,
+`rules`) that the Python package of its API doesn't yet.
+https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/access_loggers/stats/v3/stats.proto
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from xds.type.v3 import typed_struct_pb2
+
+from dataplane.compile.log_filters import Carries, is_counted
+from dataplane.compile.stamps import NAMESPACE
+from dataplane.compile.telemetry import Side
+from dataplane.compile.tls import packed
+from dataplane.compile.workload import Workload
+
+MAX_SERIES = 1000
+"""Of each kind of metric in a sidecar. A service has a handful of callers, callees and routes; four classes of status
+each. A histogram takes some 3 KiB of Envoy's memory, and 16 lines of what is scraped."""
+
+PREFIX = "mesh"
+"""Of the names in Envoy."""
+OTHER = "other"
+"""Who calls from another trust domain."""
+
+DURATION, ERRORS = "request_duration", "request_errors"
+CONNECTIONS, RECEIVED, SENT = "connections", "connection_received_bytes", "connection_sent_bytes"
+
+_TYPE = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
+_INPUT = "type.googleapis.com/envoy.extensions.matching.common_inputs.stats.v3.StatTagValueInput"
+_TRANSFORM = "type.googleapis.com/envoy.extensions.matching.actions.transform_stat.v3.TransformStat"
+
+
+def request_metrics(workload: Workload, side: Side, carries: Carries) -> list[accesslog_pb2.AccessLog]:
+    """A function of the workload's settings alone: whether they count goes by the runtime."""
+    return list(_request_metrics(str(workload.identity), workload.trust_domain, side, carries))
+
+
+@lru_cache(maxsize=8)  # a listener for each bound port; all of them count alike
+def _request_metrics(own: str, trust_domain: str, side: Side, carries: Carries) -> tuple[accesslog_pb2.AccessLog, ...]:
+    tags = _tags(own, trust_domain, side)
+    route = [_tag("route", "%ROUTE_NAME%")] if side == "client" else []
+    # Of a status its first digit. What ended without one, ends without one here.
+    code = _tag("code", "%RESP(:STATUS):1%")
+    logs = []
+    if carries != "connections":
+        every, failed = accesslog_pb2.AccessLogFilter(), accesslog_pb2.AccessLogFilter()
+        is_counted(every, side, carries=carries)
+        is_counted(failed, side, carries=carries, failed=True)
+        duration = {
+            "stat": _stat(DURATION, [*tags, *route, code]),
+            "unit": "Milliseconds",
+            "value_format": "%DURATION%",
+        }
+        logs += [
+            _log(every, {"histograms": [duration]}),
+            _log(failed, {"counters": [{"stat": _stat(ERRORS, [*tags, *route]), "value_fixed": "1"}]}),
+        ]
+    if carries != "requests":
+        ended = accesslog_pb2.AccessLogFilter()
+        is_counted(ended, side, carries=carries, connection=True)
+        counters = [
+            {"stat": _stat(CONNECTIONS, tags), "value_fixed": "1"},
+            {"stat": _stat(RECEIVED, tags), "value_format": "%BYTES_RECEIVED%"},
+            {"stat": _stat(SENT, tags), "value_format": "%BYTES_SENT%"},
+        ]
+        logs.append(_log(ended, {"counters": counters}))
+    return tuple(logs)
+
+
+def _log(only: accesslog_pb2.AccessLogFilter, stats: dict[str, Any]) -> accesslog_pb2.AccessLog:
+    config = typed_struct_pb2.TypedStruct(type_url=_TYPE)
+    # One scope for all: they share it where all its fields are the same.
+    scope = {"prefix": PREFIX, "max_counters": MAX_SERIES, "max_histograms": MAX_SERIES, "sharing_name": PREFIX}
+    config.value.update({"stats_scope": scope, **stats})
+    log = accesslog_pb2.AccessLog(name="envoy.access_loggers.stats", typed_config=packed(config))
+    log.filter.CopyFrom(only)
+    return log
+
+
+def _tags(own: str, trust_domain: str, side: Side) -> list[dict[str, Any]]:
+    if side == "client":
+        source, destination = _tag("source", own), _tag("destination", f"%METADATA(CLUSTER:{NAMESPACE}:destination)%")
+    else:
+        source = _tag("source", "%DOWNSTREAM_PEER_URI_SAN%") | {"rules": _only_of(trust_domain)}
+        destination = _tag("destination", own)
+    return [_tag("side", side), source, destination]
+
+
+def _tag(name: str, value: str) -> dict[str, Any]:
+    return {"name": name, "value_format": value}
+
+
+def _stat(name: str, tags: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"name": name, "tags": tags}
+
+
+def _only_of(trust_domain: str) -> dict[str, Any]:
+    """Any other value becomes `OTHER`: nobody counts how many identities somebody else's CA makes."""
+    of_ours = {
+        "input": {"name": "tag", "typed_config": {"@type": _INPUT}},
+        "value_match": {"prefix": f"spiffe://{trust_domain}/ns/"},
+    }
+    becomes = {"name": OTHER, "typed_config": {"@type": _TRANSFORM, "update_tag": {"new_tag_value": OTHER}}}
+    matcher = {
+        "predicate": {"not_matcher": {"single_predicate": of_ours}},
+        "on_match": {"action": becomes},
+    }
+    return {"matcher_list": {"matchers": [matcher]}}

@@ -1,0 +1,135 @@
+"""Envoy's own statistics ▸ metrics of ours: one naming scheme, names of services in place of identities. Pure.
+
+What is counted, and that its labels are bounded, is `dataplane.compile.request_metrics`' matter.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from dataplane.compile import request_metrics as counted
+from schemas.errors import InvalidInput
+from schemas.names import SpiffeId
+from telemetry.families import Family, Histogram, counters_by, gauge, gauges, histograms
+
+# Envoy names its statistics so, and begins each name of the Prometheus format with `envoy_`.
+_OWN = {
+    "server_memory_allocated": ("envoy_memory_allocated_bytes", "Memory that Envoy has asked for."),
+    "server_uptime": ("envoy_uptime_seconds", "Since Envoy has started; it outlives its agent."),
+    "server_live": ("envoy_live", "1: Envoy serves; 0: it drains."),
+    "tracing_opentelemetry_spans_sent": ("envoy_spans_sent", "Spans given to the collector."),
+    "tracing_opentelemetry_spans_dropped": ("envoy_spans_dropped", "Spans of which too many waited."),
+}
+_ACTIVE = "http_downstream_cx_active"
+_LINE = re.compile(r"envoy_(\w+?)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_CODES = {"1": "1xx", "2": "2xx", "3": "3xx", "4": "4xx", "5": "5xx"}
+REQUEST_LABELS = ("side", "source", "destination", "route", "code")
+ERROR_LABELS = REQUEST_LABELS[:-1]
+CONNECTION_LABELS = REQUEST_LABELS[:3]
+UNKNOWN = "unknown"
+
+Labels = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Counted:
+    """What Envoy has counted, by labels."""
+
+    durations: dict[Labels, Histogram] = field(default_factory=lambda: defaultdict(Histogram))
+    errors: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
+    connections: dict[str, dict[Labels, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    own: dict[str, float] = field(default_factory=dict)
+    active: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    series: int = 0
+    """Histograms that Envoy keeps."""
+
+
+def read(exposition: str, trust_domain: str) -> Counted:
+    """exposition: of `QUERY`, in the text format of Prometheus. trust_domain: the own one."""
+    found = Counted()
+    for line in exposition.splitlines():
+        match = _LINE.fullmatch(line)
+        if match is not None:
+            labels = {name: _plain(value) for name, value in _LABEL.findall(match[2] or "")}
+            _take(found, match[1], labels, float(match[3]), trust_domain)
+    return found
+
+
+def _take(found: Counted, name: str, labels: Mapping[str, str], value: float, trust_domain: str) -> None:
+    of, _, rest = name.partition("_")
+    if of != counted.PREFIX:
+        if name == _ACTIVE:
+            side = "server" if labels.get("envoy_http_conn_manager_prefix", "").startswith("inbound") else "client"
+            if not labels.get("envoy_http_conn_manager_prefix", "").startswith(("admin", "telemetry")):
+                found.active[side] += value
+        elif name in _OWN:
+            found.own[name] = value
+        return
+    ends = tuple(_service(labels.get(one, ""), trust_domain) for one in ("source", "destination"))
+    both = (labels.get("side", ""), *ends)
+    route = "" if labels.get("route", "-") == "-" else labels["route"]
+    if rest.startswith(counted.DURATION):
+        histogram = found.durations[*both, route, _CODES.get(labels.get("code", ""), "none")]
+        match rest.removeprefix(f"{counted.DURATION}_"):
+            case "bucket":
+                histogram.add(labels["le"], value)
+            case "sum":
+                histogram.total += value
+            case "count":
+                found.series += 1
+    elif rest == counted.ERRORS:
+        found.errors[*both, route] += value
+    elif both[2] != UNKNOWN:  # a tunnel that leads nowhere, or back to the proxy port, is no connection to anybody
+        found.connections[rest][both] += value
+
+
+def _service(identity: str, trust_domain: str) -> str:
+    """``orders.shop`` of the own trust domain; else the identity that the configuration names, or `OTHER`."""
+    if identity in ("", "-"):
+        return UNKNOWN
+    if not identity.startswith("spiffe://"):
+        return counted.OTHER
+    try:
+        parsed = SpiffeId.parse(identity)
+    except InvalidInput:
+        return counted.OTHER
+    service = parsed.service if parsed.trust_domain == trust_domain else None
+    return str(service) if service is not None else identity
+
+
+def _plain(value: str) -> str:
+    return value.replace(r"\"", '"').replace(r"\n", "\n").replace(r"\\", "\\")
+
+
+def families(found: Counted | None) -> Iterator[Family]:
+    """None: Envoy has not answered."""
+    yield gauge("envoy_up", "1: Envoy has answered this scrape.", float(found is not None))
+    if found is None:
+        return
+    requests = {labels: float(one.count) for labels, one in found.durations.items()}
+    yield counters_by("requests", "Requests that have ended.", REQUEST_LABELS, requests)
+    about = "Of those, what failed: 5xx, a gRPC status that stands for one, no answer at all."
+    yield counters_by("request_errors", about, ERROR_LABELS, found.errors)
+    about = "From a request's first byte to the answer's last. Envoy counts milliseconds."
+    yield histograms("request_duration_seconds", about, REQUEST_LABELS, found.durations, divisor=1000)
+    of_connections = {
+        counted.CONNECTIONS: "TCP connections that have ended.",
+        counted.RECEIVED: "Bytes of those, from whom called.",
+        counted.SENT: "Bytes of those, to whom called.",
+    }
+    for name, text in of_connections.items():
+        yield counters_by(name, text, CONNECTION_LABELS, found.connections.get(name, {}))
+    yield gauge("request_series", "Kinds of requests that Envoy keeps apart.", found.series)
+    about_limit = "How many it keeps apart at most; what comes above that is not counted."
+    yield gauge("request_series_limit", about_limit, counted.MAX_SERIES)
+    yield gauges("envoy_http_connections_active", "Connections that speak HTTP with Envoy.", "side", found.active)
+    yield from _own(found.own)
+
+
+def _own(values: Mapping[str, float]) -> Iterable[Family]:
+    for name, (ours, about) in _OWN.items():
+        if name in values:
+            is_count = name.startswith("tracing")
+            yield counters_by(ours, about, (), {(): values[name]}) if is_count else gauge(ours, about, values[name])
