@@ -18,13 +18,17 @@ from schemas.objects import AnyRoute
 
 
 def is_reached(state: MeshState, scope: Scope, caller: Workload, service: ServiceRef) -> bool:
-    if scope.holds(state, service) or (not scope.closed and service == collector(state, caller.service)):
+    if scope.closed:
+        return False
+    if scope.holds(state, service) or service == collector(state, caller.service):
         return True
     return any(True for _ in _routes_to(state, scope, caller, service))
 
 
 def reached(state: MeshState, scope: Scope, caller: Workload) -> set[ServiceRef]:
     """Everything for which there are clusters, whether it exists or not."""
+    if scope.closed:
+        return set()
     found = set(scope.services(state))
     for service in state.routed() if scope.everything else {*scope.named, *state.hosted(scope.hosted_in)}:
         for route in state.routes_for(service):
@@ -34,7 +38,7 @@ def reached(state: MeshState, scope: Scope, caller: Workload) -> set[ServiceRef]
         for route in state.routes_for_gateway(gateway):
             if is_attached(state, caller, route):
                 found |= services_named(route)
-    if not scope.closed and (spans := collector(state, caller.service)) is not None:
+    if (spans := collector(state, caller.service)) is not None:
         found.add(spans)
     return found
 
