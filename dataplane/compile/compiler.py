@@ -266,7 +266,7 @@ class Compiler:
                 # Listeners say which headers of what stays open are reported; mostly they come out the same.
                 return {INBOUND, INBOUND_ROUTES} if ours or opens else set()
             case ObjectRef(kind=Mesh.__name__):
-                return {PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES, *map(virtual_of, self.scope.virtual)}
+                return {RUNTIME, PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES, *map(virtual_of, self.scope.virtual)}
             case ObjectRef(kind=RateLimitPolicy.__name__):
                 limits = [one for one in (change.before, change.after) if isinstance(one, RateLimitPolicy)]
                 ours = any(rate_limits.targets(policy, self.workload.service) for policy in limits)

@@ -13,6 +13,7 @@ from google.protobuf import wrappers_pb2
 
 from dataplane.compile.hardening import against_strangers, harden
 from dataplane.compile.open_streams import add_reports
+from dataplane.compile.telemetry import DENIAL_HEADER_KEY
 from dataplane.compile.tls import ads_source, packed
 
 _Manager = hcm_pb2.HttpConnectionManager
@@ -20,6 +21,9 @@ _Manager = hcm_pb2.HttpConnectionManager
 # Protocols that HTTP/1.1 connections may be upgraded to: WebSocket (RFC 6455), and what container engines use. Envoy
 # knows no "all"; h2c is not among them, which nobody needs: apps may speak HTTP/2 at once.
 UPGRADES = ("websocket", "tcp", "spdy/3.1")
+
+
+DENIED_BY = "x-mesh-denied-by"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ def connection_manager(
     harden(manager)
     if inbound:
         manager.set_current_client_cert_details.uri = True
+        manager.local_reply_config.mappers.append(_denial())
         add_reports(manager, name, judged_headers)
     else:
         manager.http_protocol_options.allow_absolute_url.value = True
@@ -83,6 +88,19 @@ def connection_manager(
     return listener_components_pb2.Filter(
         name="envoy.filters.network.http_connection_manager", typed_config=packed(manager)
     )
+
+
+def _denial() -> hcm_pb2.ResponseMapper:
+    """Who is denied is told by which rule, if the mesh says so: in Envoy's words, with ``namespace/name[rule]``."""
+    mapper = hcm_pb2.ResponseMapper()
+    denied, told = (mapper.filter.and_filter.filters.add() for _ in range(2))
+    status = denied.status_code_filter.comparison
+    status.op, status.value.default_value = accesslog_pb2.ComparisonFilter.EQ, 403
+    status.value.runtime_key = "mesh.denied_status"  # never set; Envoy demands a name
+    told.runtime_filter.runtime_key = DENIAL_HEADER_KEY
+    header = mapper.headers_to_add.add().header
+    header.key, header.value = DENIED_BY, "%RESPONSE_CODE_DETAILS%"
+    return mapper
 
 
 def _reason() -> hcm_pb2.ResponseMapper:

@@ -29,6 +29,8 @@ LAYER = "telemetry"
 
 TRACE_SAMPLING = "tracing.random_sampling"
 """Envoy's own key: of requests without a trace context, how many are sampled."""
+DENIAL_HEADER_KEY = "mesh.denial_header"
+"""Of the runtime: in how many per cent of denials the caller is told the rule; absent: in none."""
 
 FAILED = 500
 """HTTP status from which an answer is a failure of ours, not of who asked."""
@@ -125,5 +127,8 @@ def runtime(state: MeshState, workload: Workload) -> Resource:
     traced = tracing_of(found)
     sampled = round(traced[1].random_sampling_percentage * 100) if traced is not None else 0
     values[TRACE_SAMPLING] = {"numerator": sampled, "denominator": "TEN_THOUSAND"}
+    mesh = state.mesh()
+    if mesh is not None and mesh.spec.denial_header:
+        values[DENIAL_HEADER_KEY] = 100
     message.layer.update(values)
     return Resource.of(RUNTIME, LAYER, message)

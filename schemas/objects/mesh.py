@@ -35,6 +35,8 @@ class MeshSpec(Part, frozen=True, kw_only=True):
     virtual_addresses: VirtualRanges = VirtualRanges()
     """Can't change while any service has an address."""
     outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy()
+    denial_header: bool = False
+    """Whether who is denied is told by which rule, in the header `x-mesh-denied-by`."""
 
 
 class Mesh(Object, frozen=True, kw_only=True, tag="Mesh"):

@@ -105,6 +105,13 @@ class JudgeEnvoy:
             self._streams[caller, port, address] = stream
         return status
 
+    def head(self, caller: SpiffeId, port: int, head: bytes) -> bytes:
+        """All that is answered to a request on a connection of its own, up to the body."""
+        stream = self._connect(caller, port, "127.0.0.1")
+        stream.ask(head)
+        stream.close()
+        return stream.head
+
     def _connect(self, caller: SpiffeId, port: int, address: str) -> _Stream:
         if caller not in self._contexts:
             self._contexts[caller] = self._context(caller)
@@ -132,6 +139,7 @@ class _Stream:
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self.ended = False
+        self.head = b""
         self._sock = sock
         self._buffer = b""
 
@@ -143,8 +151,8 @@ class _Stream:
     def _answer(self) -> int:
         while b"\r\n\r\n" not in self._buffer:
             self._read()
-        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        lines = head.lower().split(b"\r\n")
+        self.head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        lines = self.head.lower().split(b"\r\n")
         length = next((int(one.partition(b":")[2]) for one in lines if one.startswith(b"content-length:")), 0)
         while len(self._buffer) < length:
             self._read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from authz.judge import Outcome, Request, judge
 from authz.rules import PortRules, port_rules
 from schemas.names import ObjectRef, SpiffeId
-from schemas.objects import AuthorizationPolicy
+from schemas.objects import AuthorizationPolicy, Mesh, Metadata
 from schemas.objects.authorization import Operation, Rule
+from schemas.objects.mesh import MeshSpec
 from schemas.objects.service import ServicePort
-from tests.authz.judge_envoy import APP, OTHER_DOMAIN, JudgeEnvoy, judge_envoy
+from tests.authz.judge_envoy import APP, HEAD, OTHER_DOMAIN, JudgeEnvoy, judge_envoy
 from tests.authz.strategies import CALLERS, DRESSES, METHODS, PORTS, Dress, policies, targets
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.states.build import (
@@ -23,6 +25,7 @@ from tests.states.build import (
     TRUST_DOMAIN,
     Item,
     federates,
+    identity,
     policy,
     ref,
     revocation,
@@ -195,3 +198,20 @@ def test_an_audit_counts_what_it_would_deny_rule_by_rule(envoy: JudgeEnvoy) -> N
             if f"|{port.name}" in name and f"mesh-system/shadow[{index}]" in name:
                 found[index] = int(count)
     assert found == expected, counts
+
+
+def test_who_is_denied_is_told_by_which_rule_if_the_mesh_says_so(envoy: JudgeEnvoy) -> None:
+    deny = policy("no-cart", "DENY", rule(who("web")), rule(who("cart")))
+    for spec, told in ((None, {}), ({"denialHeader": True}, {"cart": "shop/no-cart[1]", "web.back": "none"}), ({}, {})):
+        items = [] if spec is None else [mesh(**spec)]
+        envoy.run(*FIXED, deny, *items, ports=ALL_PORTS)
+        for name in ("cart", "web.back"):
+            head = envoy.head(SpiffeId.parse(identity(name)), HTTP_PORTS[0].port, HEAD)
+            said = f"x-mesh-denied-by: rbac_access_denied_matched_policy[{told.get(name)}]".encode()
+            assert b" 403 " in head
+            assert (said in head.split(b"\r\n"), b"x-mesh-denied-by" in head) == (name in told, name in told), head
+
+
+def mesh(**spec: object) -> Mesh:
+    made = msgspec.convert({"trustDomain": TRUST_DOMAIN, **spec}, MeshSpec)
+    return Mesh(api_version="mesh/v1", metadata=Metadata(name="mesh", namespace="mesh-system"), spec=made)
