@@ -205,7 +205,7 @@ class Compiler:
         return self.rebuild(state)  # there are listeners and clusters with them, or no longer
 
     def _certificates_wanted(self, state: MeshState) -> dict[CertificateFiles, str]:
-        found = gateway.certificates_wanted(state, self.workload)
+        found = gateway.certificates_wanted(state, self.workload) if self.scope.gateways else {}
         for service in state.externals_with_files():
             declared = state.destination(service)
             if not isinstance(declared, ExternalService) or not self._reaches(state, service):
@@ -357,7 +357,7 @@ class Compiler:
                     after = _by_key(self._secrets(state))
                 case Unit("runtime"):
                     after = _by_key([telemetry.runtime(state, self.workload)])
-                case Unit("gateway") if not self.expired:
+                case Unit("gateway") if self.scope.gateways:
                     made, wrong = gateway.gateway_resources(state, self.workload)
                     after = _by_key(made)
                     if wrong:

@@ -34,7 +34,7 @@ def reached(state: MeshState, scope: Scope, caller: Workload) -> set[ServiceRef]
         for route in state.routes_for(service):
             if concerns(route, service, caller.service):
                 found |= services_named(route)
-    for gateway in state.gateways(caller.service):
+    for gateway in state.gateways(caller.service) if scope.gateways else ():
         for route in state.routes_for_gateway(gateway):
             if is_attached(state, caller, route):
                 found |= services_named(route)
@@ -54,7 +54,7 @@ def is_attached(state: MeshState, caller: Workload, route: AnyRoute) -> bool:
 
 def leads_anywhere(state: MeshState, scope: Scope, caller: Workload, route: AnyRoute) -> bool:
     """Whether it is for any request of this workload, or one that comes in by a gateway in it."""
-    return is_attached(state, caller, route) or any(
+    return (scope.gateways and is_attached(state, caller, route)) or any(
         scope.holds(state, parent) and concerns(route, parent, caller.service) for parent in parents(route)
     )
 

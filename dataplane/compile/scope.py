@@ -29,6 +29,8 @@ class Scope:
     bound: tuple[BoundPort, ...] = field(default=())
     closed: bool = False
     """Nothing is called, not even by the sidecar itself."""
+    gateways: bool = False
+    """What the routes of gateways in this sidecar lead to, too."""
     hosted_in: tuple[str, ...] = ()
     """Namespaces whose ExternalServices with `hosts` are in scope: nobody could tell from a host name whose it is, so
     there is nothing to learn."""
@@ -69,7 +71,7 @@ def scope_of(service: ServiceRef, declared: Service | None, learnt: Iterable[Ser
     near = tuple(dict.fromkeys((service.namespace, SYSTEM_NAMESPACE)))
     if dependencies is None:
         learnt = frozenset(learnt)
-        return Scope(on_demand=True, named=learnt, hosted_in=near, hosts_from=near, virtual=learnt)
+        return Scope(gateways=True, on_demand=True, named=learnt, hosted_in=near, hosts_from=near, virtual=learnt)
     everything = any(dependency.name == "*" for dependency in dependencies)
     named, bound = set(), []
     for dependency in dependencies:
@@ -81,7 +83,14 @@ def scope_of(service: ServiceRef, declared: Service | None, learnt: Iterable[Ser
             bound.append(BoundPort(dependency.bind_port, ref, dependency.port))
     bound.sort(key=lambda one: one.bind_port)
     virtual = frozenset(named).union(learnt if everything else ())
-    return Scope(everything, named=frozenset(named), bound=tuple(bound), hosts_from=near, virtual=virtual)
+    return Scope(
+        gateways=True,
+        everything=everything,
+        named=frozenset(named),
+        bound=tuple(bound),
+        hosts_from=near,
+        virtual=virtual,
+    )
 
 
 def bound_target(state: MeshState, bound: BoundPort) -> ServicePort | Problem:

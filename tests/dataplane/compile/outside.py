@@ -22,7 +22,8 @@ import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dataplane.compile.compiler import Compiler
-from dataplane.compile.workload import Credentials, Workload
+from dataplane.compile.workload import Credentials, KeyPair, Workload
+from schemas.objects.common import CertificateFiles
 from tests.dataplane.compile.envoys import FedEnvoy
 from tests.states.build import TRUST_DOMAIN, WEB, Item, bundle, compiled, identity, mesh_of, state
 from tests.support.net import free_port
@@ -134,6 +135,8 @@ class Outside:
     authority: Authority = field(default_factory=Authority.create)
     """Of the mesh."""
     compiler: Compiler | None = None
+    certificates: dict[CertificateFiles, KeyPair] = field(default_factory=dict)
+    """In the files of its host."""
 
     def __post_init__(self) -> None:
         self._leaf = self.authority.issue(uri=identity("web"))
@@ -146,6 +149,7 @@ class Outside:
             inbound_address=self.address,
             local_address=self.address,
             proxy_port=PROXY,
+            certificates=self.certificates,
             system_ca=self.system_ca if system_ca is None else system_ca,
         )
         root = bundle(1, self.authority.certificate.public_bytes(Encoding.DER))

@@ -12,6 +12,8 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
+from dataplane.compile.workload import KeyPair
+from schemas.objects.common import CertificateFiles
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.outside import Outside, Outsider, grpc_outsider, outside
@@ -146,6 +148,24 @@ def test_the_own_identity_is_shown(web: Outside, stack: ExitStack) -> None:
     web.put(CALLER, external(server, "{mode: MUTUAL}"))
     assert web.get(HOST) == (200, "api")
     assert server.peers[-1]["subjectAltName"] == (("URI", identity("web")),)
+
+
+def test_a_certificate_from_files_is_shown(web: Outside, stack: ExitStack) -> None:
+    partner = Authority.create("who knows us")
+    server = Outsider("api", stack, SYSTEM.issue(dns=[HOST]), clients=partner)
+    mutual = external(server, "{mode: MUTUAL, clientCertificate: {certificate: us.crt, key: us.key}}")
+    web.put(CALLER, mutual)
+    status, text = web.get(HOST)
+    assert (status, "has no certificate us.crt with us.key" in text) == (503, True)
+    leaf = partner.issue(dns=["us.test"])
+    files = CertificateFiles(certificate="us.crt", key="us.key")
+    web.certificates = {files: KeyPair(leaf.chain_pem, leaf.key_pem)}
+    try:
+        web.put(CALLER, mutual)
+        assert web.get(HOST) == (200, "api")
+        assert server.peers[-1]["subjectAltName"] == (("DNS", "us.test"),)
+    finally:
+        web.certificates = {}
 
 
 def test_plain_and_opaque(web: Outside, stack: ExitStack) -> None:
