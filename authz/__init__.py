@@ -6,5 +6,8 @@ rules      policies ▸ the rules of one port, with the conditions that can neve
 patterns   path patterns ▸ what is compared, narrowly for an ALLOW, widely for a DENY
 paths      a request's path, as Envoy has it before anything judges it
 judge      rules and a request ▸ a verdict: what decided, or the nearest miss
+claims     what a policy can ask of a token
+tokens     RequestAuthentication ▸ where tokens stand, and of what form they must be
+jwks       the public keys of an issuer
 stored     whether a stored policy was understood in full
 """

@@ -1,10 +1,12 @@
 """The rules of one port and a request ▸ what decided, or which ALLOW came nearest and what it lacked. Pure."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
+from authz.claims import principal, texts
 from authz.paths import Refused, normalised
 from authz.rules import Alternative, Condition, Field, PortRule, PortRules
 from schemas.names import ObjectRef, SpiffeId
@@ -19,7 +21,8 @@ class Request:
     """What reaches the sidecar of the service that is called. On a tcp port only `caller` and `address` count.
 
     target: path and query. headers: names and values. host: the authority, with or without port. address: of the host
-    that the caller is on; empty where it is not known.
+    that the caller is on; empty where it is not known. claims: of a token that a RequestAuthentication of the service
+    proves; None: the request has none.
     """
 
     caller: SpiffeId
@@ -28,6 +31,7 @@ class Request:
     headers: tuple[tuple[str, str], ...] = ()
     host: str = ""
     address: str = ""
+    claims: Mapping[str, Any] | None = None
 
 
 class Outcome(Enum):
@@ -58,6 +62,8 @@ class Lack:
     never: str = ""
     negated: bool = False
     """None of `wanted` is what it wants."""
+    claim: tuple[str, ...] = ()
+    """Of a `when`, which one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +151,18 @@ class _Facts:
 
     def _failed(self, conditions: Alternative) -> Iterable[Lack]:
         for condition in conditions:
-            got = self._text(condition)
-            if not condition.holds(got):
-                yield Lack(condition.field, condition.said, got or "", condition.never, condition.negated)
+            got = self._texts(condition)
+            if not condition.holds(*got):
+                text = ", ".join(filter(None, got))
+                yield Lack(condition.field, condition.said, text, condition.never, condition.negated, condition.claim)
+
+    def _texts(self, condition: Condition) -> tuple[str | None, ...]:
+        match condition.field:
+            case "requestPrincipals":
+                return principal(self.request.claims)
+            case "when":
+                return texts(self.request.claims, condition.claim)
+        return (self._text(condition),)
 
     def _text(self, condition: Condition) -> str | None:
         """None: the request has no such thing."""
@@ -165,7 +180,7 @@ class _Facts:
                 return self.request.address or None
             case "identities" | "namespaces" | "trustDomains" | "trustDomain":
                 return str(self.request.caller)
-            case "from" | "to" | "ports":
+            case "from" | "to" | "ports" | "requestPrincipals" | "when":
                 return ""  # they have no values: what fails them is no part of the request
 
 

@@ -5,9 +5,10 @@ condition that can't hold there stays in its rule with the reason, for explanati
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from authz.claims import claim_path, value_text
 from authz.patterns import Text, grpc_pattern, header_texts, host_texts, path_texts
 from schemas.errors import InvalidInput
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId
@@ -16,7 +17,7 @@ from schemas.objects.authorization import GrpcMatch, HeaderMatch, Operation, Rul
 from schemas.objects.service import ServicePort
 
 Field = Literal[
-    "from", "identities", "namespaces", "trustDomains", "ipBlocks", "trustDomain",
+    "from", "identities", "namespaces", "trustDomains", "ipBlocks", "trustDomain", "requestPrincipals", "when",
     "to", "methods", "paths", "hosts", "headers", "grpc", "ports",
 ]  # fmt: skip
 """Where in a rule a condition stands. `trustDomain` stands nowhere: it is what a rule means that names nobody."""
@@ -32,7 +33,7 @@ class Condition:
     """Holds where any of `values` does, of what `field` is about; if `negated`, where none does.
 
     never: why it can't hold on this port, else empty. said: the values as the policy has them. header: the name, of
-    `headers`.
+    `headers`. claim: the way to it, of `when`.
     """
 
     field: Field
@@ -41,9 +42,11 @@ class Condition:
     never: str = ""
     negated: bool = False
     header: str = ""
+    claim: tuple[str, ...] = ()
 
-    def holds(self, text: str | None) -> bool:
-        return not self.never and any(value.holds(text) for value in self.values) != self.negated
+    def holds(self, *texts: str | None) -> bool:
+        """texts: of what has several, a claim, all of them; of what is not there, none."""
+        return not self.never and any(value.holds(text) for value in self.values for text in texts) != self.negated
 
 
 Alternative = tuple[Condition, ...]
@@ -144,14 +147,16 @@ class _Reading:
     # -- who
 
     def sources(self, rule: Rule) -> Iterator[Alternative]:
+        when = tuple(self._when(rule))
         if rule.from_ is None:
-            yield self._anybody()
+            yield (*self._anybody(), *when)
         elif not rule.from_:
             yield (_empty("from"),)
         for source in rule.from_ or ():
             conditions = tuple(self._source(source))
             named = source.identities is not None or source.namespaces is not None or source.trust_domains is not None
-            yield conditions if named else (*self._anybody(), *conditions)
+            # A token says who asks, not who calls: whom it does not name is anybody still.
+            yield (*(() if named else self._anybody()), *conditions, *when)
 
     def _anybody(self) -> Alternative:
         """Federated peers pass TLS too. Who names nobody lets in anybody of the own mesh; a denial means all."""
@@ -181,6 +186,28 @@ class _Reading:
             yield _any_of("ipBlocks", map(_block, source.ip_blocks), source.ip_blocks)
         if source.not_ip_blocks is not None:
             yield _none_of("ipBlocks", map(_block, source.not_ip_blocks), source.not_ip_blocks)
+        principals, others = source.request_principals, source.not_request_principals
+        if principals is not None:
+            yield from self._of_token(_any_of("requestPrincipals", map(value_text, principals), principals))
+        if others is not None:
+            yield from self._of_token(_none_of("requestPrincipals", map(value_text, others), others))
+
+    def _when(self, rule: Rule) -> Iterator[Condition]:
+        for one in rule.when:
+            path = claim_path(one.key)
+            if one.values is not None:
+                asked = _any_of("when", map(value_text, one.values), one.values)
+                yield from self._of_token(replace(asked, claim=path))
+            if one.not_values is not None:
+                asked = _none_of("when", map(value_text, one.not_values), one.not_values)
+                yield from self._of_token(replace(asked, claim=path))
+
+    def _of_token(self, condition: Condition) -> Iterator[Condition]:
+        """As `_http`: of a TCP connection nobody has seen a token."""
+        if self.port.protocol != "tcp":
+            yield condition
+        elif not self.denies:
+            yield replace(condition, values=(), never=condition.never or "a token can't be judged on a tcp port")
 
     def _believed(self, field: Field, texts: Iterable[tuple[Text, str]], said: tuple[str, ...]) -> Condition:
         """texts: with the trust domain that each is of. Who is not trusted any more may still have a connection open:

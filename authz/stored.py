@@ -1,13 +1,15 @@
-"""What is wrong with an AuthorizationPolicy beyond its schema; whether a stored one is understood in full. Pure."""
+"""What is wrong with policies of authorization and authentication beyond their schemas; whether stored ones are
+understood in full. Pure."""
 
 from collections.abc import Iterator
 from ipaddress import ip_network
 
 import msgspec
 
+from authz.tokens import authentication_faults
 from schemas import checking
 from schemas.errors import Corrupt, Problem
-from schemas.objects import AuthorizationPolicy
+from schemas.objects import AuthorizationPolicy, RequestAuthentication
 from schemas.objects.authorization import AuthorizationPolicySpec
 
 
@@ -30,19 +32,22 @@ def _is_block(text: str) -> bool:
     return True
 
 
-def check_understood(policy: AuthorizationPolicy, data: bytes, subject: str) -> None:
+def check_understood(policy: AuthorizationPolicy | RequestAuthentication, data: bytes, subject: str) -> None:
     """`data`: what `policy` was decoded from. Raises Corrupt.
 
     Of other objects an unknown field is passed over. Of a policy it may be a condition that a newer replica knows:
-    without it an ALLOW would allow more.
+    without it an ALLOW would allow more. Of a RequestAuthentication, what a token must be.
     """
-    wrong = next(policy_faults(policy.spec), None)
+    if isinstance(policy, AuthorizationPolicy):
+        wrong = next(policy_faults(policy.spec), None)
+    else:
+        wrong = next(authentication_faults(policy.spec), None)
     if wrong is not None:
         raise Corrupt(Problem(subject, wrong.message, checking.json_path(wrong.path), wrong.remedy))
     spec = msgspec.msgpack.decode(data)["spec"]
     if spec == msgspec.msgpack.decode(msgspec.msgpack.encode(policy.spec)):
         return  # all of it was understood; else a default may be written out, or a field be unknown
-    fault = next(checking.faults(spec, AuthorizationPolicySpec, ("spec",)), None)
+    fault = next(checking.faults(spec, type(policy.spec), ("spec",)), None)
     if fault is not None:
         remedy = "upgrade the mesh's software here, or write the policy again"
         raise Corrupt(Problem(subject, fault.message, checking.json_path(fault.path), remedy))

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from schemas.errors import InvalidInput, Problem
 from schemas.records import JwtAuthority, TrustBundle
+from schemas.strict_json import NotStrict, load_object
 from spiffe.bundle import certificates
 from spiffe.jwt import (
     CURVES,
@@ -31,7 +32,6 @@ from spiffe.jwt import (
     encode_bytes,
     load_public_key,
 )
-from spiffe.strict_json import NotStrict, load_object
 from spiffe.x509 import UNREADABLE
 
 # A hundred RSA roots. What a stranger serves must be bounded before it is parsed.

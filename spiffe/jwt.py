@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from schemas.errors import InvalidInput, Unauthenticated
 from schemas.names import SpiffeId
-from spiffe.strict_json import NotStrict, load_object
+from schemas.strict_json import NotStrict, load_object
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 

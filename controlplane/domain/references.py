@@ -13,6 +13,7 @@ from schemas.objects import (
     GRPCRoute,
     HTTPRoute,
     RateLimitPolicy,
+    RequestAuthentication,
     Service,
     TCPRoute,
     Telemetry,
@@ -46,7 +47,7 @@ def references(value: AnyObject) -> Iterator[Reference]:
                 yield Reference(ref, f"$.spec.parentRefs[{index}]")
             for path, backend in backend_refs(value):
                 yield Reference(ObjectRef(backend.kind, backend.namespace or own, backend.name), path)
-        case AuthorizationPolicy() | BackendTrafficPolicy() | RateLimitPolicy() | Telemetry():
+        case AuthorizationPolicy() | BackendTrafficPolicy() | RateLimitPolicy() | RequestAuthentication() | Telemetry():
             for index, target in enumerate(value.spec.target_refs or ()):
                 ref = ObjectRef(target.kind, value.metadata.namespace, target.name)
                 yield Reference(ref, f"$.spec.targetRefs[{index}]")

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from authz.stored import policy_faults
+from authz.tokens import authentication_faults
 from controlplane.domain.external import external_problems
 from controlplane.domain.federation import (
     identity_problems,
@@ -29,6 +30,7 @@ from schemas.objects import (
     HTTPRoute,
     Mesh,
     RateLimitPolicy,
+    RequestAuthentication,
     Service,
     TCPRoute,
     Telemetry,
@@ -65,6 +67,9 @@ def problems_of(value: AnyObject, after: After, subject: str) -> Iterator[Proble
             yield from telemetry_problems(value, after, subject)
         case RateLimitPolicy():
             yield from rate_limit_problems(value, after, subject)
+        case RequestAuthentication():
+            for fault in authentication_faults(value.spec):
+                yield Problem(subject, fault.message, json_path(fault.path), fault.remedy)
         case AuthorizationPolicy():
             yield from _authorization_policy(value, after, subject)
 

@@ -14,6 +14,8 @@ _MEANS = {
     "trustDomains": "the caller's trust domain",
     "trustDomain": "the caller's trust domain",
     "ipBlocks": "the caller's address",
+    "requestPrincipals": "the token's principal",
+    "when": "the token's claim ",
     "to": "what is called",
     "methods": "the method",
     "paths": "the path",
@@ -52,9 +54,10 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
 
 def _lack(lack: Lack) -> str:
     wanted = ("none of " if lack.negated else "") + " or ".join(lack.wanted)
+    what = _MEANS[lack.field] + ".".join(lack.claim)
     if lack.never:
-        return f"{_MEANS[lack.field]}: {lack.never}" + (f" (it wants {wanted})" if wanted else "")
-    return f"{_MEANS[lack.field]}: it wants {wanted}, got {lack.got or 'nothing'}"
+        return f"{what}: {lack.never}" + (f" (it wants {wanted})" if wanted else "")
+    return f"{what}: it wants {wanted}, got {lack.got or 'nothing'}"
 
 
 def plain_verdict(verdict: Verdict) -> dict[str, Any]:
@@ -79,7 +82,8 @@ def plain_verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _plain_lack(one: Lack) -> dict[str, Any]:
     wanted = list(one.wanted)
-    return {"field": one.field, "wanted": wanted, "negated": one.negated, "got": one.got, "never": one.never}
+    said = {"field": one.field, "wanted": wanted, "negated": one.negated, "got": one.got, "never": one.never}
+    return {**said, "claim": list(one.claim)} if one.claim else said
 
 
 def _named(ref: ObjectRef | None) -> dict[str, str] | None:

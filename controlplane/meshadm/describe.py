@@ -12,11 +12,19 @@ from controlplane.meshadm.table import lines as table_lines
 from controlplane.meshadm.values import Sidecars, Stored
 from schemas import codec
 from schemas.names import ServiceRef
-from schemas.objects import AuthorizationPolicy, BackendTrafficPolicy, RateLimitPolicy, Service, Telemetry
+from schemas.objects import (
+    AuthorizationPolicy,
+    BackendTrafficPolicy,
+    RateLimitPolicy,
+    RequestAuthentication,
+    Service,
+    Telemetry,
+)
 from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
 from schemas.objects.rate_limit import LimitMatch, RateLimitRule
 
-POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "Telemetry")
+POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "RequestAuthentication", "Telemetry")
+_POLICIES = AuthorizationPolicy | BackendTrafficPolicy | RateLimitPolicy | RequestAuthentication | Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ def _policies_for(service: Service, policies: Sequence[Stored]) -> list[Stored]:
     found: list[Stored] = []
     for stored in policies:
         value = stored.object
-        if not isinstance(value, AuthorizationPolicy | BackendTrafficPolicy | RateLimitPolicy | Telemetry):
+        if not isinstance(value, _POLICIES):
             continue
         if isinstance(value, AuthorizationPolicy):
             if applies(value, ServiceRef(service.metadata.namespace, service.metadata.name)):
@@ -158,6 +166,11 @@ def _match(match: LimitMatch) -> Iterator[str]:
 
 
 def _who(rule: Rule) -> str:
+    when = [text for one in rule.when for text in _listed(one.key, one.values, one.not_values, "nothing")]
+    return " and ".join([_callers(rule), *when])
+
+
+def _callers(rule: Rule) -> str:
     if rule.from_ is None:
         return "anyone"
     return " or ".join(" and ".join(_source(source)) or "anyone" for source in rule.from_) or "nobody"
@@ -168,6 +181,7 @@ def _source(source: Source) -> Iterator[str]:
     yield from _listed("namespace", source.namespaces, source.not_namespaces, "none")
     yield from _listed("trust domain", source.trust_domains, source.not_trust_domains, "none")
     yield from _listed("address", source.ip_blocks, source.not_ip_blocks, "none")
+    yield from _listed("token", source.request_principals, source.not_request_principals, "none")
 
 
 def _listed(

@@ -15,6 +15,7 @@ SHORT_FORMS = {
     "AuthorizationPolicy": ("authz",),
     "BackendTrafficPolicy": ("btp",),
     "RateLimitPolicy": ("rlp",),
+    "RequestAuthentication": ("reqauth",),
     "Telemetry": ("tel",),
     "ExternalService": ("extsvc",),
     "Gateway": ("gtw",),

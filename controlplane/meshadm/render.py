@@ -86,6 +86,10 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),
         ("LIMITS", lambda one: joined(f"{rule.limit.requests}/{rule.limit.unit}" for rule in one.spec.rules)),
     ),
+    "RequestAuthentication": (
+        ("TARGETS", lambda one: _targets(one.spec.target_refs)),
+        ("ISSUERS", lambda one: joined(rule.issuer for rule in one.spec.jwt_rules)),
+    ),
     "Telemetry": (
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),
         ("SAYS", lambda one: joined(one.sections)),

@@ -15,6 +15,7 @@ from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 
 from authz.patterns import Text
 from authz.rules import Alternative, Condition, PortRule, PortRules, applies, port_rules, possible
+from dataplane.compile import tokens
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef
 from schemas.objects.service import ServicePort
@@ -156,9 +157,19 @@ def _principal(conditions: Alternative) -> rbac_pb2.Principal:
 
 
 def _calling(condition: Condition) -> rbac_pb2.Principal:
-    ids = [_caller(text) for text in condition.values] or [NO_PRINCIPAL]
+    ids = [one for text in condition.values for one in _callers(condition, text)] or [NO_PRINCIPAL]
     principal = rbac_pb2.Principal(or_ids=rbac_pb2.Principal.Set(ids=ids))
     return rbac_pb2.Principal(not_id=principal) if condition.negated else principal
+
+
+def _callers(condition: Condition, text: Text) -> Iterable[rbac_pb2.Principal]:
+    """Any of them."""
+    match condition.field:
+        case "requestPrincipals":
+            return tokens.request_principals(text, _matcher)
+        case "when":
+            return tokens.claim(condition.claim, text, _matcher)
+    return [_caller(text)]
 
 
 def _caller(text: Text) -> rbac_pb2.Principal:

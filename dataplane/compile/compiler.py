@@ -47,6 +47,7 @@ from schemas.objects import (
     Gateway,
     Mesh,
     RateLimitPolicy,
+    RequestAuthentication,
     Service,
     TCPRoute,
     Telemetry,
@@ -271,6 +272,9 @@ class Compiler:
                 limits = [one for one in (change.before, change.after) if isinstance(one, RateLimitPolicy)]
                 ours = any(rate_limits.targets(policy, self.workload.service) for policy in limits)
                 return {INBOUND_ROUTES} if ours else set()
+            case ObjectRef(kind=RequestAuthentication.__name__, namespace=namespace):
+                # One that becomes readable, or is no longer, closes or opens the whole namespace.
+                return {INBOUND_ROUTES} if namespace == self.workload.service.namespace else set()
             case ObjectRef(kind=Telemetry.__name__):
                 return self._touched_by_telemetry(state, change)
             case EndpointRef(service=service):

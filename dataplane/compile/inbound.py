@@ -21,7 +21,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import duration_pb2
 
 from authz.rules import applies
-from dataplane.compile import authorization, clusters, passing, rate_limits, tls
+from dataplane.compile import authorization, clusters, passing, rate_limits, tls, tokens
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.one_identity import one_identity
@@ -62,7 +62,8 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             rules = authorization.rules_for(state, workload.service, workload.trust_domain, port)
             limits = rate_limits.rules_of(state.rate_limits(workload.service.namespace), workload.service, port)
             audit = authorization.audit_for(state, workload.service, workload.trust_domain, port)
-            if passing.judges_identities_only(rules) and not limits and audit is None:
+            proving = tokens.authentications_of(state, workload.service)
+            if passing.judges_identities_only(rules) and not limits and audit is None and not proving:
                 logs = access_logs(workload, "server", http=False)
                 passing.add_chain(listener, clusters.app_name(port), *rules, transport_socket, logs)
         logs = access_logs(
@@ -94,7 +95,7 @@ def _http_chain(
         connection_manager(
             name=listener_name(port),
             inbound=True,
-            filters=[*_authorization_filters(), *rate_limits.filters()],
+            filters=[*tokens.filters(), *_authorization_filters(), *rate_limits.filters()],
             takes_connect=port.protocol == "tcp",
             judged_headers=judged_headers,
             access_logs=logs,
@@ -115,13 +116,16 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     own, namespace = workload.service, workload.service.namespace
     judging = (one for one in state.authorization_policies(namespace) if applies(one, own))
     limiting = [one for one in state.rate_limits(namespace) if rate_limits.targets(one, own)]
-    revision = newest(state, [service, *judging, *limiting])
+    proving = tokens.authentications_of(state, own)
+    revision = newest(state, [service, *judging, *limiting, *proving])
     result = []
     for port in service.spec.ports:
         host = _virtual_host(port, revision, *_rules(state, workload, port, closed=closed))
         audit = authorization.audit_for(state, own, workload.trust_domain, port)
         if audit is not None and not closed:
             _count(host, audit)
+        if port.protocol != "tcp":
+            tokens.authenticate(host, proving, (DENY, ALLOW))
         rate_limits.limit(host, rate_limits.rules_of(limiting, own, port), workload.trust_domain)
         tag(state, workload, [host])
         configuration = route_pb2.RouteConfiguration(name=host.name, virtual_hosts=[host])

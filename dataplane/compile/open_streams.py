@@ -18,6 +18,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.service.accesslog.v3 import als_pb2 as service_pb2
 
+from dataplane.compile import tokens
 from dataplane.compile.tls import packed
 
 AGENT_CLUSTER = "xds"
@@ -51,6 +52,8 @@ class OpenStream(NamedTuple):
     """The headers that are reported, whether the request has them or not."""
     headers: tuple[tuple[str, str], ...] = ()
     """Those of `known` that it has, in order."""
+    claims: bytes = b""
+    """Of the request's token, a serialized Struct; empty: there was none."""
 
 
 def add_reports(manager: hcm_pb2.HttpConnectionManager, name: str, headers: Sequence[str] = ()) -> None:
@@ -89,8 +92,8 @@ def reported(message: service_pb2.StreamAccessLogsMessage) -> Iterator[OpenStrea
         asked = entry.request.request_headers
         known = tuple(filter(None, entry.common_properties.custom_tags.get(_KNOWN, "").split(",")))
         headers = tuple((name, asked[name]) for name in known if name in asked)
-        whose = _whose(entry.common_properties)
-        yield OpenStream(*whose, asked[":method"], asked[":path"], asked.get(":authority", ""), known, headers)
+        whose, claims = _whose(entry.common_properties), _claims(entry.common_properties)
+        yield OpenStream(*whose, asked[":method"], asked[":path"], asked.get(":authority", ""), known, headers, claims)
     for connection in message.tcp_logs.log_entry:
         yield OpenStream(*_whose(connection.common_properties), None, "")
 
@@ -99,6 +102,12 @@ def _whose(common: entry_pb2.AccessLogCommon) -> tuple[Connection, tuple[str, ..
     names = common.tls_properties.peer_certificate_properties.subject_alt_name
     local, remote = common.downstream_local_address, common.downstream_direct_remote_address
     return Connection(_address(local), _address(remote)), tuple(name.uri for name in names if name.uri)
+
+
+def _claims(common: entry_pb2.AccessLogCommon) -> bytes:
+    found = common.metadata.filter_metadata[tokens.METADATA].fields[tokens.PAYLOAD].struct_value
+    data: bytes = found.SerializeToString(deterministic=True)
+    return data
 
 
 def address_of(text: str, port: int) -> tuple[str, int]:

@@ -2,8 +2,8 @@
 
 Who may be called so is in the Service (`ServicePort.passes_bytes`), so that callers know it too: they speak the app's
 own protocol, and say so by ALPN. The listener keeps its HTTP chain for all others, so nothing is lost while some
-callers don't know yet. Where a rule of the port needs more than the identity, or its calls are limited, the HTTP chain
-is the only one.
+callers don't know yet. Where a rule of the port needs more than the identity, its calls are limited or may
+have tokens, the HTTP chain is the only one.
 
 - Envoy's network RBAC judges at the first byte. Until then nothing is connected to the app, which so can't speak to
   whom nobody has judged.
@@ -40,12 +40,17 @@ _Filter = listener_components_pb2.Filter
 
 def judges_identities_only(rules: Iterable[rbac_pb2.RBAC]) -> bool:
     """Whether none of `rules` asks for anything of a request."""
+    policies = [policy for one in rules for policy in one.policies.values()]
     return all(
-        permission.WhichOneof("rule") == "any"
-        for one in rules
-        for policy in one.policies.values()
-        for permission in policy.permissions
-    )
+        permission.WhichOneof("rule") == "any" for policy in policies for permission in policy.permissions
+    ) and not any(_asks_for_a_token(one) for policy in policies for one in policy.principals)
+
+
+def _asks_for_a_token(principal: rbac_pb2.Principal) -> bool:
+    within = [*principal.and_ids.ids, *principal.or_ids.ids]
+    if principal.HasField("not_id"):
+        within.append(principal.not_id)
+    return principal.HasField("metadata") or any(map(_asks_for_a_token, within))
 
 
 def add_chain(

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
-from envoy.type.matcher.v3 import string_pb2
+from envoy.type.matcher.v3 import metadata_pb2, string_pb2
+from google.protobuf import struct_pb2
 
 from authz.patterns import Text
+from dataplane.compile import tokens
 from dataplane.compile.inbound import ALLOW, DENY
 from dataplane.compile.open_streams import OpenStream
 from dataplane.compile.resources import Resource
@@ -135,7 +137,25 @@ def _principal(principal: rbac_pb2.Principal, stream: OpenStream) -> bool:
         case "direct_remote_ip" if stream.connection.remote[0]:
             block = f"{principal.direct_remote_ip.address_prefix}/{principal.direct_remote_ip.prefix_len.value}"
             return Text("cidr", block).holds(stream.connection.remote[0])
+        case "metadata":
+            return _claim(principal.metadata, stream.claims)
     raise _Unknown
+
+
+def _claim(matcher: metadata_pb2.MetadataMatcher, claims: bytes) -> bool:
+    if (matcher.filter, matcher.path[0].key, matcher.invert) != (tokens.METADATA, tokens.PAYLOAD, False):
+        raise _Unknown
+    value = struct_pb2.Value(struct_value=struct_pb2.Struct.FromString(claims))
+    for step in matcher.path[1:]:
+        if step.key not in value.struct_value.fields:
+            return False
+        value = value.struct_value.fields[step.key]
+    wanted, found = matcher.value, [value]
+    if wanted.WhichOneof("match_pattern") == "list_match":
+        wanted, found = wanted.list_match.one_of, list(value.list_value.values)
+    if wanted.WhichOneof("match_pattern") != "string_match":
+        raise _Unknown
+    return _string(wanted.string_match, [one.string_value for one in found if one.HasField("string_value")])
 
 
 def _string(matcher: string_pb2.StringMatcher, values: Iterable[str]) -> bool:

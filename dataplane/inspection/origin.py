@@ -1,7 +1,7 @@
 """Resource ▸ the objects that it came from, by its name (compile.clusters, compile.inbound, compile.outbound). Pure."""
 
 from authz.rules import applies
-from dataplane.compile import rate_limits
+from dataplane.compile import rate_limits, tokens
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, ROUTES, SECRET, ResourceKey
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
@@ -70,4 +70,5 @@ def _routes_to(state: MeshState, rest: str) -> list[str]:
 def _policies(state: MeshState, service: ServiceRef) -> list[str]:
     found = [policy.ref for policy in state.authorization_policies(service.namespace) if applies(policy, service)]
     found += [policy.ref for policy in state.rate_limits(service.namespace) if rate_limits.targets(policy, service)]
+    found += [one.ref for one in tokens.authentications_of(state, service)]
     return [str(ref) for ref in found]

@@ -25,6 +25,7 @@ from schemas.objects import (
     Gateway,
     GRPCRoute,
     HTTPRoute,
+    RequestAuthentication,
     Service,
     TCPRoute,
     Telemetry,
@@ -56,7 +57,7 @@ def read(ref: DataRef, data: bytes) -> Value:
                     _check_external(value, subject)
                 case Gateway():
                     _check_gateway(value, subject)
-                case AuthorizationPolicy():
+                case AuthorizationPolicy() | RequestAuthentication():
                     check_understood(value, data, subject)
                 case BackendTrafficPolicy():
                     _check_traffic(value, subject)

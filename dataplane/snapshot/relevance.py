@@ -15,6 +15,7 @@ from schemas.objects import (
     ExternalService,
     Gateway,
     RateLimitPolicy,
+    RequestAuthentication,
     Service,
     Telemetry,
 )
@@ -57,7 +58,8 @@ class Relevance:
                     return True
                 namespaces = {self.own.namespace, *(one.namespace for one in self.services)}
                 return ref.namespace in namespaces
-            case Gateway.__name__ | RateLimitPolicy.__name__:  # in sidecars of its own namespace, where others call
+            # In sidecars of its own namespace, where others call.
+            case Gateway.__name__ | RateLimitPolicy.__name__ | RequestAuthentication.__name__:
                 return ref.namespace == self.own.namespace
             case AuthorizationPolicy.__name__ | Telemetry.__name__:
                 return ref.namespace in (self.own.namespace, SYSTEM_NAMESPACE)

@@ -1,7 +1,8 @@
 """The mesh as this sidecar knows it. One writer (`MeshState.apply`), many readers; no IO, no clock.
 
 Bad input becomes a `Problem`: a value that can't be read leaves the last good one of that key in force. Where there is
-none, the object is absent, except that an unreadable AuthorizationPolicy closes what it might have closed
+none, the object is absent, except that an unreadable AuthorizationPolicy or RequestAuthentication closes what it might
+have closed
 (`unreadable_policies`): nothing bad in etcd ever opens a door.
 """
 
@@ -28,6 +29,7 @@ from schemas.objects import (
     Gateway,
     Mesh,
     RateLimitPolicy,
+    RequestAuthentication,
     Service,
     Telemetry,
     federation,
@@ -37,6 +39,8 @@ from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
 from schemas.virtual_addresses import Ranges
 
 K = TypeVar("K")
+_CLOSING = frozenset({AuthorizationPolicy.__name__, RequestAuthentication.__name__})
+"""Kinds of which one that nobody can read closes its namespace: it may refuse anything."""
 _MESH = ObjectRef(Mesh.__name__, SYSTEM_NAMESPACE, "mesh")
 
 
@@ -76,6 +80,7 @@ class MeshState:
     """Services whose requests are to stay in the caller's zone: what each zone gets depends on the callers' zones."""
     _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _rate_limits: dict[str, set[ObjectRef]] = field(default_factory=dict)
+    _authentications: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _telemetries: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _routes_for: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _routes_to: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
@@ -183,6 +188,11 @@ class MeshState:
         """All of a namespace, in the order of their names."""
         found = (self.values.get(ref) for ref in sorted(self._rate_limits.get(namespace, ())))
         return [policy for policy in found if isinstance(policy, RateLimitPolicy)]
+
+    def request_authentications(self, namespace: str) -> list[RequestAuthentication]:
+        """All of a namespace, in the order of their names."""
+        found = (self.values.get(ref) for ref in sorted(self._authentications.get(namespace, ())))
+        return [one for one in found if isinstance(one, RequestAuthentication)]
 
     def telemetries(self, service: ServiceRef) -> list[Telemetry]:
         """Those that speak for the service, the narrowest first: for it by name, its namespace, the mesh; of several of
@@ -297,7 +307,7 @@ class MeshState:
                 after = read(ref, event.value)
             except Corrupt as error:
                 self.quarantine[event.key] = error.problem
-                if before is None and isinstance(ref, ObjectRef) and ref.kind == AuthorizationPolicy.__name__:
+                if before is None and isinstance(ref, ObjectRef) and ref.kind in _CLOSING:
                     self.unreadable_policies.add(ref)
                     if not was_unreadable:
                         yield Change(ref, None, None)
@@ -395,6 +405,11 @@ class MeshState:
                     _discard(self._rate_limits, ref.namespace, ref)
                 else:
                     self._rate_limits.setdefault(ref.namespace, set()).add(ref)
+            case (RequestAuthentication(), _) | (_, RequestAuthentication()) if isinstance(ref, ObjectRef):
+                if after is None:
+                    _discard(self._authentications, ref.namespace, ref)
+                else:
+                    self._authentications.setdefault(ref.namespace, set()).add(ref)
             case (Telemetry(), _) | (_, Telemetry()) if isinstance(ref, ObjectRef):
                 if after is None:
                     _discard(self._telemetries, ref.namespace, ref)

@@ -9,6 +9,7 @@ from schemas.objects.grpc_route import GRPCRoute
 from schemas.objects.http_route import HTTPRoute
 from schemas.objects.mesh import Mesh
 from schemas.objects.rate_limit import RateLimitPolicy
+from schemas.objects.request_authentication import RequestAuthentication
 from schemas.objects.service import Service
 from schemas.objects.tcp_route import TCPRoute
 from schemas.objects.telemetry import Telemetry
@@ -21,6 +22,7 @@ AnyObject = (
     | AnyRoute
     | BackendTrafficPolicy
     | AuthorizationPolicy
+    | RequestAuthentication
     | RateLimitPolicy
     | ExternalService
     | Gateway
@@ -38,6 +40,7 @@ KINDS: dict[str, type[AnyObject]] = {
         TCPRoute,
         BackendTrafficPolicy,
         AuthorizationPolicy,
+        RequestAuthentication,
         RateLimitPolicy,
         ExternalService,
         Gateway,
@@ -67,6 +70,7 @@ __all__ = [
     "Metadata",
     "Object",
     "RateLimitPolicy",
+    "RequestAuthentication",
     "Service",
     "TCPRoute",
     "TargetRef",

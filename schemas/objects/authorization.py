@@ -52,6 +52,29 @@ IpBlock = Annotated[
 GrpcName = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*\Z", max_length=256, description="a name as in a .proto file")
 ]
+Principal = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\*|\*[!-)+-~]+|[!-)+-~]+\*|[!-)+-~]+/[!-)+-~]+)\Z",
+        max_length=2048,
+        description="issuer/subject of a token, with a * before it, after it, or alone for any",
+    ),
+]
+ClaimKey = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^request\.auth\.claims(\[[^\[\]]{1,128}\]){1,4}\Z",
+        description="request.auth.claims[name], of a claim within a claim request.auth.claims[outer][inner]",
+    ),
+]
+ClaimValue = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\*|\*?[^*]+|[^*]+\*)\Z",
+        max_length=1024,
+        description="a value, with a * before it, after it, or alone for any",
+    ),
+]
 Identity = Annotated[str, msgspec.Meta(pattern=r"^spiffe://[^\s?#%]+\Z", max_length=2048, description="a SPIFFE ID")]
 
 
@@ -68,6 +91,9 @@ class Source(Part, frozen=True, kw_only=True):
     ip_blocks: tuple[IpBlock, ...] | None = None
     """Of the host that opened the connection to the sidecar."""
     not_ip_blocks: tuple[IpBlock, ...] | None = None
+    request_principals: tuple[Principal, ...] | None = None
+    """Of the request's token, as RequestAuthentication proved it: ``https://issuer.example/alice``."""
+    not_request_principals: tuple[Principal, ...] | None = None
 
 
 class HeaderMatch(Part, frozen=True, kw_only=True):
@@ -103,11 +129,21 @@ class Operation(Part, frozen=True, kw_only=True):
     not_ports: tuple[Port, ...] | None = None
 
 
+class ClaimMatch(Part, frozen=True, kw_only=True):
+    """A claim of the request's token, text or a list with a text, that is any of `values`, and none of `not_values`."""
+
+    key: ClaimKey
+    values: tuple[ClaimValue, ...] | None = None
+    not_values: tuple[ClaimValue, ...] | None = None
+
+
 class Rule(Part, frozen=True, kw_only=True, rename={"from_": "from"}):
-    """Matches where any of `from` and any of `to` matches; an absent list matches all, an empty one nothing."""
+    """Matches where any of `from` and any of `to` matches; an absent list matches all, an empty one nothing. Of `when`
+    all must hold."""
 
     from_: tuple[Source, ...] | None = None
     to: tuple[Operation, ...] | None = None
+    when: tuple[ClaimMatch, ...] = ()
 
 
 class AuthorizationPolicySpec(Part, frozen=True, kw_only=True):

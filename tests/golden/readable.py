@@ -33,7 +33,7 @@ _KINDS = {
     "secrets": (SECRET, secret_pb2.Secret),
 }
 # Fields of type map: protobuf gives their entries in no order.
-_MAPS = {"policies", "typed_per_filter_config", "typed_extension_protocol_options"}
+_MAPS = {"policies", "providers", "typed_per_filter_config", "typed_extension_protocol_options"}
 _STRUCTS = {"filter_metadata", "json_format", "layer", "value"}
 _ALIKE = {"access_log", "tracing"}
 

@@ -6,6 +6,7 @@ import ssl
 
 from hypothesis import strategies as st
 
+from authz.jwks import NOBODYS
 from schemas import codec
 from schemas.keys import EndpointRef
 from schemas.names import SYSTEM_NAMESPACE, ServiceRef
@@ -17,9 +18,10 @@ from schemas.objects import (
     Mesh,
     Metadata,
     RateLimitPolicy,
+    RequestAuthentication,
     Service,
 )
-from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
+from schemas.objects.authorization import AuthorizationPolicySpec, ClaimMatch, Operation, Rule, Source
 from schemas.objects.common import CertificateFiles, TargetRef
 from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
 from schemas.objects.gateway import (
@@ -32,6 +34,7 @@ from schemas.objects.gateway import (
 )
 from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy, VirtualRanges
 from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, RateLimitPolicySpec, RateLimitRule
+from schemas.objects.request_authentication import FromHeader, JwtRule, RequestAuthenticationSpec
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import (
     AccessLogFilter,
@@ -103,7 +106,22 @@ _operations = st.builds(
     paths=_maybe(_few(st.sampled_from(["/", "/*", "/a", "/a/*", "/b/c"]))),
     ports=_maybe(_few(_port_numbers)),
 )
-_rules = st.builds(Rule, from_=_maybe(_few(_sources)), to=_maybe(_few(_operations)))
+_asking_tokens = st.builds(
+    Source,
+    identities=_maybe(_few(_identities)),
+    request_principals=_few(st.sampled_from(["*", "https://one.example/*", "*/anna", "https://one.example/anna"])),
+)
+_when = st.builds(
+    ClaimMatch,
+    key=st.sampled_from(["request.auth.claims[groups]", "request.auth.claims[realm][role]"]),
+    values=_few(st.sampled_from(["*", "admin", "adm*", "*min"]), 1),
+)
+_rules = st.builds(
+    Rule,
+    from_=_maybe(_few(st.one_of(_sources, _sources, _asking_tokens))),
+    to=_maybe(_few(_operations)),
+    when=st.just(()) | st.just(()) | _few(_when),
+)
 _targets = _few(st.builds(TargetRef, name=_services))
 
 
@@ -238,6 +256,24 @@ _limits = _object(
                 ports=_maybe(_few(_port_numbers, 1)),
                 per=st.sampled_from(["Client", "All"]),
                 limit=st.builds(Limit, requests=st.sampled_from([1, 5]), unit=st.sampled_from(["Second", "Hour"])),
+            ),
+            1,
+        ),
+    ),
+)
+_authentications = _object(
+    RequestAuthentication,
+    st.sampled_from(["t1", "t2"]),
+    st.builds(
+        RequestAuthenticationSpec,
+        target_refs=_maybe(_targets),
+        jwt_rules=_few(
+            st.builds(
+                JwtRule,
+                issuer=st.sampled_from(["https://one.example", "https://two.example"]),
+                jwks=st.sampled_from([NOBODYS, NOBODYS, "no keys"]),
+                from_headers=st.sampled_from([(), (FromHeader(name="X-Token"),)]),
+                forward_original_token=st.booleans(),
             ),
             1,
         ),
@@ -380,6 +416,7 @@ items = st.one_of(
     _traffic.map(_stored),
     _telemetry.map(_stored),
     _limits.map(_stored),
+    _authentications.map(_stored),
     _mesh.map(_stored),
     _externals.map(_stored),
     _gateways.map(_stored),

@@ -29,6 +29,7 @@ from tests.states.build import TRUST_DOMAIN, identity
 
 DENY, ALLOW = "mesh.authorization.deny", "mesh.authorization.allow"
 LIMITS = {"mesh.rate_limit", "mesh.rate_limit.headers"}
+TOKENS = "mesh.tokens"
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,11 @@ def _rules(body: bytes) -> tuple[Any, Any]:
     """(deny, allow) of a RouteConfiguration, which has them nowhere else."""
     (host,) = route_pb2.RouteConfiguration.FromString(body).virtual_hosts
     filters = host.typed_per_filter_config
-    assert set(filters) - LIMITS == {DENY, ALLOW}  # a limit lets nobody in
+    assert set(filters) - LIMITS - {TOKENS} == {DENY, ALLOW}  # neither a limit nor a token's proof lets anybody in
     assert list(host.domains) == ["*"]
-    assert all(not route.typed_per_filter_config for route in host.routes)
+    assert all(
+        not route.typed_per_filter_config or route.WhichOneof("action") == "direct_response" for route in host.routes
+    ), "a route of its own is judged by other rules"
     return _unpacked(filters[DENY], "DENY"), _unpacked(filters[ALLOW], "ALLOW")
 
 
@@ -157,6 +160,9 @@ def _principal(principal: Any, request: Request) -> bool:
         case "authenticated":
             _only(principal.authenticated, "principal_name")
             return _string(principal.authenticated.principal_name, request.caller)
+        case "metadata":
+            assert request.port.protocol != "tcp", "a token on a TCP port"
+            return False  # no request here has one
         case other:
             raise AssertionError(f"no reading of the principal {other}")
 
@@ -201,6 +207,8 @@ def means(policies: Iterable[AuthorizationPolicy], service: str, request: Reques
 
 
 def _rule(rule: Rule, request: Request, action: str) -> bool:
+    if rule.when and (request.port.protocol != "tcp" or action == "ALLOW"):
+        return False  # no request here has a token; on a tcp port nobody can tell
     called = rule.to is None or any(_operation(one, request, action) for one in rule.to)
     return called and any(
         _source(one, request, action) for one in (rule.from_ if rule.from_ is not None else (Source(),))
@@ -222,6 +230,8 @@ def _operation(operation: Operation, request: Request, action: str) -> bool:
 def _source(source: Source, request: Request, action: str) -> bool:
     caller = SpiffeId.parse(request.caller)
     assert caller.service is not None
+    if source.request_principals is not None and (request.port.protocol != "tcp" or action == "ALLOW"):
+        return False
     if source.identities is None and action == "ALLOW" and caller.trust_domain != TRUST_DOMAIN:
         return False  # a foreigner is let in by name only
     if source.identities is not None and caller not in [_parsed(one) for one in source.identities]:

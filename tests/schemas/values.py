@@ -22,6 +22,12 @@ from schemas.objects.rate_limit import (
     RateLimitPolicySpec,
     RateLimitRule,
 )
+from schemas.objects.request_authentication import (
+    FromHeader,
+    JwtRule,
+    RequestAuthentication,
+    RequestAuthenticationSpec,
+)
 from schemas.objects.service import Dependency, Service, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import (
     AccessLogFilter,
@@ -209,6 +215,23 @@ LIMITS = RateLimitPolicy(
         ),
     ),
 )
+AUTHENTICATION = RequestAuthentication(
+    api_version="mesh/v1",
+    metadata=Metadata(name="issuers", namespace="shop"),
+    spec=RequestAuthenticationSpec(
+        target_refs=(TargetRef(name="orders"),),
+        jwt_rules=(
+            JwtRule(
+                issuer="https://one.example",
+                audiences=("orders",),
+                jwks='{"keys": []}',
+                from_headers=(FromHeader(name="X-Token", prefix="Token "),),
+                forward_original_token=True,
+            ),
+            JwtRule(issuer="https://two.example", jwks='{"keys": []}'),
+        ),
+    ),
+)
 OBJECTS: tuple[AnyObject, ...] = (
     SERVICE,
     MESH,
@@ -219,6 +242,7 @@ OBJECTS: tuple[AnyObject, ...] = (
     FEDERATED,
     *ROUTES,
     TELEMETRY,
+    AUTHENTICATION,
 )
 
 RECORDS: tuple[AnyRecord, ...] = (

@@ -32,6 +32,7 @@ from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalSer
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.mesh import VirtualRanges
 from schemas.objects.rate_limit import RateLimitPolicy, RateLimitPolicySpec
+from schemas.objects.request_authentication import RequestAuthentication, RequestAuthenticationSpec
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import Telemetry, TelemetrySpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
@@ -177,6 +178,13 @@ def rate_limit(name: str, *rules: object, on: Sequence[str] = ("orders",)) -> Ra
     return RateLimitPolicy(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
 
 
+def authentication(name: str, *rules: object, on: Sequence[str] | None = None) -> RequestAuthentication:
+    """`rules` in the form that people write."""
+    targets = {"targetRefs": [{"name": one} for one in on]} if on is not None else {}
+    spec = msgspec.convert({**targets, "jwtRules": rules}, RequestAuthenticationSpec)
+    return RequestAuthentication(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
+
+
 def rule(*sources: Source, to: Sequence[Operation] | None = None) -> Rule:
     """No sources: from anybody."""
     return Rule(from_=sources or None, to=None if to is None else tuple(to))
@@ -294,7 +302,8 @@ def merged(states: Iterable[State]) -> dict[bytes, bytes]:
 
 __all__ = [
     "CREDENTIALS", "KEYS", "ORDERS", "ROOT_DER", "TRUST_DOMAIN", "WEB", "EpochRef", "Item", "Operation", "Rule",
-    "Source", "State", "TrustRef", "balance", "bundle", "compiled", "epoch", "external", "federates", "identity",
-    "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port", "rate_limit",
-    "ref", "revocation", "rule", "service", "state", "telemetry", "traffic", "unreadable", "who", "workload",
+    "Source", "State", "TrustRef", "authentication", "balance", "bundle", "compiled", "epoch", "external", "federates",
+    "identity", "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port",
+    "rate_limit", "ref", "revocation", "rule", "service", "state", "telemetry", "traffic", "unreadable", "who",
+    "workload",
 ]  # fmt: skip

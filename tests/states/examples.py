@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import replace
 
+from authz.jwks import NOBODYS
 from dataplane.compile.workload import VirtualNetwork
 from schemas import codec
-from schemas.objects.authorization import GrpcMatch, HeaderMatch
+from schemas.objects.authorization import ClaimMatch, GrpcMatch, HeaderMatch
 from schemas.objects.service import VirtualAddress
 from tests.states.backends import BACKENDS
 from tests.states.build import (
@@ -20,6 +21,7 @@ from tests.states.build import (
     Source,
     State,
     at,
+    authentication,
     balance,
     bundle,
     epoch,
@@ -476,6 +478,49 @@ STATES: tuple[State, ...] = (
         TRUST,
         _LET_WEB_IN,
         rate_limit("http-only", {"limit": {"requests": 5, "unit": "Second"}, "ports": [80]}),
+    ),
+    state(
+        "tokens",
+        "two issuers, one of them in a header of its own; and what asks for their tokens",
+        service("orders", port("http", 80), port("raw", 7000, "tcp")),
+        TRUST,
+        authentication(
+            "issuers",
+            {"issuer": "https://one.example", "jwks": NOBODYS, "audiences": ["orders"], "forwardOriginalToken": True},
+            {
+                "issuer": "https://two.example",
+                "jwks": NOBODYS,
+                "fromHeaders": [{"name": "X-Token"}],
+            },
+        ),
+        authentication("of-web", {"issuer": "https://three.example", "jwks": NOBODYS}, on=["web"]),
+        authentication("elsewhere.back", {"issuer": "https://three.example", "jwks": NOBODYS}),
+        policy(
+            "anna",
+            "ALLOW",
+            Rule(
+                from_=(Source(namespaces=("shop",), request_principals=("https://one.example/anna", "*/s/b")),),
+                to=(Operation(methods=("GET",)),),
+            ),
+            Rule(when=(ClaimMatch(key="request.auth.claims[realm][roles]", values=("admin", "ops-*")),)),
+        ),
+        policy("not-guests", "DENY", Rule(from_=(Source(request_principals=("https://one.example/guest-*",)),))),
+    ),
+    state(
+        "tokens-read",
+        "bytes are passed on where there is no token to prove; where there may be, HTTP is read",
+        _PASSING,
+        TRUST,
+        _LET_WEB_IN,
+        authentication("issuer", {"issuer": "https://one.example", "jwks": NOBODYS}),
+    ),
+    state(
+        "tokens-unreadable",
+        "a RequestAuthentication that nobody can read closes its namespace",
+        service("orders"),
+        TRUST,
+        _LET_WEB_IN,
+        unreadable(authentication("issuer", {"issuer": "https://one.example", "jwks": NOBODYS})),
     ),
     state(
         "telemetry",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 
@@ -20,9 +21,10 @@ from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import Corrupt, InvalidInput, NotFound, Problem
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId
-from schemas.objects import AuthorizationPolicy, Mesh, Service
+from schemas.objects import AuthorizationPolicy, Mesh, RequestAuthentication, Service
 from schemas.objects.service import ServicePort
 from schemas.records import Revocation
+from schemas.strict_json import NotStrict, load_object
 
 
 @click.group("authz", short_help="Ask what the authorization policies say.")
@@ -46,6 +48,12 @@ meshadm authz explain --from spiffe://partner.example/ns/a/svc/b --to orders.sho
 @click.option("--port", type=int, help="Of the service; needed where it has several.")
 @click.option("--address", default="", help="Of the caller's host, where policies ask for it.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header of the request.")
+@click.option(
+    "--claims",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="A JSON object, the claims of a good token in the request; - for standard input.",
+)
 @formats("table", "json", "yaml")
 @connects
 @click.pass_context
@@ -59,6 +67,7 @@ def explain(
     port: int | None,
     address: str,
     headers: tuple[str, ...],
+    claims: BinaryIO | None,
     form: Format,
 ) -> None:
     """Say whether a request would be allowed, by which rule of which policy, or what was missing. Nothing is sent.
@@ -69,8 +78,11 @@ def explain(
     pairs = tuple(map(_header, headers))
     host = next((value for name, value in pairs if name.lower() == "host"), f"{to.name}.{to.namespace}")
     others = tuple(one for one in pairs if one[0].lower() != "host")
+    token = None if claims is None else _claims(claims.read())
     verdict = connect.run(
-        lambda client: _verdict(client, caller, to, port, lambda who: Request(who, method, path, others, host, address))
+        lambda client: _verdict(
+            client, caller, to, port, lambda who: Request(who, method, path, others, host, address, token)
+        )
     )
     if form == "table":
         for text in verdict_lines(verdict):
@@ -108,25 +120,29 @@ async def _verdict(
 
 
 async def _policies(client: MeshClient, namespace: str) -> tuple[list[AuthorizationPolicy], list[ObjectRef]]:
-    """Those of a namespace and of the mesh, and which can't be read: as a sidecar reads them that starts now."""
+    """Those of a namespace and of the mesh, and which can't be read (RequestAuthentications too): as a sidecar reads
+    them that starts now."""
     found: list[AuthorizationPolicy] = []
     unreadable: list[ObjectRef] = []
     objects: list[pb.StoredObject] = []
     for one_namespace in dict.fromkeys((namespace, SYSTEM_NAMESPACE)):
         request = pb.ListRequest(kind=AuthorizationPolicy.__name__, namespace=one_namespace)
         objects += (await client.call("/mesh.v1.Config/List", request, pb.ListReply)).objects
+    tokens = pb.ListRequest(kind=RequestAuthentication.__name__, namespace=namespace)
+    objects += (await client.call("/mesh.v1.Config/List", tokens, pb.ListReply)).objects
     for one in objects:
         ref = ObjectRef(one.key.kind, one.key.namespace, one.key.name)
         try:
             policy = codec.decode_object(one.value, ref.kind, str(ref))
-            if not isinstance(policy, AuthorizationPolicy) or policy.ref != ref:
+            if not isinstance(policy, AuthorizationPolicy | RequestAuthentication) or policy.ref != ref:
                 raise Corrupt(Problem(str(ref), f"the key holds {policy.ref}", "$.metadata", "delete the key"))
             check_understood(policy, one.value, str(ref))
         except Corrupt as error:
             output.notice(printable(f"can't be read: {error}"))
             unreadable.append(ref)
         else:
-            found.append(policy)
+            if isinstance(policy, AuthorizationPolicy):
+                found.append(policy)
     return found, unreadable
 
 
@@ -151,6 +167,14 @@ def _port(service: Service, number: int | None) -> ServicePort:
         remedy = f"name one with --port: {', '.join(str(one.port) for one in ports)}"
         raise InvalidInput(Problem(str(service.ref), "has several ports", remedy=remedy))
     return found[0]
+
+
+def _claims(data: bytes) -> dict[str, Any]:
+    try:
+        return load_object(data)
+    except NotStrict as error:
+        remedy = 'give the claims alone: {"iss": "https://login.example.com", "sub": "anna"}'
+        raise InvalidInput(Problem("--claims", str(error), remedy=remedy)) from error
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.names import SYSTEM_NAMESPACE
 from schemas.objects import Mesh, Metadata
-from schemas.objects.authorization import HeaderMatch, Operation, Source
+from schemas.objects.authorization import ClaimMatch, HeaderMatch, Operation, Rule, Source
 from schemas.objects.mesh import MeshSpec
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
 from tests.states.build import TRUST_DOMAIN, policy, port, revocation, rule, service, who
@@ -54,10 +54,27 @@ async def test_a_revoked_caller(cli: Cli, fake: FakeReplica) -> None:
 
 async def test_a_policy_with_a_field_that_nobody_knows_closes(cli: Cli, fake: FakeReplica) -> None:
     plain = msgspec.msgpack.decode(codec.encode(ALLOW))
-    plain["spec"]["rules"][0]["when"] = [{"key": "a"}]
+    plain["spec"]["rules"][0]["unless"] = [{"key": "a"}]
     fake.objects["AuthorizationPolicy", "shop", "web-reads"] = (msgspec.msgpack.encode(plain), 20)
     result = await cli(*ASK, "--path", "/orders/7", "-o", "json")
     assert (result.exit_code, json.loads(result.stdout)["reason"]) == (ExitCode.DENIED, "UNREADABLE")
+
+
+async def test_claims_of_a_token(cli: Cli, fake: FakeReplica, tmp_path: Path) -> None:
+    when = (ClaimMatch(key="request.auth.claims[groups]", values=("admin",)),)
+    fake.add(policy("admins", "ALLOW", Rule(from_=(Source(request_principals=("*/anna",)),), when=when)))
+    ask = (*ASK, "--path", "/admin")
+    claims = tmp_path / "claims.json"
+    claims.write_text('{"iss": "https://one.example", "groups": ["admin"]}')
+    words = (await cli(*ask, "--claims", str(claims))).stdout
+    assert "the token's principal: it wants */anna, got nothing" in words
+    claims.write_text('{"iss": "https://one.example", "sub": "anna", "groups": ["guest"]}')
+    words = (await cli(*ask, "--claims", str(claims))).stdout
+    assert "the token's claim groups: it wants admin, got guest" in words
+    claims.write_text('{"iss": "https://one.example", "sub": "anna", "groups": ["guest", "admin"]}')
+    assert "allowed by rule 0 of AuthorizationPolicy shop/admins" in await cli.ok(*ask, "--claims", str(claims))
+    claims.write_text("no JSON")
+    assert (await cli(*ask, "--claims", str(claims))).exit_code == ExitCode.BAD_INPUT
 
 
 async def test_refused_before_policies(cli: Cli) -> None:
