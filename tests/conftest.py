@@ -98,7 +98,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Long texts make no name; keys and certificates would make another one in each worker."""
-    return argname if isinstance(val, str | bytes) and len(val) > 100 else None
+    return argname if isinstance(val, str | bytes) and len(val) >= 100 else None
 
 
 @pytest.hookimpl(optionalhook=True)
