@@ -24,8 +24,7 @@ from google.protobuf import wrappers_pb2
 from dataplane.compile.tls import packed
 from schemas.errors import InvalidInput
 from schemas.names import ServiceRef, SpiffeId
-from schemas.objects.authorization import Source
-from schemas.objects.rate_limit import LimitMatch, RateLimitPolicy, RateLimitRule
+from schemas.objects.rate_limit import LimitMatch, LimitSource, RateLimitPolicy, RateLimitRule
 from schemas.objects.service import ServicePort
 
 FILTER = "mesh.rate_limit"
@@ -156,7 +155,7 @@ def _any(alternatives: Iterable[str]) -> str:
     return f"({' || '.join(dict.fromkeys(alternatives))})"
 
 
-def _source(source: Source, trust_domain: str) -> str:
+def _source(source: LimitSource, trust_domain: str) -> str:
     parts = []
     if source.identities is not None:
         listed = ", ".join(_quoted(_spelled(one)) for one in source.identities)

@@ -1,15 +1,15 @@
 """`RateLimitPolicy`: how often a service is called, by each of its callers or by all together.
 
 The sidecar of the service that is called acts on it, each instance for itself. `matches` as in Gateway API's HTTPRoute,
-`from` as in an AuthorizationPolicy, `limit` as Envoy Gateway has it.
+`from` as in an AuthorizationPolicy, in part, `limit` as Envoy Gateway has it.
 """
 
 from typing import Annotated, Literal
 
 import msgspec
 
-from schemas.objects.authorization import Source
-from schemas.objects.common import Object, Part, Port, TargetRef
+from schemas.objects.authorization import Identity
+from schemas.objects.common import Name, Object, Part, Port, TargetRef
 from schemas.objects.route_filters import HttpMethod
 from schemas.objects.route_parts import HeaderName
 
@@ -67,10 +67,17 @@ class Limit(Part, frozen=True, kw_only=True):
     """What the bucket holds, and so what may come at once; `requests` where absent."""
 
 
+class LimitSource(Part, frozen=True, kw_only=True):
+    """Who calls. Every field that is given must match; within a field, any value."""
+
+    identities: tuple[Identity, ...] | None = None
+    namespaces: tuple[Name, ...] | None = None
+
+
 class RateLimitRule(Part, frozen=True, kw_only=True, rename={"from_": "from"}):
     """For requests that any of `matches` matches and that come from any of `from`; absent: all."""
 
-    from_: Annotated[tuple[Source, ...], msgspec.Meta(min_length=1, max_length=MAX_SOURCES)] | None = None
+    from_: Annotated[tuple[LimitSource, ...], msgspec.Meta(min_length=1, max_length=MAX_SOURCES)] | None = None
     matches: Annotated[tuple[LimitMatch, ...], msgspec.Meta(max_length=MAX_MATCHES)] = ()
     ports: Annotated[tuple[Port, ...], msgspec.Meta(min_length=1)] | None = None
     """The service's ports; all where absent. Each has buckets of its own. On a ``tcp`` port connections are counted."""

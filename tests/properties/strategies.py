@@ -33,7 +33,7 @@ from schemas.objects.gateway import (
     RouteNamespaces,
 )
 from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy, VirtualRanges
-from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, RateLimitPolicySpec, RateLimitRule
+from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, LimitSource, RateLimitPolicySpec, RateLimitRule
 from schemas.objects.request_authentication import FromHeader, JwtRule, RequestAuthenticationSpec
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import (
@@ -100,6 +100,7 @@ _identities = st.sampled_from(
     ]
 )
 _sources = st.builds(Source, identities=_maybe(_few(_identities)), namespaces=_maybe(_few(_namespaces)))
+_callers = st.builds(LimitSource, identities=_maybe(_few(_identities)), namespaces=_maybe(_few(_namespaces)))
 _operations = st.builds(
     Operation,
     methods=_maybe(_few(st.sampled_from(["GET", "POST"]))),
@@ -245,7 +246,7 @@ _limits = _object(
         rules=_few(
             st.builds(
                 RateLimitRule,
-                from_=_maybe(_few(_sources, 1)),
+                from_=_maybe(_few(_callers, 1)),
                 matches=_few(
                     st.builds(
                         LimitMatch,

@@ -281,3 +281,11 @@ def test_json_schema_has_every_kind_and_is_for_any_validator() -> None:
     assert schema["$defs"]["ServiceSpec"]["additionalProperties"] is False
     assert schema["$defs"]["Metadata"]["properties"]["labels"]["additionalProperties"]["maxLength"] == 256
     assert "kind" in schema["$defs"]["Service"]["required"]
+
+
+def test_a_limit_knows_callers_by_their_certificates_alone() -> None:
+    """What it would not look at, it must not take: the limit would be for more callers than are named."""
+    rule = "{from: [{requestPrincipals: ['https://issuer.example/alice']}], limit: {requests: 1, unit: Day}}"
+    spec = f"{{targetRefs: [{{name: orders}}], rules: [{rule}]}}"
+    [problem] = problems(f"apiVersion: mesh/v1\nkind: RateLimitPolicy\nmetadata: {{name: a}}\nspec: {spec}\n")
+    assert "requestPrincipals" in f"{problem.path} {problem.message}"

@@ -18,6 +18,7 @@ from schemas.objects.rate_limit import (
     LimitHeader,
     LimitMatch,
     LimitPath,
+    LimitSource,
     RateLimitPolicy,
     RateLimitPolicySpec,
     RateLimitRule,
@@ -200,7 +201,7 @@ LIMITS = RateLimitPolicy(
         target_refs=(TargetRef(name="orders"),),
         rules=(
             RateLimitRule(
-                from_=(Source(namespaces=("shop",)),),
+                from_=(LimitSource(namespaces=("shop",)),),
                 matches=(
                     LimitMatch(
                         path=LimitPath(type="Exact", value="/orders"),
