@@ -15,7 +15,7 @@ from dataplane.snapshot.state import MeshState, Stored, from_stored
 from schemas.errors import Problem
 from schemas.keys import Keyspace, RevocationRef
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import AuthorizationPolicy
+from schemas.objects import AuthorizationPolicy, RequestAuthentication
 from schemas.records import Revocation
 
 FORMAT = 1  # of the file; another one is not read
@@ -33,6 +33,8 @@ class LastGood(msgspec.Struct, frozen=True, kw_only=True):
     """Key to value and mod revision."""
     unreadable_policies: tuple[tuple[str, str], ...] = ()
     """Namespace and name; they close their namespaces, after a restart too."""
+    unreadable_authentications: tuple[tuple[str, str], ...] = ()
+    """The same of each RequestAuthentication."""
     learnt: tuple[str, ...] = ()
     """Authorities that the app turned out to call."""
     revocations: tuple[Revocation, ...] = ()
@@ -54,12 +56,18 @@ def dump(state: MeshState, learnt: Iterable[str] = (), *, now: int) -> bytes:
             saved=now,
             prefix=state.keyspace.prefix,
             values={key: (one.value, one.revision) for key, one in state.stored.items()},
-            unreadable_policies=tuple(sorted((ref.namespace, ref.name) for ref in state.unreadable_policies)),
+            unreadable_policies=_unreadable(state, AuthorizationPolicy),
+            unreadable_authentications=_unreadable(state, RequestAuthentication),
             learnt=tuple(learnt),
             revocations=tuple(state.revoked.records[service] for service in sorted(state.revoked.records)),
             unreadable_revocations=tuple(sorted((one.namespace, one.name) for one in state.revoked.unreadable)),
         )
     )
+
+
+def _unreadable(state: MeshState, kind: type) -> tuple[tuple[str, str], ...]:
+    found = (ref for ref in state.unreadable_policies if ref.kind == kind.__name__)
+    return tuple(sorted((ref.namespace, ref.name) for ref in found))
 
 
 def parse(data: bytes) -> LastGood | None:
@@ -74,6 +82,7 @@ def parse(data: bytes) -> LastGood | None:
 def restore(saved: LastGood) -> MeshState:
     stored = {key: Stored(value, revision) for key, (value, revision) in saved.values.items()}
     unreadable = [ObjectRef(AuthorizationPolicy.__name__, *one) for one in saved.unreadable_policies]
+    unreadable += [ObjectRef(RequestAuthentication.__name__, *one) for one in saved.unreadable_authentications]
     state = from_stored(Keyspace(saved.prefix), saved.revision, stored, unreadable, saved.revocations)
     for service in (ServiceRef(*one) for one in saved.unreadable_revocations):
         state.revoked.unreadable.add(service)

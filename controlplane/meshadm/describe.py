@@ -21,7 +21,7 @@ from schemas.objects import (
     Telemetry,
 )
 from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
-from schemas.objects.rate_limit import LimitMatch, RateLimitRule
+from schemas.objects.rate_limit import LimitMatch, LimitSource, RateLimitRule
 
 POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "RequestAuthentication", "Telemetry")
 _POLICIES = AuthorizationPolicy | BackendTrafficPolicy | RateLimitPolicy | RequestAuthentication | Telemetry
@@ -151,7 +151,7 @@ def _limit(rule: RateLimitRule) -> Iterator[str]:
         yield f"({said.burst} at once)"
     yield "for each caller" if rule.per == "Client" else "for all callers together"
     if rule.from_ is not None:
-        yield f"of {' or '.join(' and '.join(_source(source)) or 'anyone' for source in rule.from_)}"
+        yield f"of {' or '.join(' and '.join(_limited(source)) or 'anyone' for source in rule.from_)}"
     if rule.matches:
         yield f"at {' or '.join(' '.join(_match(one)) for one in rule.matches)}"
     if rule.ports is not None:
@@ -174,6 +174,11 @@ def _callers(rule: Rule) -> str:
     if rule.from_ is None:
         return "anyone"
     return " or ".join(" and ".join(_source(source)) or "anyone" for source in rule.from_) or "nobody"
+
+
+def _limited(source: LimitSource) -> Iterator[str]:
+    yield from _listed("identity", source.identities, None, "nobody")
+    yield from _listed("namespace", source.namespaces, None, "none")
 
 
 def _source(source: Source) -> Iterator[str]:

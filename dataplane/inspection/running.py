@@ -60,8 +60,14 @@ def running(dump: Mapping[str, Any]) -> Running:
 
 
 def modelled(resources: Mapping[ResourceKey, Resource]) -> dict[ResourceKey, Any]:
-    """The compiler's resources as messages, as far as a dump has a place for them: not Envoy's runtime."""
-    known = {key: one for key, one in resources.items() if key.type_url in MESSAGES}
+    """The compiler's resources as messages, as far as a dump has a place for them: not Envoy's runtime, nor secrets
+    that nothing refers to, which Envoy does not ask for."""
+    bodies = [one.body for key, one in resources.items() if key.type_url != SECRET]
+    known = {
+        key: one
+        for key, one in resources.items()
+        if key.type_url in MESSAGES and (key.type_url != SECRET or any(key.name.encode() in body for body in bodies))
+    }
     return {key: MESSAGES[key.type_url].FromString(one.body) for key, one in known.items()}
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+import msgspec
+
+from authz.jwks import NOBODYS
 from schemas.names import ObjectRef
-from schemas.objects import KINDS, AnyObject
+from schemas.objects import KINDS, AnyObject, Mesh
 from tests.e2e.lasting import grpc_chat, tunnel, web_socket
 from tests.e2e.load import Load, open_loop
 from tests.e2e.mesh import API_ID, WEB_ID, E2eMesh
-from tests.states.build import federates, rate_limit, telemetry, traffic
+from tests.states.build import authentication, federates, rate_limit, telemetry, traffic
 from tests.states.routes import written
 
 _PORTS = """
@@ -40,11 +43,13 @@ def web(*bound: int) -> AnyObject:
     return one(f"kind: Service\nmetadata: {{name: web}}\nspec: {{ports: {ports}, dependencies: [{entries}]}}")
 
 
-def mesh_object(ttl: int) -> AnyObject:
-    return one(
-        "kind: Mesh\nmetadata: {name: mesh, namespace: mesh-system}\n"
-        f"spec: {{trustDomain: shop.example, svidTtlSeconds: {ttl}}}"
-    )
+def lasting(made: Mesh, ttl: int) -> Mesh:
+    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, svid_ttl_seconds=ttl))
+
+
+def gateway(port: int) -> AnyObject:
+    listeners = f"[{{name: http, port: {port}, protocol: HTTP}}]"
+    return one(f"kind: Gateway\nmetadata: {{name: changes}}\nspec: {{service: web, listeners: {listeners}}}")
 
 
 def http_route(rule: str) -> AnyObject:
@@ -77,10 +82,12 @@ _BACKENDS = "{name: api, port: %d}"
 HTTP_BACKEND, GRPC_BACKEND, TCP_BACKEND = _BACKENDS % 8080, _BACKENDS % 9000, _BACKENDS % 7000
 SPLIT = "{name: api, port: 8080, weight: 1}, {name: api, port: 8080, weight: 3}"
 
-AS_MADE = mesh_object(3600)
-
 HISTORIES: dict[str, tuple[AnyObject, ...]] = {
-    "Mesh": (mesh_object(1800),),
+    "Gateway": (gateway(18083), gateway(18084)),
+    "RequestAuthentication": tuple(
+        authentication("changes", {"issuer": f"https://{name}.example", "jwks": NOBODYS}, on=["api"])
+        for name in ("one", "two")
+    ),
     "Service, called": (
         api(more="- {name: extra, port: 8089, targetPort: 8080, protocol: http}"),
         api(rest="dependencies: [{name: '*'}]"),
@@ -134,8 +141,8 @@ HISTORIES: dict[str, tuple[AnyObject, ...]] = {
 
 
 async def restored(mesh: E2eMesh, ref: ObjectRef) -> None:
-    if ref == AS_MADE.ref:
-        await mesh.apply(AS_MADE)
+    if ref == mesh.ranges.ref:
+        await mesh.apply(mesh.ranges)
     else:
         await mesh.restore([ref])
 
@@ -148,7 +155,8 @@ async def _held(load: Load, what: str) -> None:
 async def test_any_object_changes_under_load(mesh: E2eMesh) -> None:
     async with AsyncExitStack() as stack, open_loop(mesh) as load:
         opened = {kind: await stack.enter_async_context(way(mesh, "web-1")) for kind, way in OPEN.items()}
-        for name, history in HISTORIES.items():
+        histories = {"Mesh": (lasting(mesh.ranges, 1800),), **HISTORIES}
+        for name, history in histories.items():
             try:
                 for number, item in enumerate(history):
                     await mesh.apply(item)
@@ -164,4 +172,4 @@ OPEN = {"tunnel": tunnel, "WebSocket": web_socket, "gRPC stream": grpc_chat}
 
 
 def test_no_kind_is_left_out() -> None:
-    assert {name.partition(",")[0] for name in HISTORIES} == set(KINDS)
+    assert {"Mesh", *(name.partition(",")[0] for name in HISTORIES)} == set(KINDS)

@@ -94,73 +94,84 @@ def one(algorithm: str = "ES256", kid: str | None = "e", **claims: object) -> tu
     return bearer(ONE.token({**GOOD, **claims}, algorithm, kid))
 
 
-TAKEN: dict[str, Lines] = {
-    "no token": [],
-    "ES256": [one()],
-    "RS256": [one("RS256", "r")],
-    "EdDSA": [one("EdDSA", "d")],
-    "no kid": [one(kid=None)],
-    "no kid, RS256": [one("RS256", None)],
-    "one of several audiences": [one(aud=["stock", "orders"])],
-    "ended within the skew": [one(exp=NOW - 20)],
-    "begins within the skew": [one(nbf=NOW + 20)],
-    "a part of a second": [one(exp=NOW + 100.5)],
-    "of the other issuer": [("x-token", OTHER.token({**GOOD, "aud": None}))],
-    "after a word": [("x-other-token", "Token " + OTHER.token(GOOD))],
-    "another scheme": [("authorization", "Basic YTpi")],
-    "another scheme, and a token": [("authorization", "Basic YTpi"), ("x-token", OTHER.token(GOOD))],
-    "a token where nobody looks": [("x-elsewhere", "nonsense")],
-    "as much as headers hold": [one(pad="x" * 30_000)],
-    "what else a header says": [bearer(ONE.token(GOOD, typ="JWT", cty="x"))],
-}
+def taken() -> dict[str, Lines]:
+    now = int(time.time())
+    return {
+        "no token": [],
+        "ES256": [one()],
+        "RS256": [one("RS256", "r")],
+        "EdDSA": [one("EdDSA", "d")],
+        "no kid": [one(kid=None)],
+        "no kid, RS256": [one("RS256", None)],
+        "one of several audiences": [one(aud=["stock", "orders"])],
+        "ended within the skew": [one(exp=now - 20)],
+        "begins within the skew": [one(nbf=now + 20)],
+        "a part of a second": [one(exp=now + 100.5)],
+        "of the other issuer": [("x-token", OTHER.token({**GOOD, "aud": None}))],
+        "after a word": [("x-other-token", "Token " + OTHER.token(GOOD))],
+        "another scheme": [("authorization", "Basic YTpi")],
+        "another scheme, and a token": [("authorization", "Basic YTpi"), ("x-token", OTHER.token(GOOD))],
+        "a token where nobody looks": [("x-elsewhere", "nonsense")],
+        "as much as headers hold": [one(pad="x" * 30_000)],
+        "what else a header says": [bearer(ONE.token(GOOD, typ="JWT", cty="x"))],
+    }
+
 
 _NO_FORM = "Jwt is malformed: authorization is not 'Bearer HEADER.PAYLOAD.SIGNATURE', once"
 _TWO = "Jwt is malformed: there are two tokens"
 _HEADER, _PAYLOAD, _SIGNATURE = one()[1].removeprefix("Bearer ").split(".")
-REFUSED: dict[str, tuple[Lines, int, str]] = {
-    "ended": ([one(exp=NOW - 120)], 401, "Jwt is expired"),
-    "without an end": ([one(exp=None)], 401, "Jwt verification fails"),
-    "not begun": ([one(nbf=NOW + 120)], 401, "Jwt not yet valid"),
-    "for somebody else": ([one(aud="stock")], 403, "Audiences in Jwt are not allowed"),
-    "for others": ([one(aud=["stock", "web"])], 403, "Audiences in Jwt are not allowed"),
-    "for nobody": ([one(aud=None)], 403, "Audiences in Jwt are not allowed"),
-    "of an unknown issuer": ([one(iss="https://third.example")], 401, "Jwt issuer is not configured"),
-    "of no issuer": ([one(iss=None)], 401, "Jwt issuer is not configured"),
-    "of the issuer elsewhere": ([bearer(OTHER.token(GOOD))], 401, "Jwt issuer is not configured"),
-    "signed by another": ([bearer(OTHER.token({**GOOD, "iss": ONE.name}))], 401, "Jwt verification fails"),
-    "without kid, by another": ([bearer(OTHER.token({**GOOD, "iss": ONE.name}, kid=None))], 401, "Jwt verification"),
-    "an unknown key": ([one(kid="f")], 401, "Jwks doesn't have key to match kid or alg from Jwt"),
-    "the key of another algorithm": ([one("RS256", "e")], 401, "Jwt verification fails"),
-    "HS256 with the public key": ([one("HS256", "r")], 401, "Jwt verification fails"),
-    "HS256 without kid": ([one("HS256", None)], 401, "Jwt verification fails"),
-    "alg none": ([one("none")], 401, _NO_FORM),
-    "alg none, and a signature": ([bearer(one("none")[1].removeprefix("Bearer ") + "eA")], 401, "Jwt header [alg]"),
-    "another payload": ([bearer(f"{_HEADER}.{_PAYLOAD[:-2]}AA.{_SIGNATURE}")], 401, "Jwt"),
-    "nothing": ([("authorization", "Bearer")], 401, _NO_FORM),
-    "no token at all": ([("authorization", "Bearer nonsense")], 401, _NO_FORM),
-    "three parts of nonsense": ([("authorization", "Bearer a.b.c")], 401, "Jwt header is an invalid Base64url"),
-    "another case": ([("authorization", one()[1].replace("Bearer", "bearer"))], 401, _NO_FORM),
-    "a tab": ([("authorization", one()[1].replace(" ", "\t"))], 401, _NO_FORM),
-    "two spaces": ([("authorization", one()[1].replace(" ", "  "))], 401, _NO_FORM),
-    "more after it": ([("authorization", one()[1] + " x")], 401, _NO_FORM),
-    "within another scheme": ([("authorization", "Basic x " + one()[1])], 401, _NO_FORM),
-    "part of a word": ([("authorization", "x" + one()[1])], 401, _NO_FORM),
-    "twice the same": ([one(), one()], 401, _NO_FORM),
-    "a good one first": ([one(), ("authorization", "Bearer x.y.z")], 401, _NO_FORM),
-    "a bad one first": ([("authorization", "Bearer x.y.z"), one()], 401, _NO_FORM),
-    "after another scheme": ([("authorization", "Basic YTpi"), one()], 401, _NO_FORM),
-    "in two headers": ([one(), ("x-token", OTHER.token(GOOD))], 401, _TWO),
-    "in two headers, one nonsense": ([one(), ("x-token", "nonsense")], 401, "Jwt is malformed: x-token"),
-    "without its word": ([("x-other-token", OTHER.token(GOOD))], 401, "Jwt is malformed: x-other-token"),
-    "with a word too many": ([("x-token", "Bearer " + OTHER.token(GOOD))], 401, "Jwt is malformed: x-token"),
-    "an empty header": ([("x-token", "")], 401, "Jwt is malformed: x-token"),
-}
+
+
+def refused() -> dict[str, tuple[Lines, int, str]]:
+    now = int(time.time())
+    return {
+        "ended": ([one(exp=now - 120)], 401, "Jwt is expired"),
+        "without an end": ([one(exp=None)], 401, "Jwt verification fails"),
+        "not begun": ([one(nbf=now + 120)], 401, "Jwt not yet valid"),
+        "for somebody else": ([one(aud="stock")], 403, "Audiences in Jwt are not allowed"),
+        "for others": ([one(aud=["stock", "web"])], 403, "Audiences in Jwt are not allowed"),
+        "for nobody": ([one(aud=None)], 403, "Audiences in Jwt are not allowed"),
+        "of an unknown issuer": ([one(iss="https://third.example")], 401, "Jwt issuer is not configured"),
+        "of no issuer": ([one(iss=None)], 401, "Jwt issuer is not configured"),
+        "of the issuer elsewhere": ([bearer(OTHER.token(GOOD))], 401, "Jwt issuer is not configured"),
+        "signed by another": ([bearer(OTHER.token({**GOOD, "iss": ONE.name}))], 401, "Jwt verification fails"),
+        "without kid, by another": (
+            [bearer(OTHER.token({**GOOD, "iss": ONE.name}, kid=None))],
+            401,
+            "Jwt verification",
+        ),
+        "an unknown key": ([one(kid="f")], 401, "Jwks doesn't have key to match kid or alg from Jwt"),
+        "the key of another algorithm": ([one("RS256", "e")], 401, "Jwt verification fails"),
+        "HS256 with the public key": ([one("HS256", "r")], 401, "Jwt verification fails"),
+        "HS256 without kid": ([one("HS256", None)], 401, "Jwt verification fails"),
+        "alg none": ([one("none")], 401, _NO_FORM),
+        "alg none, and a signature": ([bearer(one("none")[1].removeprefix("Bearer ") + "eA")], 401, "Jwt header [alg]"),
+        "another payload": ([bearer(f"{_HEADER}.{_PAYLOAD[:-2]}AA.{_SIGNATURE}")], 401, "Jwt"),
+        "nothing": ([("authorization", "Bearer")], 401, _NO_FORM),
+        "no token at all": ([("authorization", "Bearer nonsense")], 401, _NO_FORM),
+        "three parts of nonsense": ([("authorization", "Bearer a.b.c")], 401, "Jwt header is an invalid Base64url"),
+        "another case": ([("authorization", one()[1].replace("Bearer", "bearer"))], 401, _NO_FORM),
+        "a tab": ([("authorization", one()[1].replace(" ", "\t"))], 401, _NO_FORM),
+        "two spaces": ([("authorization", one()[1].replace(" ", "  "))], 401, _NO_FORM),
+        "more after it": ([("authorization", one()[1] + " x")], 401, _NO_FORM),
+        "within another scheme": ([("authorization", "Basic x " + one()[1])], 401, _NO_FORM),
+        "part of a word": ([("authorization", "x" + one()[1])], 401, _NO_FORM),
+        "twice the same": ([one(), one()], 401, _NO_FORM),
+        "a good one first": ([one(), ("authorization", "Bearer x.y.z")], 401, _NO_FORM),
+        "a bad one first": ([("authorization", "Bearer x.y.z"), one()], 401, _NO_FORM),
+        "after another scheme": ([("authorization", "Basic YTpi"), one()], 401, _NO_FORM),
+        "in two headers": ([one(), ("x-token", OTHER.token(GOOD))], 401, _TWO),
+        "in two headers, one nonsense": ([one(), ("x-token", "nonsense")], 401, "Jwt is malformed: x-token"),
+        "without its word": ([("x-other-token", OTHER.token(GOOD))], 401, "Jwt is malformed: x-other-token"),
+        "with a word too many": ([("x-token", "Bearer " + OTHER.token(GOOD))], 401, "Jwt is malformed: x-token"),
+        "an empty header": ([("x-token", "")], 401, "Jwt is malformed: x-token"),
+    }
 
 
 @pytest.mark.fault(22)
 def test_good_tokens_and_requests_without_one_reach_the_app(shop: Shop) -> None:
     with calling(shop) as caller:
-        for name, lines in TAKEN.items():
+        for name, lines in taken().items():
             got = caller.ask(lines)
             assert got.status == 200, (name, got)
             kept = [(one, value) for one, value in lines if "token" not in one]
@@ -171,7 +182,7 @@ def test_good_tokens_and_requests_without_one_reach_the_app(shop: Shop) -> None:
 @pytest.mark.fault(22)
 def test_every_other_token_is_refused_with_the_reason(shop: Shop) -> None:
     with calling(shop) as caller:
-        for name, (lines, status, says) in REFUSED.items():
+        for name, (lines, status, says) in refused().items():
             got = caller.ask(lines)
             assert (got.status, got.body[: len(says)]) == (status, says), name
             assert got.challenge is not None, name

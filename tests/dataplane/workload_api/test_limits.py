@@ -207,7 +207,7 @@ async def test_a_client_that_takes_its_calls_back_again_and_again_is_sent_away(t
 
 
 async def test_who_says_nothing_or_nothing_whole_is_not_waited_for(tmp_path: Path) -> None:
-    limits = Limits(handshake=0.05, request=0.05, idle=0.05)
+    limits = Limits(handshake=1, request=0.2, idle=0.2)
     async with running(tmp_path, limits=limits) as stage:
         await stage.served()
         async with await trio.open_unix_socket(os.fspath(stage.socket)) as silent:
