@@ -174,11 +174,11 @@ class Compiler:
         self._taken_in = len(self.learnt)
         before, self.scope = self.scope, self._scope_in_force(state)
         added = self.scope.named - before.named
-        if not added:
-            return set()
+        new = set(map(virtual_of, self.scope.virtual - before.virtual))
+        if not added:  # of everything, what was looked up
+            return new
         # Their routes may lead to services that were in scope already, and ask for subsets of those.
         led_to = (services_named(route) for service in added for route in state.routes_for(service))
-        new = map(virtual_of, self.scope.virtual - before.virtual)
         return {PROXY_ROUTES, CERTIFICATES, *self._services(added.union(*led_to)), *new}
 
     def open_detours(self, state: MeshState, authorities: Iterable[str]) -> Update:

@@ -17,6 +17,7 @@ from dataplane.watch.events import Changes, Delete, Listing, Put
 from schemas import codec
 from schemas.errors import Corrupt
 from schemas.objects import AnyObject
+from schemas.objects.service import Dependency
 from schemas.records import Locality
 from tests.properties.sidecar import EDGE, Sidecar, difference, listings_of_prefixes, whole
 from tests.properties.strategies import foreign_keys, items, spoiled
@@ -108,11 +109,16 @@ authorities = st.sampled_from(["web", "orders", "orders.shop", "CART:80", "web.b
 
 
 @_SLOW
-@given(st.lists(st.tuples(changes_of_any, st.lists(st.tuples(authorities, st.booleans()), max_size=2)), max_size=10))
+@given(
+    st.sampled_from([None, [need("*")]]),
+    st.lists(st.tuples(changes_of_any, st.lists(st.tuples(authorities, st.booleans()), max_size=2)), max_size=10),
+)
 def test_histories_in_which_dependencies_are_learnt(
+    needs: list[Dependency] | None,
     steps: list[tuple[list[tuple[tuple[bytes, bytes], bool]], list[tuple[str, bool]]]],
 ) -> None:
-    own = service("orders", needs=None)
+    """By a first request, or where everything is a dependency, by a look-up of its name."""
+    own = service("orders", needs=needs)
     values: dict[bytes, bytes] = {KEYS.object(own.ref): codec.encode(own)}
     sidecar = Sidecar(HERE)
     for listing in listings_of_prefixes(values, 1):
