@@ -18,6 +18,7 @@ from authz.rules import Alternative, Condition, PortRule, PortRules, applies, po
 from dataplane.compile import tokens
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef
+from schemas.objects import AuthorizationPolicy
 from schemas.objects.service import ServicePort
 
 ANY_PERMISSION = rbac_pb2.Permission(any=True)
@@ -63,6 +64,11 @@ def headers_judged(state: MeshState, service: ServiceRef) -> list[str]:
     return sorted(
         {one.name.lower() for each in operations for one in (*(each.headers or ()), *(each.not_headers or ()))}
     )
+
+
+def asks_for_headers(policy: AuthorizationPolicy) -> bool:
+    """Whether what `headers_judged` says may change with it."""
+    return any(to.headers or to.not_headers for rule in policy.spec.rules for to in rule.to or ())
 
 
 def _rules(state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort) -> PortRules:

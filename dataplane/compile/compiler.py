@@ -11,6 +11,7 @@ from typing import Literal
 
 from authz.rules import applies
 from dataplane.compile import (
+    authorization,
     clusters,
     gateway,
     inbound,
@@ -264,8 +265,10 @@ class Compiler:
                 ours = any(applies(policy, self.workload.service) for policy in policies)
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
                 opens = change.before is None or change.after is None
-                # Listeners say which headers of what stays open are reported; mostly they come out the same.
-                return {INBOUND, INBOUND_ROUTES} if ours or opens else set()
+                if not (ours or opens):
+                    return set()
+                # Listeners say which headers of what stays open are reported.
+                return {INBOUND_ROUTES, *([INBOUND] if any(map(authorization.asks_for_headers, policies)) else [])}
             case ObjectRef(kind=Mesh.__name__):
                 return {RUNTIME, PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES, *map(virtual_of, self.scope.virtual)}
             case ObjectRef(kind=RateLimitPolicy.__name__):
