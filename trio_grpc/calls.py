@@ -30,6 +30,7 @@ class Call:
         self._outbox: Outbox[bytes | RpcAbort] = Outbox(token, SEND_MESSAGES)
         self._inbox: Inbox[Any] | None = None
         self._request: Any = None
+        self._ended = False
         # Until somebody else cancels, only the deadline can.
         self._cancelled_as = RpcAbort(grpc.StatusCode.DEADLINE_EXCEEDED, "the caller's deadline has passed")
         if method.kind is Kind.BIDI_STREAM:
@@ -81,7 +82,8 @@ class Call:
 
     def _client_gone(self) -> None:
         # grpcio calls this at the end of every call; after a good end there is nothing left to cancel.
-        post(self._token, self.cancel, "the client went away")
+        if not self._ended:
+            post(self._token, self.cancel, "the client went away")
 
     # In trio.
 
@@ -113,6 +115,7 @@ class Call:
             self._finish(outcome)
 
     def _finish(self, outcome: RpcAbort | None) -> None:
+        self._ended = True
         if self._inbox is not None:
             self._inbox.close()
         if outcome is not None:
