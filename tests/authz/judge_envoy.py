@@ -24,6 +24,7 @@ from dataplane.compile.resources import ROUTES, Resource, ResourceKey
 from dataplane.compile.tls import packed
 from dataplane.compile.workload import Credentials, Workload
 from schemas.names import SpiffeId
+from tests.authz.rules import OTHER_DOMAIN
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.states.build import ORDERS, TRUST_DOMAIN, Item, bundle, compiled, identity, mesh_of, state
 from tests.support.pki import Authority
@@ -31,7 +32,6 @@ from tests.support.pki import Authority
 APP = 299  # no Envoy filter answers with it: the request has reached what stands for the app
 _IN_FORCE = 298
 _TIMEOUT = 20.0  # seconds; answers take milliseconds
-OTHER_DOMAIN = "other.test"
 HEAD = b"GET / HTTP/1.1\r\nHost: orders.shop\r\n\r\n"
 
 

@@ -11,23 +11,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from authz.judge import Outcome, Request, judge
-from authz.rules import PortRules, port_rules
-from schemas.names import ObjectRef, SpiffeId
+from schemas.names import SpiffeId
 from schemas.objects import AuthorizationPolicy, Mesh, Metadata
 from schemas.objects.authorization import Operation, Rule
 from schemas.objects.mesh import MeshSpec
 from schemas.objects.service import ServicePort
-from tests.authz.judge_envoy import APP, HEAD, OTHER_DOMAIN, JudgeEnvoy, judge_envoy
+from tests.authz.judge_envoy import APP, HEAD, JudgeEnvoy, judge_envoy
+from tests.authz.rules import OTHER_DOMAIN, rules_of
 from tests.authz.strategies import CALLERS, DRESSES, METHODS, PORTS, Dress, policies, targets
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.states.build import (
-    ORDERS,
     TRUST_DOMAIN,
     Item,
     federates,
     identity,
     policy,
-    ref,
     revocation,
     rule,
     service,
@@ -50,24 +48,6 @@ Question = tuple[SpiffeId, ServicePort, str, str, Dress]
 def envoy(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[JudgeEnvoy]:
     with judge_envoy(envoys("orders"), own_address()) as started:
         yield started
-
-
-def rules_of(
-    found: Sequence[AuthorizationPolicy],
-    port: ServicePort,
-    *,
-    revoked: Sequence[str] = (),
-    unread: Sequence[ObjectRef] = (),
-) -> PortRules:
-    return port_rules(
-        ORDERS,
-        port,
-        found,
-        trust_domain=TRUST_DOMAIN,
-        is_trusted=lambda domain: domain == OTHER_DOMAIN,
-        unreadable=unread,
-        revoked=[ref(one) for one in revoked],
-    )
 
 
 def by_envoy(envoy: JudgeEnvoy, asked: Sequence[str]) -> dict[Question, int]:

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.judge import Lack, Miss, Reason, Request, Verdict, judge
-from authz.rules import PortRules, port_rules
 from schemas.names import ObjectRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import Operation, Rule, Source
 from schemas.objects.service import ServicePort
+from tests.authz.rules import rules_of
 from tests.authz.strategies import CALLERS, DRESSES, METHODS, PORTS, policies
-from tests.states.build import ORDERS, TRUST_DOMAIN, identity, policy, ref, rule, who
+from tests.states.build import TRUST_DOMAIN, identity, policy, rule, who
 
 HTTP, _, TCP = PORTS
 _DRAWN = settings(deadline=None, max_examples=40)
@@ -33,23 +33,6 @@ REQUESTS = [
 ]
 
 
-def rules_of(
-    found: Iterable[AuthorizationPolicy],
-    port: ServicePort,
-    revoked: Iterable[str] = (),
-    unread: Iterable[ObjectRef] = (),
-) -> PortRules:
-    return port_rules(
-        ORDERS,
-        port,
-        found,
-        trust_domain=TRUST_DOMAIN,
-        is_trusted=lambda domain: domain == "other.test",
-        unreadable=list(unread),
-        revoked=[ref(one) for one in revoked],
-    )
-
-
 def verdict(
     found: Iterable[AuthorizationPolicy],
     request: Request,
@@ -58,7 +41,7 @@ def verdict(
     revoked: Iterable[str] = (),
     unread: Iterable[ObjectRef] = (),
 ) -> Verdict:
-    return judge(rules_of(found, port, revoked, unread), port, request)
+    return judge(rules_of(found, port, revoked=revoked, unread=unread), port, request)
 
 
 def verdicts(found: Sequence[AuthorizationPolicy]) -> list[Verdict]:

@@ -14,10 +14,10 @@ from dataplane.compile.resources import Resource
 from dataplane.compile.verdict import Judge
 from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import HeaderMatch, Operation
-from tests.authz.judge_envoy import OTHER_DOMAIN
+from tests.authz.rules import OTHER_DOMAIN, rules_of
 from tests.authz.strategies import PORTS, policies
 from tests.authz.test_differential import FIXED
-from tests.authz.test_judge import HTTP, REQUESTS, WEB, rules_of
+from tests.authz.test_judge import HTTP, REQUESTS, WEB
 from tests.states.build import ORDERS, ROOT_DER, TRUST_DOMAIN, bundle, mesh_of, policy, rule, state, workload
 
 _DRAWN = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])

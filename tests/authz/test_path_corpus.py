@@ -27,7 +27,7 @@ from schemas.objects.authorization import Operation, Rule
 from tests.authz.raw import TIMEOUT, Http1, Http2
 from tests.authz.readings import readings
 from tests.authz.recorder import Headers, Recorder, Seen, recorder
-from tests.authz.test_differential import rules_of
+from tests.authz.rules import rules_of
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.states.build import (

@@ -1,0 +1,30 @@
+"""The rules of one port of ORDERS, as both planes make them of what is stored."""
+
+from collections.abc import Iterable
+
+from authz.rules import PortRules, port_rules
+from schemas.names import ObjectRef
+from schemas.objects import AuthorizationPolicy
+from schemas.objects.service import ServicePort
+from tests.states.build import ORDERS, TRUST_DOMAIN, ref
+
+OTHER_DOMAIN = "other.test"
+"""A trust domain that the mesh federates with."""
+
+
+def rules_of(
+    found: Iterable[AuthorizationPolicy],
+    port: ServicePort,
+    *,
+    revoked: Iterable[str] = (),
+    unread: Iterable[ObjectRef] = (),
+) -> PortRules:
+    return port_rules(
+        ORDERS,
+        port,
+        list(found),
+        trust_domain=TRUST_DOMAIN,
+        is_trusted=lambda domain: domain == OTHER_DOMAIN,
+        unreadable=list(unread),
+        revoked=[ref(one) for one in revoked],
+    )
