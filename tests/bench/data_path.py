@@ -1,9 +1,10 @@
 """(b) Requests a second, and CPU a request: two sidecars with mTLS against two Envoys configured by hand.
 
-The CPU of a sidecar is that of its Envoy and of its agent. The same app, the same load, in turns; the app alone shows
-what the load generator could do.
+The CPU of a sidecar is that of its Envoy and of its agent. All four Envoys count, retry, and log each request, in the
+same fields. The same app, the same load, in turns; the app alone shows what the load generator could do.
 """
 
+import json
 import os
 import sys
 import tempfile
@@ -20,6 +21,13 @@ PAIRS = 20
 WARM_UP = 2  # pairs
 SECONDS = 2  # a run
 DIRECT_SECONDS = 1
+
+LOG_EVERYTHING = {
+    "apiVersion": "mesh/v1",
+    "kind": "Telemetry",
+    "metadata": {"name": "everything", "namespace": "bench"},
+    "spec": {"accessLogging": [{}]},
+}
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -97,10 +105,29 @@ async def compare(stage: Stage, wrk: Wrk) -> list[Figure]:
     ]
 
 
+async def log_everything(stage: Stage, directory: Path) -> None:
+    """The sidecars; those configured by hand do anyway."""
+    manifest = directory / "telemetry.yaml"
+    manifest.write_text(json.dumps(LOG_EVERYTHING))
+    await stage.mesh.meshadm("apply", "--wait", "-f", str(manifest))
+
+
+def check_logs(stage: Stage) -> None:
+    """All four have logged what went well. Raises AssertionError."""
+    ours = [stage.mesh.state_dir(half) / "access.log" for half in (stage.caller, stage.receiver)]
+    for log in (*ours, stage.static.directory / "client.log", stage.static.directory / "server.log"):
+        newest = log.read_bytes().splitlines()[-1000:]  # the load ends in the middle of requests
+        if not any(json.loads(line).get("status") == 200 for line in newest):
+            raise AssertionError(f"{log} holds failures alone, not every request")
+
+
 async def measure(directory: Path) -> list[Figure]:
     wrk = await trio.to_thread.run_sync(find_wrk, lambda line: print(line, file=sys.stderr, flush=True))
     async with open_stage(directory) as stage:
-        return await compare(stage, wrk)
+        await log_everything(stage, directory)
+        figures = await compare(stage, wrk)
+        check_logs(stage)
+        return figures
 
 
 def run() -> list[Figure]:
