@@ -13,7 +13,6 @@ import trio
 from controlplane.api.issuing import Issuing
 from controlplane.ca import outages
 from controlplane.ca.outages import Beat, Found, Own
-from controlplane.ca.template import MIN_LEAF_SECONDS
 from controlplane.log import event
 from controlplane.store.etcd import Store
 from controlplane.store.ops import KeyGuard, Put
@@ -55,7 +54,7 @@ class IssuingBeat:
     async def _try(self, told: str) -> str:
         """What is wrong, said once; empty: nothing."""
         try:
-            if self._can_issue():
+            if self._issuing.possible:
                 await self.look()
             return ""
         except MeshError as error:
@@ -63,7 +62,7 @@ class IssuingBeat:
                 event(logger, logging.WARNING, "can't say in etcd that SVIDs can be issued, trying again", why=error)
             return str(error)
         finally:
-            if self._can_issue():
+            if self._issuing.possible:
                 self._until = self._issuing.now()
 
     async def look(self) -> None:
@@ -102,13 +101,6 @@ class IssuingBeat:
                     excused_until=beat.outage.end + self._ttl, revision=revision,
                 )  # fmt: skip
         self._beat, self._looked = beat, (now, self._monotonic())
-
-    def _can_issue(self) -> bool:
-        try:
-            authority = self._issuing.current().authority
-        except MeshError:
-            return False
-        return self._issuing.now() + MIN_LEAF_SECONDS <= authority.issues_until
 
     @property
     def _ttl(self) -> int:

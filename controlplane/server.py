@@ -210,7 +210,7 @@ async def run(
         trust_domain = issuing.current().authority.trust_domain
         if config.metrics is not None:
             files = [Path(config.etcd.ca), Path(config.etcd.cert)]
-            metrics = ReplicaMetrics(issuing, view, board, revocations, files)
+            metrics = ReplicaMetrics(issuing, view, board, clock, leases, revocations, client.watch_link, files)
             await _serve_metrics(nursery, metrics, config.metrics)
         async with AsyncExitStack() as doors:
             ports = await _open_doors(

@@ -28,6 +28,9 @@ def _of_identity(identity: Identity | None, renewals: dict[str, int]) -> Iterabl
 
 
 def _of_status(status: SidecarStatus, now: float) -> Iterable[Family]:
+    name = f"{status.namespace}/{status.service}.{status.instance}"
+    who = {"sidecar": name, "agent_version": status.agent_version, "envoy_version": status.envoy_version}
+    yield families.info("sidecar_info", "1: which sidecar this is, and what it runs.", who)
     stale = 0.0 if status.stale_since is None else max(0.0, now - status.stale_since)
     yield families.gauge("sidecar_stale_seconds", "Since when there is no word from etcd; 0: none is missed.", stale)
     yield families.gauge("sidecar_refusals", "Resources that Envoy refuses.", len(status.nacks))

@@ -77,6 +77,13 @@ def gauges(name: str, about: str, label: str, values: Mapping[str, float]) -> Ga
     return family
 
 
+def info(name: str, about: str, labels: Mapping[str, str]) -> GaugeMetricFamily:
+    """What is said by labels alone."""
+    family = GaugeMetricFamily(f"hostmesh_{name}", about, labels=list(labels))
+    family.add_metric(list(labels.values()), 1.0)
+    return family
+
+
 def histograms(
     name: str, about: str, labels: Sequence[str], values: Mapping[tuple[str, ...], Histogram], *, divisor: float
 ) -> HistogramMetricFamily:

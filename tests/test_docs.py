@@ -33,6 +33,6 @@ def test_every_example_is_valid() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for page in (*DOCS.glob("*.md"), *(DOCS / "docs").glob("*.md"), DOCS / "deploy/systemd/README.md"):
+    for page in (*DOCS.glob("*.md"), *(DOCS / "docs").glob("*.md"), *(DOCS / "deploy").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

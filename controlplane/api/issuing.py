@@ -13,9 +13,10 @@ from controlplane.ca.etcd_revocation import client_serial
 from controlplane.ca.jwt_key import JwtSigner
 from controlplane.ca.rotation import FENCE_SECONDS
 from controlplane.ca.sign import serial_number
+from controlplane.ca.template import MIN_LEAF_SECONDS
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import Unavailable
+from schemas.errors import MeshError, Unavailable
 from schemas.names import ServiceRef, SpiffeId
 from schemas.objects import Mesh
 from schemas.records import TrustBundle
@@ -100,6 +101,15 @@ class Issuing:
                 "its CA key may have been retired meanwhile"
             )
         return self.current_unfenced()
+
+    @property
+    def possible(self) -> bool:
+        """Whether an SVID could be issued now."""
+        try:
+            authority = self.current().authority
+        except MeshError:
+            return False
+        return self.now() + MIN_LEAF_SECONDS <= authority.issues_until
 
     def current_unfenced(self) -> InForce:
         """For what signs nothing. Raises Unavailable before the mesh has been made and read."""

@@ -24,13 +24,22 @@ logger = logging.getLogger(__name__)
 
 
 class LeaseAlarm:
-    """`run` it; `text` is what is wrong, None while nothing is. spare: leases beyond those of sidecars."""
+    """`run` it; `text` is what is wrong, None while nothing is. spare: leases beyond those of sidecars.
+
+    `leases`: how many etcd held at the last look, infinitely many where they can't be listed; None before the first.
+    """
 
     def __init__(self, store: Store, board: StatusBoard, *, spare: int = SPARE) -> None:
         self._store = store
         self._board = board
         self._spare = spare
         self.text: str | None = None
+        self.leases: float | None = None
+
+    @property
+    def most(self) -> int:
+        """As many as the mesh can need."""
+        return len(self._board.refs()) * LEASES_PER_SIDECAR + self._spare
 
     async def run(self) -> None:
         """For ever."""
@@ -49,8 +58,8 @@ class LeaseAlarm:
     async def look(self) -> None:
         """Counts now. Raises Unavailable."""
         leases = await self._store.count_leases()
-        sidecars = len(self._board.refs())
-        most = sidecars * LEASES_PER_SIDECAR + self._spare
+        self.leases = float("inf") if leases is None else leases
+        sidecars, most = len(self._board.refs()), self.most
         before, self.text = self.text, None
         if leases is None or leases > most:
             held = "more leases than can be listed" if leases is None else f"{leases} leases"

@@ -6,6 +6,7 @@ https://www.envoyproxy.io/docs/envoy/latest/operations/admin
 import json
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import h11
 import trio
@@ -21,13 +22,16 @@ _CHUNK = 64 * 1024
 # HTTP and listener gauges, as one regular expression over names; url-encoded by hand: ^ ( | ) \ + $
 _ACTIVITY = "/stats?type=Gauges&filter=%5E%28http%7Clistener%29%5C..%2B%5C.downstream_%28rq%7Ccx%29_active%24"
 
-# What `dataplane.envoy.stats` reads, as one regular expression over names; url-encoded by hand as above.
-STATISTICS = (
-    f"/stats/prometheus?filter=%5E%28{PREFIX}%5C.%7Cserver%5C.%28memory_allocated%7Cuptime%7Clive%29%24"
-    "%7Ctracing%5C.opentelemetry%5C.spans_%7Chttp%5C..%2Bdownstream_cx_active%24%29"
+# What `dataplane.envoy.stats` reads, each as one regular expression over names.
+_STATISTICS = (
+    rf"^({PREFIX}\.|server\.(memory_allocated|uptime|live)$|tracing\.opentelemetry\.spans_|"
+    r"http\..+\.downstream_cx_active$|(http\.|inbound\|).+\.rbac\.denied$)"
 )
-# To ask for before: Envoy gathers its workers' histograms for each answer, but only after it has given that.
-_FLUSH = "/stats?filter=%5E%24"
+STATISTICS = f"/stats/prometheus?filter={quote(_STATISTICS, safe='')}"
+# As plain text: the other format ends a cluster's name at its first dot. To ask for before that one: Envoy gathers its
+# workers' histograms for each answer, but only after it has given it.
+_OUTLIERS = r"^cluster\.outbound\|.+\.outlier_detection\.ejections_(active|enforced_total)$"
+OUTLIERS = f"/stats?filter={quote(_OUTLIERS, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,13 @@ class Admin:
 
     async def statistics(self) -> str:
         """What `dataplane.envoy.stats` reads."""
-        await self.get(_FLUSH)
-        reply = await self.get(STATISTICS)
-        if reply.status != 200:
-            raise Unavailable(f"Envoy's admin answered {reply.status} to {STATISTICS}: {reply.body[:200]!r}")
-        return reply.body.decode(errors="replace")
+        text = ""
+        for target in (OUTLIERS, STATISTICS):
+            reply = await self.get(target)
+            if reply.status != 200:
+                raise Unavailable(f"Envoy's admin answered {reply.status} to {target}: {reply.body[:200]!r}")
+            text += reply.body.decode(errors="replace")
+        return text
 
     async def _json(self, target: str) -> dict[str, Any]:
         reply = await self.get(target)

@@ -22,12 +22,20 @@ _OWN = {
     "tracing_opentelemetry_spans_dropped": ("envoy_spans_dropped", "Spans of which too many waited."),
 }
 _ACTIVE = "http_downstream_cx_active"
+# What is refused: name in Envoy, the label of it that names the listener, and why.
+_DENIED = {
+    "http_rbac_denied": ("envoy_http_conn_manager_prefix", "policy"),
+    "rbac_denied": ("envoy_rbac_prefix", "policy"),
+    "http_local_rate_limit_rate_limited": ("", "rate-limit"),
+}
 _LINE = re.compile(r"envoy_(\w+?)(?:\{(.*)\})? (\S+)")
+_OUTLIERS = re.compile(r"cluster\.outbound\|([^|]+)\|.+\.outlier_detection\.ejections_(active|enforced_total): (\d+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _CODES = {"1": "1xx", "2": "2xx", "3": "3xx", "4": "4xx", "5": "5xx"}
 REQUEST_LABELS = ("side", "source", "destination", "route", "code")
 ERROR_LABELS = REQUEST_LABELS[:-1]
 CONNECTION_LABELS = REQUEST_LABELS[:3]
+DENIAL_LABELS = ("side", "port", "reason")
 UNKNOWN = "unknown"
 
 Labels = tuple[str, ...]
@@ -42,18 +50,24 @@ class Counted:
     connections: dict[str, dict[Labels, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     own: dict[str, float] = field(default_factory=dict)
     active: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    denied: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
+    ejected: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Instances of each destination that outlier detection leaves out now."""
+    ejections: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     series: int = 0
     """Histograms that Envoy keeps."""
 
 
 def read(exposition: str, trust_domain: str) -> Counted:
-    """exposition: of `QUERY`, in the text format of Prometheus. trust_domain: the own one."""
+    """exposition: of `Admin.statistics`. trust_domain: the own one."""
     found = Counted()
     for line in exposition.splitlines():
         match = _LINE.fullmatch(line)
         if match is not None:
             labels = {name: _plain(value) for name, value in _LABEL.findall(match[2] or "")}
             _take(found, match[1], labels, float(match[3]), trust_domain)
+        elif (outliers := _OUTLIERS.fullmatch(line)) is not None:  # of ports and subsets together
+            (found.ejected if outliers[2] == "active" else found.ejections)[outliers[1]] += float(outliers[3])
     return found
 
 
@@ -64,6 +78,8 @@ def _take(found: Counted, name: str, labels: Mapping[str, str], value: float, tr
             side = "server" if labels.get("envoy_http_conn_manager_prefix", "").startswith("inbound") else "client"
             if not labels.get("envoy_http_conn_manager_prefix", "").startswith(("admin", "telemetry")):
                 found.active[side] += value
+        elif name in _DENIED:
+            found.denied[_refuser(name, labels)] += value
         elif name in _OWN:
             found.own[name] = value
         return
@@ -83,6 +99,15 @@ def _take(found: Counted, name: str, labels: Mapping[str, str], value: float, tr
         found.errors[*both, route] += value
     elif both[2] != UNKNOWN:  # a tunnel that leads nowhere, or back to the proxy port, is no connection to anybody
         found.connections[rest][both] += value
+
+
+def _refuser(name: str, labels: Mapping[str, str]) -> Labels:
+    """Listeners are named ``inbound|http``, ``outbound|bound|9101``; network filters of one ``inbound|http|deny|``."""
+    label, reason = _DENIED[name]
+    way, _, rest = labels.get(label, "").partition("|")
+    if way.startswith("outbound"):
+        return "client", rest, reason
+    return "server", rest.partition("|")[0], reason
 
 
 def _service(identity: str, trust_domain: str) -> str:
@@ -121,6 +146,15 @@ def families(found: Counted | None) -> Iterator[Family]:
     }
     for name, text in of_connections.items():
         yield counters_by(name, text, CONNECTION_LABELS, found.connections.get(name, {}))
+    about = (
+        "Refused requests, and connections where those are what is judged; at the client: paths that no app agrees on."
+    )
+    yield counters_by("denied", about, DENIAL_LABELS, found.denied)
+    about = "Instances that are ejected now: they have failed too often, and get nothing for a while."
+    yield gauges("ejected_instances", about, "destination", found.ejected)
+    about_ejections = "How often an instance was ejected."
+    by_destination: dict[Labels, float] = {(name,): number for name, number in found.ejections.items()}
+    yield counters_by("ejections", about_ejections, ("destination",), by_destination)
     yield gauge("request_series", "Kinds of requests that Envoy keeps apart.", found.series)
     about_limit = "How many it keeps apart at most; what comes above that is not counted."
     yield gauge("request_series_limit", about_limit, counted.MAX_SERIES)
@@ -130,6 +164,7 @@ def families(found: Counted | None) -> Iterator[Family]:
 
 def _own(values: Mapping[str, float]) -> Iterable[Family]:
     for name, (ours, about) in _OWN.items():
-        if name in values:
-            is_count = name.startswith("tracing")
-            yield counters_by(ours, about, (), {(): values[name]}) if is_count else gauge(ours, about, values[name])
+        if name.startswith("tracing"):  # Envoy has no tracer before somebody wants spans
+            yield counters_by(ours, about, (), {(): values.get(name, 0.0)})
+        elif name in values:
+            yield gauge(ours, about, values[name])

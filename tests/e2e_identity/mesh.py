@@ -27,6 +27,7 @@ from schemas.objects import Mesh
 from schemas.records import SealedKey
 from tests.e2e.app import HTTP
 from tests.e2e.mesh import KEYS, E2eMesh
+from tests.support.metrics import check_documented
 
 METRICS = 9464
 LEAF_SECONDS = 15  # the shortest that the mesh allows: keys and alarms wait as long as leaves live
@@ -45,10 +46,11 @@ class IdentityMesh(E2eMesh):
         address = self.local.metrics(name) if is_replica else f"{self.instances[name].local}:{METRICS}"
         async with httpx.AsyncClient(trust_env=False) as client:
             text = (await client.get(f"http://{address}/metrics")).text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        check_documented(samples)
         return {
             sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
+            for sample in samples
         }
 
     async def before_replicas(self) -> None:

@@ -54,6 +54,9 @@ async def test_renewals_under_load_fail_no_request(mesh: IdentityMesh) -> None:
     assert sum(one[ISSUED] for one in seen) >= issued + 4
     for one in seen:
         assert one["hostmesh_replica_sidecars"] == len(INSTANCES)
+        assert one["hostmesh_replica_can_issue"] == 1
+        assert one["hostmesh_replica_etcd_silent_seconds"] == one["hostmesh_replica_sidecars_behind"] == 0
+        assert 0 <= one["hostmesh_replica_etcd_leases"] < one["hostmesh_replica_etcd_leases_limit"]
         assert time.time() < one["hostmesh_replica_soonest_svid_expiry_timestamp_seconds"] < time.time() + LEAF_SECONDS
         for key in ("mesh-root", "mesh-issuing", "etcd-client", "serving"):
             assert one[f"{EXPIRY}{{{key}}}"] > time.time()
@@ -73,6 +76,7 @@ async def test_nobody_can_renew_until_the_end_of_the_svids(mesh: IdentityMesh) -
             await eventually("the alarm was raised", lambda: "ALARM" in mesh.log("sidecar-web-1"))
             end = min(local_status(mesh, name)["svidExpires"] for name in INSTANCES)
             metrics = await mesh.metrics("web-1")
+            assert metrics["hostmesh_envoy_up"] == 1
             assert metrics[f"{EXPIRY}{{svid}}"] == local_status(mesh, "web-1")["svidExpires"]
             assert metrics["hostmesh_sidecar_renewals_total{failed}"] > 0
             assert metrics["hostmesh_sidecar_stale_seconds"] > 0

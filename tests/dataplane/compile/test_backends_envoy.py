@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from dataplane.envoy import stats
+from dataplane.envoy.admin import OUTLIERS
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.farm import BOUND_TCP, CLUSTER, HTTP, TCP, TCP_CLUSTER, Farm, farm
-from tests.states.build import Item, instance, traffic
+from tests.states.build import TRUST_DOMAIN, Item, instance, traffic
 
 ALL = {"i1", "i2", "i3", "i4"}
 
@@ -269,6 +271,9 @@ def test_consecutive_5xx_errors(mesh: Farm) -> None:
     mesh.apps[0].status = 500
     assert mesh.served(40)["500"] == 3
     assert mesh.left_out() == {"i1"}
+    counted = stats.read(mesh.web.admin(OUTLIERS), TRUST_DOMAIN)
+    assert counted.ejected == {"orders.shop": 1}
+    assert counted.ejections["orders.shop"] >= 1
 
 
 def test_consecutive_gateway_errors(mesh: Farm) -> None:

@@ -11,12 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dataplane.compile.request_metrics import MAX_SERIES
 from dataplane.envoy import stats
-from dataplane.envoy.admin import STATISTICS
+from dataplane.envoy.admin import OUTLIERS, STATISTICS
 from telemetry.families import registry
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.dataplane.compile.shop import GREETING, Shop, apps, ask
-from tests.states.build import TRUST_DOMAIN, bundle, federates, policy, rule, telemetry, who
+from tests.states.build import TRUST_DOMAIN, bundle, federates, policy, rate_limit, rule, telemetry, who
 from tests.states.routes import http_route
 from tests.support.pki import Authority
 
@@ -36,8 +36,7 @@ def shop(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Shop]
 
 def scraped(envoy: FedEnvoy) -> Samples:
     """By name, then by labels: as text, and read again, as Prometheus would."""
-    envoy.admin(STATISTICS)
-    counted = stats.read(envoy.admin(STATISTICS), TRUST_DOMAIN)
+    counted = stats.read(envoy.admin(OUTLIERS) + envoy.admin(STATISTICS), TRUST_DOMAIN)
     text = generate_latest(registry(lambda: stats.families(counted))).decode()
     found: Samples = {}
     for family in text_string_to_metric_families(text):
@@ -143,3 +142,18 @@ def test_envoy_tells_of_itself(shop: Shop) -> None:
     with shop.keep_alive() as connection:
         ask(connection, "/", "GET", {"Host": "orders.shop"})
         counts(shop.web, "envoy_http_connections_active", 1, side="client")
+
+
+def test_what_is_denied_is_counted_by_listener_and_reason(shop: Shop) -> None:
+    shop.set(LET_WEB, policy("no-web", "DENY", rule(who("web")), on=["orders"]))
+    of = {"side": "server", "port": "http"}
+    before = number(shop.orders, "denied_total", reason="policy", **of)
+    assert shop.call("/").status == 403
+    counts(shop.orders, "denied_total", before + 1, reason="policy", **of)
+    shop.set(LET_WEB, rate_limit("one", {"limit": {"requests": 1, "unit": "Hour"}}))
+    assert [shop.call("/").status for _ in range(2)] == [200, 429]
+    counts(shop.orders, "denied_total", 1, reason="rate-limit", side="server")
+    assert shop.call("/a%252fb").status == 400
+    wait_until(
+        "the caller's sidecar has counted", lambda: number(shop.web, "denied_total", side="client", port="proxy")
+    )
