@@ -140,8 +140,18 @@ DRESSES = (
     Dress(),
     Dress("api.example.com:80", (("x-role", "admin"),)),
     Dress("ORDERS.shop.", (("X-Role", "user"), ("x-role", " admin "), ("x-other", "")), "127.0.0.9"),
-    Dress("orders.shop:1", (("x-role", "a b,adm"), ("x-other", "\xe9,admin"))),
+    Dress("orders.shop:1", (("x-role", "a b\t ,  adm"), ("x-other", "\xe9,\tadmin ,x"))),
 )
+
+_BEFORE, _AFTER = ("", ",", ", ", ",  ", ",\t", ", \t ", ",\xa0"), ("", ",", " ,", "\t ,", "  , ")
+HEADER_LISTS = (
+    *("admin", "user", "administrator", "badmin", "user admin", "guest;admin", "\xff", "a b", "a  b", "", ","),
+    *(f"guest{before}admin" for before in _BEFORE),
+    *(f"admin{after}guest" for after in _AFTER),
+    *(f"\xe9{before}adm{after}\xff" for before in _BEFORE[1:] for after in _AFTER[1:]),
+    *("adm, admin", "min,\tadmin", "admin,admin", "adm,", ",min", "a,b", "a ,  b", "x,\ta,b"),
+)
+"""Values of a header that apps read as a list (RFC 9110, 5.6.1), and some that they do not."""
 
 _SEGMENTS = st.sampled_from(
     [

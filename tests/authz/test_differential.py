@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 
 import msgspec
 import pytest
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from authz.judge import Outcome, Request, judge
 from schemas.names import SpiffeId
 from schemas.objects import AuthorizationPolicy, Mesh, Metadata
-from schemas.objects.authorization import Operation, Rule
+from schemas.objects.authorization import HeaderMatch, Operation, Rule
 from schemas.objects.mesh import MeshSpec
 from schemas.objects.service import ServicePort
 from tests.authz.judge_envoy import APP, HEAD, JudgeEnvoy, judge_envoy
 from tests.authz.rules import OTHER_DOMAIN, rules_of
-from tests.authz.strategies import CALLERS, DRESSES, METHODS, PORTS, Dress, policies, targets
+from tests.authz.strategies import CALLERS, DRESSES, HEADER_LISTS, METHODS, PORTS, Dress, policies, targets
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.states.build import (
     TRUST_DOMAIN,
@@ -146,6 +147,46 @@ def test_headers(envoy: JudgeEnvoy, header: tuple[str, str]) -> None:
     verdict = judge(rules_of([LET_ALL], HTTP_PORTS[0]), HTTP_PORTS[0], Request(CALLERS[0], headers=(header,)))
     head = f"GET / HTTP/1.1\r\nHost: orders\r\n{': '.join(header)}\r\n\r\n".encode("latin-1")
     assert STATUS[verdict.outcome] == envoy.ask(CALLERS[0], HTTP_PORTS[0].port, head)
+
+
+def test_lists_in_headers_one_by_one(envoy: JudgeEnvoy) -> None:
+    """A DENY names what any reading of the value has, an ALLOW what all of them have; of `notHeaders` the other way."""
+    patterns = {"x-exact": "admin", "x-prefix": "adm*", "x-suffix": "*min", "x-blank": "a b", "x-list": "a,b"}
+    matches = [HeaderMatch(name=name, values=(value,)) for name, value in patterns.items()]
+    found = [
+        policy("all", "ALLOW", rule(to=[Operation(paths=("/deny", "/deny-but"))])),
+        policy("deny", "DENY", *(rule(to=[Operation(paths=("/deny",), headers=(one,))]) for one in matches)),
+        policy(
+            "deny-but", "DENY",
+            *(rule(to=[Operation(paths=("/deny-but",), headers=(HeaderMatch(name=one.name),), not_headers=(one,))])
+              for one in matches),
+        ),
+        policy("allow", "ALLOW", *(rule(to=[Operation(paths=("/allow",), headers=(one,))]) for one in matches)),
+        policy("but", "ALLOW", rule(to=[Operation(paths=("/allow-but",), not_headers=tuple(matches))])),
+    ]  # fmt: skip
+    envoy.run(*FIXED, *found, ports=ALL_PORTS)
+    rules = rules_of(found, HTTP_PORTS[0])
+    for (name, pattern), value in itertools.product(patterns.items(), HEADER_LISTS):
+        several, every = readings(value, pattern)
+        for path, allowed in (
+            ("/deny", not several), ("/deny-but", every), ("/allow", every), ("/allow-but", not several)
+        ):  # fmt: skip
+            verdict = judge(rules, HTTP_PORTS[0], Request(CALLERS[0], "GET", path, ((name, value),)))
+            head = f"GET {path} HTTP/1.1\r\nHost: orders\r\n{name}: {value}\r\n\r\n".encode("latin-1")
+            status = envoy.ask(CALLERS[0], HTTP_PORTS[0].port, head)
+            assert STATUS[verdict.outcome] == status, (path, name, value, verdict)
+            assert verdict.allowed is allowed, (path, name, value, verdict)
+
+
+def readings(value: str, pattern: str) -> tuple[bool, bool]:
+    """Whether any app may see `pattern` in a header, as it is or split and stripped; and whether all of them do."""
+    wanted = [one.strip() for one in pattern.split(",")]
+    members = [one.strip() for one in value.split(",")]
+    lists = [members[at : at + len(wanted)] for at in range(len(members) - len(wanted) + 1)]
+    found = [fnmatchcase(",".join(one), pattern) for one in lists]
+    whole = value.strip(" \t")
+    literally = fnmatchcase(whole, pattern)
+    return any(found) or literally, (literally and all(found)) if "*" in pattern else whole == pattern
 
 
 def test_connect_to_an_http_port(envoy: JudgeEnvoy) -> None:
