@@ -31,9 +31,11 @@ class Sidecar:
     workload: Workload
     mesh: MeshState = field(default_factory=lambda: MeshState(KEYS))
     envoy: dict[ResourceKey, Resource] = field(default_factory=dict)
+    learnt: tuple[str, ...] = ()
+    """What its app has called before; Envoy has let go what it held for it."""
 
     def __post_init__(self) -> None:
-        self.compiler = Compiler(self.workload, credentials=CREDENTIALS)
+        self.compiler = Compiler(self.workload, credentials=CREDENTIALS, learnt=dict.fromkeys(self.learnt, True))
         self.send(self.compiler.rebuild(self.mesh))
 
     def take(self, event: Event) -> Update:
@@ -62,30 +64,37 @@ class Sidecar:
 
     def check(self) -> None:
         """What the increments led to is what the state alone leads to."""
+        self._check_is_compiled_from(self.mesh)
+
+    def _check_is_compiled_from(self, mesh: MeshState) -> None:
         fresh = Compiler(self.workload, credentials=CREDENTIALS, learnt=dict(self.compiler.learnt))
-        fresh.rebuild(self.mesh)
+        fresh.rebuild(mesh)
         assert self.compiler.resources() == fresh.resources()
         assert self.envoy == fresh.resources(), "the updates did not lead there"
         assert self.compiler.problems() == fresh.problems()
 
     def check_is(self, values: Mapping[bytes, bytes]) -> None:
         """It stands where one stands that has seen nothing but `values`."""
-        self.check()
-        other = from_listings(self.workload, values, {key: one.revision for key, one in self.mesh.stored.items()})
-        assert self.envoy == other.envoy
-        assert self.compiler.problems() == other.compiler.problems()
-        assert self.mesh.problems() == other.mesh.problems()
-        assert self.mesh.values == other.mesh.values
+        revisions = {key: one.revision for key, one in self.mesh.stored.items()}
+        other = MeshState(KEYS)
+        for listing in listings_of_prefixes(values, revisions=revisions):
+            other.apply(listing)
+        self._check_is_compiled_from(other)
+        assert self.mesh.problems() == other.problems()
+        assert self.mesh.values == other.values
         assert {key: one.value for key, one in self.mesh.stored.items()} == {
-            key: one.value for key, one in other.mesh.stored.items()
+            key: one.value for key, one in other.stored.items()
         }
 
 
 def from_listings(
-    workload: Workload, values: Mapping[bytes, bytes], revisions: Mapping[bytes, int] | None = None
+    workload: Workload,
+    values: Mapping[bytes, bytes],
+    revisions: Mapping[bytes, int] | None = None,
+    learnt: tuple[str, ...] = (),
 ) -> Sidecar:
     """revisions: by which each key was last written; the first where it is not said."""
-    sidecar = Sidecar(workload)
+    sidecar = Sidecar(workload, learnt=learnt)
     for listing in listings_of_prefixes(values, revisions=revisions):
         sidecar.take(listing)
     return sidecar
