@@ -1,6 +1,7 @@
 """[edge] The file by which etcd refuses revoked sidecars' connections: written at each revocation, and every hour."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
@@ -8,9 +9,11 @@ import trio
 from controlplane import floor_file
 from controlplane.api.issuing import Issuing
 from controlplane.ca.etcd_revocation import revocation_list, revoked_serials
+from controlplane.ca.sign import Issuer
 from controlplane.log import event
 from controlplane.revocations import Revocations
 from schemas.errors import MeshError
+from schemas.records import Revocation
 
 # Long before the list says that it ends, so that an hour of trouble is nobody's outage.
 RENEW_SECONDS = 3600.0
@@ -28,8 +31,7 @@ async def keep_crl(path: Path, issuing: Issuing, revocations: Revocations) -> No
         now = issuing.now()
         try:
             authority = issuing.current_unfenced().authority
-            data = revocation_list(authority.etcd, revoked_serials(revocations.records(), now), now)
-            await trio.to_thread.run_sync(floor_file.replace, path, data, MODE)
+            await trio.to_thread.run_sync(_write, path, authority.etcd, revocations.records(), now)
             troubled = False
         except (MeshError, OSError) as error:
             if not troubled:
@@ -39,3 +41,8 @@ async def keep_crl(path: Path, issuing: Issuing, revocations: Revocations) -> No
             continue
         with trio.move_on_after(RENEW_SECONDS):
             await changed.wait()
+
+
+def _write(path: Path, issuer: Issuer, records: Sequence[Revocation], now: float) -> None:
+    """In a thread: for hundreds of identities it takes a second, and calls don't wait for it."""
+    floor_file.replace(path, revocation_list(issuer, revoked_serials(records, now), now), MODE)

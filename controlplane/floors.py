@@ -104,12 +104,16 @@ class Floors:
         record = self._record(kv)
         if isinstance(record, Operator):
             known = self._operators.get(record.name)
-            if known is None or record.serial >= known.serial:
+            if known is None or record.serial > known.serial:
                 self._operators[record.name] = record
+            elif record.serial == known.serial and (left := operator_left(record, known)) is not None:
+                self._operators[record.name] = left
         elif record is not None:
             held = self._authorities.get(record.name)
-            if held is None or record.serial > held.serial or (record.serial == held.serial and held.record):
+            if held is None or record.serial > held.serial:
                 self._authorities[record.name] = KnownAuthority(record.serial, record)
+            elif record.serial == held.serial:
+                self._authorities[record.name] = KnownAuthority(record.serial, authority_left(record, held))
 
     def _without(self, name: str) -> None:
         self._authorities[name] = KnownAuthority(self._authorities[name].serial, None)

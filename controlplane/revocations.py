@@ -59,7 +59,7 @@ class Revocations:
         return tuple(self._held.values())
 
     def check(self, service: ServiceRef) -> None:
-        """Raises PermissionDenied for an identity that is revoked, or of which that can't be ruled out."""
+        """Raises PermissionDenied for an identity that is revoked, or whose only record can't be read."""
         record = self._held.get(service)
         name = f"{service.namespace}/{service.name}"
         if record is None and service in self._unreadable:

@@ -135,7 +135,9 @@ class Reporter:
                 log.warning("Envoy's metrics are missing from a scrape: %s", error)
                 counted = None
             else:
-                counted = stats.read(said, self.delivery.pipeline.compiler.workload.trust_domain)
+                # In a thread: what thousands of series take, no change waits for.
+                domain = self.delivery.pipeline.compiler.workload.trust_domain
+                counted = await trio.to_thread.run_sync(stats.read, said, domain)
 
         def collect() -> Iterable[Family]:
             now = time.time()

@@ -54,8 +54,13 @@ def revoked_serials(records: Iterable[Revocation], now: float) -> dict[int, int]
 
 def revocation_list(issuer: Issuer, revoked: Mapping[int, int], now: float) -> bytes:
     """The CRL (RFC 5280, 5) in DER, as etcd's `--client-crl-file` wants it."""
+    entries = [
+        x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_time(at)).build()
+        for serial, at in sorted(revoked.items())
+    ]
     builder = (
-        x509.CertificateRevocationListBuilder()
+        # All at once: adding one copies those before it.
+        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .issuer_name(issuer.certificate.subject)
         .last_update(_time(now))
         .next_update(_time(now + NEXT_UPDATE_SECONDS))
@@ -64,9 +69,6 @@ def revocation_list(issuer: Issuer, revoked: Mapping[int, int], now: float) -> b
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False
         )
     )  # fmt: skip
-    for serial, at in sorted(revoked.items()):
-        one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_time(at)).build()
-        builder = builder.add_revoked_certificate(one)
     return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 

@@ -81,6 +81,9 @@ def next_beat(found: Found, own: Own | None, now: float, svid_ttl: float) -> Bea
     times, moment = found.times, int(now)
     if times is None or times.epoch != found.epoch:
         return Beat(IssuingTimes(epoch=found.epoch, seen=moment))
+    if times.seen > now + quiet_seconds(svid_ttl) and not found.pulse:
+        # The clock of somebody was ahead: nobody could say for how long nobody issued.
+        return Beat(msgspec.structs.replace(times, seen=moment))
     if now - times.seen < beat_seconds(svid_ttl) / 2:
         return Beat()  # another one has just said so
     pending = own.pending if own is not None else None

@@ -2,7 +2,8 @@
 
 Each record has a serial, and of two the one with the higher serial is the newer. An older one in etcd than was known
 comes from a backup. It then counts for no more than both allow: what was taken away stays away, and what was given
-after the backup was made is not given again, since the restore may have been meant to undo it.
+after the backup was made is not given again, since the restore may have been meant to undo it. What is left is written
+with the serial that was known, so two records of one serial may differ; they too count for what both allow.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ def operator_left(stored: Operator | None, known: Operator | None) -> Operator |
         return stored
     if stored is None:
         return known if known.revoked is not None else None
-    if stored.serial >= known.serial:
+    if stored.serial > known.serial or stored == known:
         return stored
     if known.revoked is not None:
         return known
@@ -57,7 +58,7 @@ def authority_left(stored: HostAuthority, known: KnownAuthority | None) -> HostA
         return stored
     if known.record is None:
         return None
-    if stored.serial == known.serial:
+    if stored == known.record:
         return stored
     authorities = _both(stored.x509_authorities, known.record.x509_authorities)
     rules = _both(stored.rules, known.record.rules)

@@ -4,10 +4,11 @@ import datetime
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from dataplane.compile.workload import KeyPair
+from spiffe.x509 import UNREADABLE
 
 
 class BadCertificate(Exception):
@@ -26,13 +27,21 @@ def check(certificate: bytes, key: bytes, now: datetime.datetime) -> Checked:
     """Raises BadCertificate for what Envoy would refuse, and for what no client would take."""
     try:
         chain = x509.load_pem_x509_certificates(certificate)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise BadCertificate("the certificate file holds no PEM certificates") from error
     try:
         private = load_pem_private_key(key, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise BadCertificate("the key file holds no private key in PEM that is not encrypted") from error
-    leaf = chain[0]
+    try:
+        return _checked(chain[0], private, certificate, key, now)
+    except UNREADABLE as error:  # parts of a certificate are parsed when they are asked for
+        raise BadCertificate(f"the certificate can't be read: {error}") from error
+
+
+def _checked(
+    leaf: x509.Certificate, private: PrivateKeyTypes, certificate: bytes, key: bytes, now: datetime.datetime
+) -> Checked:
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != leaf.public_key().public_bytes(*form):
         raise BadCertificate("certificate and key do not belong together")

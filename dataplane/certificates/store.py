@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from cryptography import x509
 
 from dataplane.certificates.check import names_of
 from dataplane.compile.workload import KeyPair
+from dataplane.lastgood import write_file
 from schemas.objects.common import CertificateFiles
 
 
@@ -23,13 +23,8 @@ class PairStore:
         """Raises OSError."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
         # One file, so that the two never come from different renewals.
-        path = self._path(files)
         whole = len(pair.chain_pem).to_bytes(4, "big") + pair.chain_pem + pair.key_pem
-        temporary = path.with_suffix(".new")
-        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(number, "wb") as file:
-            file.write(whole)
-        temporary.rename(path)
+        write_file(self._path(files), whole)
 
     def load(self, files: CertificateFiles) -> tuple[bytes, bytes] | None:
         """Certificate and key as they were read; None where nothing was saved."""

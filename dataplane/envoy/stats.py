@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from dataplane.compile import request_metrics as counted
 from schemas.errors import InvalidInput
@@ -110,6 +111,7 @@ def _refuser(name: str, labels: Mapping[str, str]) -> Labels:
     return "server", rest.partition("|")[0], reason
 
 
+@lru_cache(maxsize=2 * counted.MAX_SERIES)  # each stands in dozens of lines
 def _service(identity: str, trust_domain: str) -> str:
     """``orders.shop`` of the own trust domain; else the identity that the configuration names, or `OTHER`."""
     if identity in ("", "-"):

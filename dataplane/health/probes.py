@@ -1,5 +1,6 @@
 """[edge] One question to the app. Each raises Failed with the reason; who calls sets the time limit."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -104,15 +105,19 @@ async def _command(plan: Plan) -> None:
         )
     except OSError as error:
         raise Failed(f"{plan.command[0]} can't be run: {error.strerror}") from error
-    said = b""
+    said, ended = b"", False
     try:
         if process.stdout is not None:
             while part := await process.stdout.receive_some():
                 said = (said + part)[-_SAID_BYTES:]
         status = await process.wait()
+        ended = True
     finally:
-        if process.returncode is None:  # its time is over, and that of all that it has started
-            os.killpg(process.pid, signal.SIGKILL)
+        if not ended:
+            # Its time is over, and that of all that it has started, which may have outlived it. Nobody has asked how it
+            # ended, so its number is nobody else's yet.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             with trio.CancelScope(shield=True):
                 await process.wait()
     if status:

@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtensionOID
 
 from dataplane.certificates import files
 from dataplane.certificates.check import BadCertificate, check
@@ -117,6 +122,30 @@ LEAF = ROOT.intermediate().issue(dns=["a.test", "*.A.test"], ip=["192.0.2.1"])
 def test_bad_pairs(certificate: bytes, key: bytes, said: str) -> None:
     with pytest.raises(BadCertificate, match=said):
         check(certificate, key, NOW)
+
+
+def unreadable() -> tuple[bytes, bytes]:
+    """Certificate and key: PEM and DER are well-formed, the names in it are not."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + datetime.timedelta(hours=1))
+        .add_extension(x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x03\x99"), False)
+    )  # fmt: skip
+    form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM), key.private_bytes(*form)
+
+
+async def test_what_can_not_be_read_to_the_end_is_a_bad_pair(directory: Path, tmp_path: Path) -> None:
+    certificate, key = unreadable()
+    with pytest.raises(BadCertificate, match="can't be read"):
+        check(certificate, key, NOW)
+    put(directory, LEAF)
+    await Kept(directory, tmp_path).keeper.want(WANTED)
+    (directory / FILES.certificate).write_bytes(certificate)
+    (directory / FILES.key).write_bytes(key)
+    again = Kept(directory, tmp_path)
+    await again.keeper.want(WANTED)
+    assert again.chain == LEAF.chain_pem, "a start goes on with the last good one"
 
 
 def test_a_good_pair() -> None:

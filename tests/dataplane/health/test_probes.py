@@ -105,9 +105,11 @@ async def test_command(tmp_path: Path) -> None:
     assert "can't be run" in await why(replace(PLAN, type="Command", command=(str(tmp_path / "gone"),)))
 
 
-async def test_a_command_that_does_not_end_is_ended_with_what_it_has_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["wait", "exit 0"])
+async def test_a_command_that_does_not_end_is_ended_with_what_it_has_started(tmp_path: Path, end: str) -> None:
+    """One whose child holds its output open has not ended either."""
     pids = tmp_path / "pids"
-    script = f"sleep 600 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; wait"
+    script = f"sleep 600 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; {end}"
     plan = replace(PLAN, type="Command", command=("/bin/sh", "-c", script))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(probe, plan)
