@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from routing import expressions
+from routing.headers import UNSERVED
 from schemas.checking import Fault, Path
 from schemas.durations import milliseconds
 from schemas.objects.route_filters import (
@@ -23,6 +24,7 @@ _NOT_TO_CHANGE = {
     "transfer-encoding": "leave it out",
     "upgrade": "leave it out",
     "x-forwarded-client-cert": "the caller's identity is the mesh's to say",
+    UNSERVED: "sidecars tell one another by it what to try again",
 }
 _CAMEL = {
     "request_header_modifier": "requestHeaderModifier",

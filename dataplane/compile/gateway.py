@@ -16,7 +16,7 @@ from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 
-from dataplane.compile import clusters, tls
+from dataplane.compile import clusters, tls, unserved
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.hashing import source_filter
 from dataplane.compile.http import Edge, connection_manager
@@ -229,6 +229,7 @@ def _configuration(name: str) -> route_pb2.RouteConfiguration:
     configuration = route_pb2.RouteConfiguration(name=name, ignore_port_in_host_matching=True)
     configuration.validate_clusters.value = False  # the order of pushes sees to it
     configuration.request_headers_to_remove.extend(OF_STRANGERS)
+    unserved.keep_from_apps(configuration)
     return configuration
 
 

@@ -11,6 +11,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 )
 from google.protobuf import wrappers_pb2
 
+from dataplane.compile import unserved
 from dataplane.compile.hardening import against_strangers, harden
 from dataplane.compile.open_streams import add_reports
 from dataplane.compile.telemetry import DENIAL_HEADER_KEY
@@ -74,6 +75,7 @@ def connection_manager(
     if inbound:
         manager.set_current_client_cert_details.uri = True
         manager.local_reply_config.mappers.append(_denial())
+        unserved.tell(manager)
         add_reports(manager, name, judged_headers)
     else:
         manager.http_protocol_options.allow_absolute_url.value = True

@@ -21,7 +21,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import duration_pb2
 
 from authz.rules import applies
-from dataplane.compile import authorization, clusters, passing, rate_limits, tls, tokens
+from dataplane.compile import authorization, clusters, passing, rate_limits, tls, tokens, unserved
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.one_identity import one_identity
@@ -130,6 +130,7 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
         tag(state, workload, [host])
         configuration = route_pb2.RouteConfiguration(name=host.name, virtual_hosts=[host])
         configuration.request_headers_to_remove.append(KEEP)
+        unserved.keep_from_apps(configuration)
         configuration.validate_clusters.value = False  # the order of pushes sees to it
         result.append(Resource.of(ROUTES, host.name, configuration))
     return result

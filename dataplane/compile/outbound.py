@@ -11,7 +11,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import duration_pb2
 
-from dataplane.compile import clusters, on_demand, passthrough, tls
+from dataplane.compile import clusters, on_demand, passthrough, tls, unserved
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.hashing import hash_tcp, source_filter
 from dataplane.compile.http import connection_manager
@@ -80,7 +80,7 @@ def proxy_routes(
     if scope.on_demand:
         for host in configuration.virtual_hosts:
             host.request_headers_to_remove.append(on_demand.SECOND_PASS)
-    _trace(state, workload, configuration)
+    _finish(state, workload, configuration)
     unknown = configuration.virtual_hosts.add(name="unknown", domains=["*"])
     if scope.on_demand:
         unknown.routes.append(on_demand.fallback(_connect_match(), upgrade="CONNECT"))
@@ -98,8 +98,9 @@ def _stamp(state: MeshState, host: route_components_pb2.VirtualHost, service: Se
     stamp(host.metadata, revision=newest(state, [state.destination(service), *routes]))
 
 
-def _trace(state: MeshState, workload: Workload, configuration: route_pb2.RouteConfiguration) -> None:
+def _finish(state: MeshState, workload: Workload, configuration: route_pb2.RouteConfiguration) -> None:
     configuration.request_headers_to_remove.append(KEEP)
+    unserved.keep_from_apps(configuration)
     tag(state, workload, configuration.virtual_hosts)
 
 
@@ -147,7 +148,7 @@ def entrance(
     host = configuration.virtual_hosts.add(name=name, domains=["*"])
     _stamp(state, host, service, workload.service)
     host.routes.extend(http_routes(state, routes))
-    _trace(state, workload, configuration)
+    _finish(state, workload, configuration)
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
 
 

@@ -12,7 +12,7 @@ from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
-from dataplane.compile import clusters
+from dataplane.compile import clusters, unserved
 from dataplane.compile.hashing import hash_of, hash_route
 from dataplane.compile.outside import host_of
 from dataplane.compile.route_filters import (
@@ -139,7 +139,7 @@ def send_to(action: route_components_pb2.RouteAction, shares: Sequence[Share]) -
 
 def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -> route_components_pb2.RetryPolicy:
     """What never reached an app is always tried again; beside it what `retry` says."""
-    conditions = list(RETRY_ON)
+    conditions = [*RETRY_ON, "retriable-headers"]
     policy = route_components_pb2.RetryPolicy(
         num_retries=wrappers_pb2.UInt32Value(value=RETRIES), host_selection_retry_max_attempts=RESELECTIONS
     )
@@ -161,6 +161,7 @@ def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -
         if limit:
             policy.per_try_timeout.FromMilliseconds(limit)
     policy.retry_on = ",".join(dict.fromkeys(conditions))
+    policy.retriable_headers.extend(unserved.retriable(reset="reset" in conditions))
     return policy
 
 

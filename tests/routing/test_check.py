@@ -84,6 +84,10 @@ FAULTY: tuple[tuple[AnyObject, str], ...] = (
     ),
     (_modifier("{set: [{name: Host, value: b}]}"), f"{_RULE}.filters[0].requestHeaderModifier.set[0].name"),
     (
+        _modifier("{set: [{name: X-Mesh-Unserved, value: reset}]}"),
+        f"{_RULE}.filters[0].requestHeaderModifier.set[0].name",
+    ),
+    (
         _modifier("{add: [{name: X-Forwarded-Client-Cert, value: b}]}"),
         f"{_RULE}.filters[0].requestHeaderModifier.add[0].name",
     ),

@@ -11,12 +11,13 @@ import hashlib
 import http.client
 import http.server
 import json
+import re
 import socket
 import socketserver
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class App:
         self.plan: list[int | str] = []
         self.delay = 0.0
         """Seconds before each answer."""
+        self.says: dict[str, str] = {}
+        """Headers of HTTP answers."""
         self.requests: list[dict[str, Any]] = []
         self.ports: dict[str, int] = {}
         app = self
@@ -119,6 +122,8 @@ class App:
                 self.send_response(int(status))
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("X-From", app.name)
+                for name, value in app.says.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(body)
@@ -203,6 +208,7 @@ class Routed:
     """Where web listens as a gateway."""
     certificates: dict[CertificateFiles, KeyPair] = field(default_factory=dict)
     """In the files of web's host."""
+    beside: tuple[Item, ...] = ()
 
     def __post_init__(self) -> None:
         self._leaves = {name: self.authority.issue(uri=identity(name)) for name in self.envoys}
@@ -226,28 +232,55 @@ class Routed:
             ),
             policy("all", "ALLOW", Rule()),
             bundle(1, self.authority.certificate.public_bytes(Encoding.DER)),
+            *self.beside,
         )
 
     def put(self, *items: Item) -> None:
         """Services and instances as always, and `items` beside or above them; returns when web's Envoy serves that."""
         for app in self.apps.values():
-            app.plan, app.delay = [], 0.0
+            app.plan, app.delay, app.says = [], 0.0, {}
             app.requests.clear()
         self.compiler = self._run("web", (*self._items(), *items))
 
-    def _run(self, name: str, items: tuple[Item, ...]) -> Compiler:
-        leaf = self._leaves[name]
-        of = Workload(
-            service=ServiceRef("shop", name),
+    @contextmanager
+    def second(self, app_ports: Mapping[str, int]) -> Iterator[None]:
+        """The Envoy of orders-v2 is that of another instance of orders, whose app is at these ports."""
+        name = _BACKENDS[1]
+        self._run(name, self._items(), of="orders", app_ports=app_ports)
+        self.beside = (self.at(name, "two"),)
+        try:
+            yield
+        finally:
+            self.beside = ()
+            self._run(name, self._items())
+
+    def at(self, name: str, which: str) -> Item:
+        """An instance of orders at the Envoy `name`."""
+        return instance("orders", which, self.addresses[name], http=HTTP, grpc=GRPC, raw=TCP)
+
+    def counted(self, name: str, counter: str) -> int:
+        """By the Envoy `name`, of the counters whose name begins so."""
+        lines = self.envoys[name].admin(f"/stats?type=Counters&filter=^{re.escape(counter)}").splitlines()
+        return sum(int(line.rpartition(":")[2]) for line in lines)
+
+    def _run(
+        self, name: str, items: tuple[Item, ...], *, of: str = "", app_ports: Mapping[str, int] | None = None
+    ) -> Compiler:
+        """of: the service that it is an instance of, where that is another one."""
+        leaf = self._leaves[of or name]
+        if app_ports is None:
+            app_ports = self.apps[name].ports if name in self.apps else {}
+        workload = Workload(
+            service=ServiceRef("shop", of or name),
             trust_domain=TRUST_DOMAIN,
             inbound_address=self.addresses[name],
             local_address=self.addresses[name],
             proxy_port=PROXY,
-            app_ports=self.apps[name].ports if name in self.apps else {},
+            app_ports=app_ports,
             gateway=self.gateway if name == "web" else None,
             certificates=self.certificates if name == "web" else {},
         )
-        now = compiled(of, mesh_of(state("now", "", *items).values), Credentials(leaf.chain_pem, leaf.key_pem))
+        now = compiled(workload, mesh_of(state("now", "", *items).values), Credentials(leaf.chain_pem, leaf.key_pem))
         self.envoys[name].run(now)
         return now
 

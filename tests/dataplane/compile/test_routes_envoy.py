@@ -387,16 +387,6 @@ def test_retries_by_trigger(mesh: Routed) -> None:
     assert mesh.ask().status == 500
 
 
-def test_lost_connections_are_tried_again_where_a_rule_asks_for_retries(mesh: Routed) -> None:
-    # The app cuts the connection: its own sidecar answers 503 for it.
-    mesh.put(route(f"- retry: {{codes: [503]}}\n  {TO_V1}"))
-    mesh.apps[V1].plan = ["reset"]
-    assert mesh.ask().status == 200
-    mesh.put(route(f"- {TO_V1}"))
-    mesh.apps[V1].plan = ["reset"]
-    assert mesh.ask().status == 503
-
-
 def test_back_off(mesh: Routed) -> None:
     mesh.put(route(f"- retry: {{codes: [503], attempts: 5, backoff: 100ms, maxBackoff: 100ms}}\n  {TO_V1}"))
     mesh.apps[V1].plan = [503] * 5
