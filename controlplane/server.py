@@ -160,7 +160,7 @@ async def run(
         nursery.start_soon(floors.run)
         nursery.start_soon(keeper.run)
         nursery.start_soon(statuses.run)
-        nursery.start_soon(Undertaker(store, board).run)
+        nursery.start_soon(Undertaker(store, board, issuing.leaves_end).run)
         nursery.start_soon((leases := LeaseAlarm(store, board)).run)
         signer = config.upstream_signer
         life = CaLife(

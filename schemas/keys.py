@@ -167,6 +167,12 @@ class Keyspace:
         """network: the lowest address of the block."""
         return f"{self.prefix}/control/addresses/{network}".encode()
 
+    def silent(self) -> bytes:
+        return f"{self.prefix}/control/silent/".encode()
+
+    def silent_sidecar(self, ref: StatusRef) -> bytes:
+        return f"{self.prefix}/control/silent/{ref.namespace}/{ref.sidecar}".encode()
+
     def statuses(self) -> bytes:
         return f"{self.prefix}/control/status/".encode()
 
@@ -195,3 +201,9 @@ class Keyspace:
             case ["control", "status", namespace, sidecar] if namespace and sidecar:
                 return StatusRef(namespace, sidecar)
         return None
+
+    def parse_silent(self, key: bytes) -> StatusRef | None:
+        """Of which sidecar a key under ``control/silent/`` speaks; None for any other key."""
+        prefix, status = self.silent(), self.statuses()
+        ref = self.parse(status + key[len(prefix) :]) if key.startswith(prefix) else None
+        return ref if isinstance(ref, StatusRef) else None

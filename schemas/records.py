@@ -71,6 +71,15 @@ class SidecarStatus(Record, frozen=True, kw_only=True, tag="SidecarStatus"):
     envoy_version: str = ""
 
 
+class SilentSidecar(Record, frozen=True, kw_only=True, tag="SilentSidecar"):
+    """What a replica remembers of a sidecar that fell silent: its Envoy may serve on without it."""
+
+    until: int
+    """Seconds since 1970: by then whatever certificate it had has ended."""
+    trust_sequence: int
+    """Of the trust bundle that it last said it trusts by; 0: not known."""
+
+
 class Epoch(Record, frozen=True, kw_only=True, tag="Epoch"):
     """Written anew by each restore of etcd: a watcher that sees another one lists everything again."""
 
@@ -375,6 +384,7 @@ class AddressBlock(Record, frozen=True, kw_only=True, tag="AddressBlock"):
 AnyRecord = (
     Endpoint
     | SidecarStatus
+    | SilentSidecar
     | Epoch
     | Beacon
     | IssuingTimes

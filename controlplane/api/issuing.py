@@ -11,7 +11,7 @@ from controlplane.api.turns import Turns
 from controlplane.ca.authority import Authority, expires
 from controlplane.ca.etcd_revocation import client_serial
 from controlplane.ca.jwt_key import JwtSigner
-from controlplane.ca.rotation import FENCE_SECONDS
+from controlplane.ca.rotation import FENCE_SECONDS, silent_until
 from controlplane.ca.sign import serial_number
 from controlplane.ca.template import MIN_LEAF_SECONDS
 from schemas import codec
@@ -116,6 +116,13 @@ class Issuing:
         if self._in_force is None:
             raise Unavailable("this replica has no CA yet: is the mesh initialised (`meshadm init`)?")
         return self._in_force
+
+    def leaves_end(self) -> int:
+        """When every leaf of a sidecar that exists now has ended, by anybody's clock, unless it is renewed.
+
+        Seconds since 1970. Raises Unavailable before the mesh has been made and read.
+        """
+        return silent_until(int(self.now()), self.current_unfenced().authority.leaf_seconds)
 
     def serial(self) -> int:
         return serial_number(self.random(SERIAL_BYTES))

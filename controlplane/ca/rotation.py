@@ -5,7 +5,8 @@
              (given up)                             prepared in vain is retired without having signed anything.
 
 Every step but the first has a gate, which opens on evidence. *Activate*: whoever may meet the new key's leaves says
-that it trusts the root above them. *Remove*: nobody presents a leaf of the key, nobody issues with it any more, and
+that it trusts the root above them; who fell silent before it could say so may serve on until its own leaf has ended,
+and is waited for as long. *Remove*: nobody presents a leaf of the key, nobody issues with it any more, and
 whatever it signed, for hosts that are not connected too, has expired. `force` passes a closed gate, never `check`.
 
 Times are whole seconds since 1970. Roles: a root and the issuing key below it go together; `mesh-jwt` stands alone.
@@ -13,6 +14,7 @@ Times are whole seconds since 1970. Roles: a root and the issuing key below it g
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -48,7 +50,17 @@ class Hold:
     until: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.who}: {self.why}" if self.who else self.why
+        until = f", until {datetime.fromtimestamp(self.until, UTC):%Y-%m-%d %H:%M:%S} UTC" if self.until else ""
+        return (f"{self.who}: {self.why}" if self.who else self.why) + until
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A sidecar that was heard of and is no more. `until`: whatever leaf it then had has ended (`silent_until`)."""
+
+    name: str
+    trust_sequence: int
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,7 @@ class Facts:
     sidecars: tuple[Sidecar, ...] = ()
     replicas: tuple[Replica, ...] = ()
     publish_ahead: int = 0
+    silent: tuple[Silent, ...] = ()
 
 
 # -- steps
@@ -206,11 +219,42 @@ def activation_holds(facts: Facts, key_id: str) -> tuple[Hold, ...]:
         for one in facts.replicas
         if one.trust_sequence < anchor.trust_sequence and facts.now - one.seen < REPLICA_GONE_SECONDS
     ]
+    holds += _silence_holds(facts, anchor.trust_sequence)
     published = anchor.since + facts.publish_ahead
     if anchor.state == "prepared" and facts.now < published:
         why = "other trust domains follow our bundle and must have seen the new key before it is used"
         holds.append(Hold("", why, published))
     return tuple(holds)
+
+
+def _silence_holds(facts: Facts, needed: int) -> Iterable[Hold]:
+    """Who is cut off goes on with the roots that it knew, and would refuse its peers' new leaves."""
+    signing = active(facts.keys, "mesh-issuing")
+    leaf_seconds = signing.leaf_seconds if signing is not None else 0
+    # A replica that is cut off together with sidecars renews their leaves, by the old bundle, until its fence closes.
+    renewed = max(
+        (silent_until(one.seen + FENCE_SECONDS, leaf_seconds) for one in facts.replicas if one.trust_sequence < needed),
+        default=0,
+    )
+    for one in facts.silent:
+        until = max(one.until, min(renewed, one.until + FENCE_SECONDS))
+        if one.trust_sequence < needed and facts.now < until:
+            yield Hold(
+                one.name,
+                f"fell silent trusting by bundle {one.trust_sequence}, needed is {needed}; "
+                "its Envoy may serve on while its certificate is valid",
+                until,
+            )
+
+
+def silent_until(since: int, leaf_seconds: int) -> int:
+    """When the leaf of a sidecar that nobody has heard of `since` has ended, by anybody's clock."""
+    return since + leaf_seconds + _skew_of(leaf_seconds)
+
+
+def is_forgettable(one: Silent, now: int) -> bool:
+    """It can hold no step back any more."""
+    return now >= one.until + FENCE_SECONDS
 
 
 def removal_holds(facts: Facts, key_ids: Sequence[str]) -> tuple[Hold, ...]:
@@ -246,7 +290,11 @@ def _removal_holds(facts: Facts, key: SealedKey) -> Iterable[Hold]:
 
 
 def _skew(key: SealedKey) -> int:
-    return min(SKEW_SECONDS, key.leaf_seconds // 2)
+    return _skew_of(key.leaf_seconds)
+
+
+def _skew_of(leaf_seconds: int) -> int:
+    return min(SKEW_SECONDS, leaf_seconds // 2)
 
 
 def _chains_to(facts: Facts, issuer: str, key: SealedKey) -> bool:

@@ -91,6 +91,7 @@ class Rotator:
         seen = await self._steps.look()
         self._watch.look(seen)
         self._under_way = seen.rotation is not None
+        await self._steps.forget(seen.forgettable)
         if seen.rotation is not None:
             return await self._go_on(seen, seen.rotation)
         if self._upstream is not None and (over := rotation.retired_roots(seen.facts)):

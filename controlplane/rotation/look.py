@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from controlplane.ca.records import issuers, starts
-from controlplane.ca.rotation import Facts, Replica, Sidecar, active
+from controlplane.ca.rotation import Facts, Replica, Sidecar, Silent, active, is_forgettable
 from controlplane.domain.registration import service_of
 from controlplane.store.etcd import Store
 from schemas import codec
@@ -12,7 +12,7 @@ from schemas.errors import Corrupt, Unavailable
 from schemas.keys import StatusRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import Mesh
-from schemas.records import ReplicaStatus, Revocation, Rotation, SealedKey, SidecarStatus, TrustBundle
+from schemas.records import ReplicaStatus, Revocation, Rotation, SealedKey, SidecarStatus, SilentSidecar, TrustBundle
 from trio_etcd import KeyValue, Listing
 
 MESH_REF = ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh")
@@ -36,6 +36,8 @@ class Look:
     revocations_revision: int
     raw: dict[bytes, KeyValue]
     """Of every CA key, the bundle and the rotation: what was read, for guards and for what a newer writer added."""
+    forgettable: tuple[KeyValue, ...]
+    """Records of silent sidecars that say nothing any more."""
 
     @property
     def short_bound(self) -> SealedKey | None:
@@ -63,6 +65,8 @@ async def look(store: Store, now: float) -> Look:
         raise Unavailable(f"there is no trust bundle of {mesh.spec.trust_domain} in etcd")
     bundle = codec.decode(bundle_kv.value, TrustBundle, bundle_key.decode())
     statuses, replicas = await store.list(keyspace.statuses()), await store.list(keyspace.replicas())
+    # After the statuses: whose status is gone by now has been remembered before that.
+    silences = await store.list(keyspace.silent())
     revocations = await store.list(keyspace.revocations())
     follows = bool(await store.list_keys(keyspace.config_of_kind("TrustBundle")))
     keys = {key.id: key for key in (codec.decode(kv.value, SealedKey, kv.key.decode()) for kv in ca.kvs)}
@@ -71,21 +75,25 @@ async def look(store: Store, now: float) -> Look:
     )
     said = _replicas(replicas)
     federated = follows or any(one.serves_bundle for one in said)
+    revoked = _revoked(revocations)
+    heard = _sidecars(store, statuses, revoked)
+    silent, forgettable = _silent(store, silences, {one.name for one in heard}, revoked, int(now))
     facts = Facts(
         keys=keys,
         issuers=issuers(keys),
         starts=starts(keys),
         now=int(now),
-        sidecars=_sidecars(store, statuses, _revoked(revocations)),
+        sidecars=heard,
         replicas=tuple(
             Replica(one.name, one.seen, one.trust_sequence, one.issuing_key_id, one.issuing_since) for one in said
         ),
         publish_ahead=HINTS_AHEAD * bundle.refresh_hint_seconds if federated else 0,
+        silent=silent,
     )
     raw = {kv.key: kv for kv in (*ca.kvs, bundle_kv, *found.values())}
     return Look(
         facts, mesh.spec.trust_domain, bundle, rotation, said, mesh, ca.revision, statuses.revision,
-        revocations.revision, raw,
+        revocations.revision, raw, forgettable,
     )  # fmt: skip
 
 
@@ -118,6 +126,28 @@ def _sidecars(store: Store, listing: Listing, revoked: Collection[ServiceRef]) -
         else:
             result.append(Sidecar(name, status.trust_sequence, status.svid_issuer))
     return tuple(result)
+
+
+def _silent(
+    store: Store, listing: Listing, heard: Collection[str], revoked: Collection[ServiceRef], now: int
+) -> tuple[tuple[Silent, ...], tuple[KeyValue, ...]]:
+    """Who is silent; and the records that can go. Who speaks again, speaks for itself."""
+    silent: list[Silent] = []
+    forgettable: list[KeyValue] = []
+    for kv in listing.kvs:
+        ref = store.keyspace.parse_silent(kv.key)
+        try:
+            record = codec.decode(kv.value, SilentSidecar, kv.key.decode("utf-8", "backslashreplace"))
+        except Corrupt:
+            continue  # of a newer version, whose replicas wait for it
+        if ref is None:
+            continue
+        one = Silent(f"{ref.namespace}/{ref.sidecar}", record.trust_sequence, record.until)
+        if is_forgettable(one, now):
+            forgettable.append(kv)
+        elif one.name not in heard and service_of(ref) not in revoked:
+            silent.append(one)
+    return tuple(silent), tuple(forgettable)
 
 
 def _replicas(listing: Listing) -> tuple[ReplicaStatus, ...]:

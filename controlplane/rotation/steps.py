@@ -1,7 +1,7 @@
 """[edge] The steps of a CA key's life, each under the lock and as one transaction; for operators and for the driver."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,9 +19,10 @@ from controlplane.rotation.look import Look, look
 from controlplane.rotation.write import Actor, CaWriter, Written
 from controlplane.store.etcd import Store
 from controlplane.store.lock import locked
-from controlplane.store.ops import LeaseGuard
+from controlplane.store.ops import MAX_TXN_OPS, Delete, KeyGuard, LeaseGuard
 from schemas.errors import Conflict, InvalidInput, Problem
 from schemas.records import JwtAuthority, Rotation, SealedKey
+from trio_etcd import KeyValue
 
 LOCK_NAME = "ca"
 LOCK_WAIT_SECONDS = 5.0  # another step takes milliseconds; half a dead replica's lock
@@ -77,6 +78,13 @@ class CaSteps:
 
     async def look(self) -> Look:
         return await look(self._store, self.now())
+
+    async def forget(self, records: Sequence[KeyValue]) -> None:
+        """Deletes what nobody goes by any more; one that was written anew meanwhile stays. Raises MeshError."""
+        some = records[:MAX_TXN_OPS]  # what is left goes the next time
+        if some:
+            guards = [KeyGuard(kv.key, kv.mod_revision) for kv in some]
+            await self._store.transact(guards, [Delete(kv.key) for kv in some])
 
     # -- steps
 

@@ -7,6 +7,9 @@
                         │ yes
                         └─▶ look again later, for KEEP_SECONDS at most
 
+Before a hold is revoked it is written down that its sidecar fell silent: its Envoy may serve on with what it has, and a
+rotation of the root waits for that (`controlplane.ca.rotation`).
+
 What callers do about those that are kept and do not answer: they leave them out, each by itself.
 """
 
@@ -23,9 +26,12 @@ from controlplane.store.boards import StatusBoard
 from controlplane.store.etcd import Store
 from controlplane.store.leases import AFTER_END_S, pulse_of
 from controlplane.store.losses import MESH_LIMIT, SERVICE_LIMIT, Pulse, in_bulk
+from controlplane.store.ops import LeaseGuard, Put
+from schemas import codec
 from schemas.errors import MeshError, NotFound
 from schemas.keys import EndpointRef, StatusRef
 from schemas.names import ServiceRef
+from schemas.records import SilentSidecar
 
 # Seconds: 10 minutes. Long enough for a network to be mended; a dead host is in nobody's way so long, because callers
 # leave out whom they can't reach. Each replica counts from when it noticed.
@@ -54,18 +60,23 @@ class _Judgement:
 
 
 class Undertaker:
-    """Every replica runs one: doing it twice does nothing."""
+    """Every replica runs one: doing it twice does nothing.
+
+    leaves_end: when what has been issued so far has ended, in seconds since 1970; raises MeshError while not known.
+    """
 
     def __init__(
         self,
         store: Store,
         board: StatusBoard,
+        leaves_end: Callable[[], int],
         *,
         keep_seconds: float = KEEP_SECONDS,
         sample: Sample = _RANDOM.sample,
     ) -> None:
         self._store = store
         self._board = board
+        self._leaves_end = leaves_end
         self._keep_seconds = keep_seconds
         self._sample = sample
         self._watched: set[int] = set()
@@ -107,6 +118,7 @@ class Undertaker:
                             )  # fmt: skip
                         await trio.sleep(min(LOOK_AGAIN_S, self._keep_seconds))
                         continue
+                    await self._remember(ref, hold)
                     revision = await self._store.revoke_lease(hold)
                     event(
                         logger, logging.INFO, "sidecar gone without a word",
@@ -122,6 +134,13 @@ class Undertaker:
                     await self._store.revoke_lease(hold)
         finally:
             self._forget(ref, hold)
+
+    async def _remember(self, ref: StatusRef, hold: int) -> None:
+        """Written only while its status lies under that hold: another replica may have been faster, or it is back."""
+        status, keyspace = self._board.status(ref), self._store.keyspace
+        record = SilentSidecar(until=self._leaves_end(), trust_sequence=status.trust_sequence if status else 0)
+        put = Put(keyspace.silent_sidecar(ref), codec.encode(record))
+        await self._store.transact((LeaseGuard(keyspace.status(ref), hold),), (put,))
 
     def _forget(self, ref: StatusRef, hold: int) -> None:
         service = _endpoint_of(ref).service

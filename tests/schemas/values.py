@@ -64,6 +64,7 @@ from schemas.records import (
     Revocation,
     SealedKey,
     SidecarStatus,
+    SilentSidecar,
     TokenUse,
     TrustBundle,
 )
@@ -259,6 +260,7 @@ RECORDS: tuple[AnyRecord, ...] = (
         stale_since=1_700_000_000,
         svid_expires=1_700_003_600,
     ),
+    SilentSidecar(until=1_700_003_630, trust_sequence=3),
     Epoch(id="4f1c"),
     Beacon(replica="4f1c", count=7),
     IssuingTimes(epoch="4f1c", seen=1_700_000_000, outages=(Outage(start=1_690_000_000, end=1_690_009_000),)),

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.ca import rotation
-from controlplane.ca.rotation import Activate, Effect, Facts, Prepare, Remove, Replica, Sidecar
+from controlplane.ca.rotation import Activate, Effect, Facts, Prepare, Remove, Replica, Sidecar, Silent, silent_until
 from schemas.errors import Conflict, MeshError
 from schemas.records import Rotation, SealedKey
 
@@ -32,12 +32,13 @@ def ca_key(key_id: str, state: str, now: int, **more: object) -> SealedKey:
 
 @dataclass
 class Host:
-    """A sidecar: its leaf is (issuing key, end); whether replicas hear of it."""
+    """A sidecar: its leaf is (issuing key, end); whether replicas hear of it, else until when they remember it."""
 
     trust: int
     issuer: str
     expires: int
     connected: bool = True
+    remembered: int = START + LEAF + rotation.SKEW_SECONDS
 
 
 @dataclass
@@ -90,7 +91,13 @@ class World:
             replicas=tuple(
                 Replica(name, one.seen, one.trust, one.said, one.since) for name, one in self.replicas.items()
             ),
+            silent=tuple(
+                Silent(name, host.trust, host.remembered) for name, host in self.hosts.items() if not host.connected
+            ),
         )
+
+    def falls_silent(self, host: Host) -> None:
+        host.connected, host.remembered = False, silent_until(self.now, LEAF)
 
     def new_id(self, role: str) -> str:
         self.made += 1
@@ -154,7 +161,12 @@ class Life(RuleBasedStateMachine):
         replica = world.replicas[data.draw(st.sampled_from(sorted(world.replicas)))]
         if world.now - replica.seen > rotation.FENCE_SECONDS or replica.issuer not in world.keys:
             return
-        host.issuer, host.expires = replica.issuer, world.now + LEAF
+        in_touch = world.now - replica.seen < rotation.REPLICA_GONE_SECONDS
+        if host.expires <= world.now and not in_touch:
+            return  # it has to be attested anew, and that takes etcd
+        host.issuer, host.expires, host.trust = replica.issuer, world.now + LEAF, max(host.trust, replica.trust)
+        if in_touch and not host.connected:
+            world.falls_silent(host)  # it was heard of meanwhile
 
     @rule(data=st.data(), behind=st.integers(0, 1))
     def a_host_takes_up_the_bundle(self, data: st.DataObject, behind: int) -> None:
@@ -165,7 +177,10 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), connected=st.booleans())
     def a_host_is_cut_off_or_back(self, data: st.DataObject, connected: bool) -> None:
         if self.world.hosts:
-            self.world.hosts[data.draw(st.sampled_from(sorted(self.world.hosts)))].connected = connected
+            host = self.world.hosts[data.draw(st.sampled_from(sorted(self.world.hosts)))]
+            if host.connected and not connected:
+                self.world.falls_silent(host)
+            host.connected = connected
 
     # -- replicas
 
@@ -253,6 +268,14 @@ class Life(RuleBasedStateMachine):
                 self._decided(rotation.removed(facts, keys), bool(decision.holds), world.rotation)
 
     def _decided(self, effect: Effect, forced: bool, after: Rotation | None) -> None:
+        if not forced:
+            for root in (one for one in effect.puts if one.role == "mesh-root" and one.state == "active"):
+                refuse = [
+                    name
+                    for name, host in self.world.hosts.items()
+                    if host.expires > self.world.now and host.trust < root.trust_sequence
+                ]
+                assert not refuse, f"{refuse} would refuse what chains to {root.id}"
         bundle = self.world.bundle + (any(key.role == "mesh-root" for key in effect.puts) or bool(effect.deletes))
         self.pending.append(Pending(self.world.version, effect, forced, after, bundle))
 
@@ -393,8 +416,31 @@ def test_who_has_not_acked_holds_activation_back_by_name() -> None:
     world.hosts["h0"].trust = world.hosts["h2"].trust = 2
     holds = rotation.activation_holds(world.facts(), "mesh-issuing-4")
     assert [hold.who for hold in holds] == ["h1"]
-    world.hosts["h1"].connected = False
+
+
+def test_who_fell_silent_before_it_acked_is_waited_for_until_its_certificate_has_ended() -> None:
+    """Its Envoy serves on with the old roots, and would refuse what its peers present."""
+    world = with_prepared_root()
+    for host in world.hosts.values():
+        host.trust = 2
+    world.hosts["h1"].trust = 1
+    world.falls_silent(world.hosts["h1"])
+    (hold,) = rotation.activation_holds(world.facts(), "mesh-issuing-4")
+    assert (hold.who, hold.until) == ("h1", START + LEAF + rotation.SKEW_SECONDS)
+    assert str(hold).startswith("h1: fell silent trusting by bundle 1, needed is 2")
+    world.now = START + LEAF + rotation.SKEW_SECONDS
     assert rotation.activation_holds(world.facts(), "mesh-issuing-4") == ()
+
+
+def test_a_lost_replica_may_have_renewed_whom_nobody_hears() -> None:
+    world = with_prepared_root()
+    for host in world.hosts.values():
+        host.trust = 2
+    world.hosts["h1"].trust = world.replicas["r1"].trust = 1
+    world.falls_silent(world.hosts["h1"])
+    world.now = START + rotation.REPLICA_GONE_SECONDS
+    (hold,) = rotation.activation_holds(world.facts(), "mesh-issuing-4")
+    assert (hold.who, hold.until) == ("h1", START + rotation.FENCE_SECONDS + LEAF + rotation.SKEW_SECONDS)
 
 
 def test_a_replica_that_lives_has_to_trust_the_new_root_too() -> None:

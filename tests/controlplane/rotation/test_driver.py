@@ -7,15 +7,16 @@ import pytest
 import trio
 import trio.testing
 
-from controlplane.ca.rotation import Prepare
+from controlplane.ca.rotation import FENCE_SECONDS, Prepare, next_step
 from controlplane.rotation.steps import GateClosed
 from controlplane.rotation.write import Actor
 from controlplane.store.lock import LOCK_SECONDS
 from schemas import codec
 from schemas.errors import Conflict, MeshError, NotFound
+from schemas.keys import StatusRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef
 from schemas.objects import Mesh
-from schemas.records import SidecarStatus
+from schemas.records import SidecarStatus, SilentSidecar
 from tests.controlplane.rotation.world import KEYS, Died, World, made_world
 from tests.spiffe.certificates import NOW
 from tests.states.build import revocation
@@ -99,6 +100,55 @@ async def test_nobody_advances_past_a_sidecar_that_has_not_acked(autojump_clock:
         done = await steps.activate(prepared, ME, force=True)
         assert [hold.who for hold in done.passed] == ["shop/web.one"]
         assert "forced by test" in (await world.keys())[prepared].forced[0]
+
+
+async def test_who_fell_silent_holds_activation_back_by_name_until_its_certificate_has_ended(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with made_world() as world:
+        await world.everybody_follows()
+        until = world.now + 3630
+        for sidecar, trust in (("api.lost", 1), ("api.knew", 2), ("web.one", 1)):  # the last one speaks again
+            record = codec.encode(SilentSidecar(until=until, trust_sequence=trust))
+            await world.client.put(KEYS.silent_sidecar(StatusRef("shop", sidecar)), record)
+        await rotate_root(world)
+        rotator, _ = world.rotator(world.store())
+        await rotator.advance()
+        await world.everybody_follows()
+        assert await rotator.advance() > 0, "it waits"
+        current = (await world.look()).rotation
+        assert current is not None
+        decision = next_step(current, (await world.look()).facts)
+        assert [(hold.who, hold.until) for hold in decision.holds] == [("shop/api.lost", until)]
+        world.now = until
+        await world.everybody_follows()
+        assert await rotator.advance() == 0, "it goes on"
+        assert all(key.state != "prepared" for key in (await world.keys()).values())
+        assert len((await world.client.list(KEYS.silent())).kvs) == 3
+        world.now += FENCE_SECONDS
+        await rotator.advance()
+        assert (await world.client.list(KEYS.silent())).kvs == ()
+
+
+async def test_force_passes_who_fell_silent_and_it_stops_counting_where_it_is_revoked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with made_world() as world:
+        await world.everybody_follows()
+        record = codec.encode(SilentSidecar(until=world.now + 3630, trust_sequence=1))
+        await world.client.put(KEYS.silent_sidecar(StatusRef("shop", "api.lost")), record)
+        await world.client.put(KEYS.silent_sidecar(StatusRef("shop", "api.unreadable")), b"\xc1")
+        steps = world.steps(world.store())
+        prepared = (await steps.prepare(Prepare("mesh-issuing", with_root=True), ME)).keys[1]
+        await world.everybody_follows()
+        with pytest.raises(GateClosed, match=r"shop/api\.lost: .* until 20\d\d-"):
+            await steps.activate(prepared, ME)
+        await world.client.put(*revocation("api", 1))
+        assert (await steps.look()).facts.silent == ()
+        await world.client.put(*revocation("api", 2, revoked=False))
+        done = await steps.activate(prepared, ME, force=True)
+        assert [hold.who for hold in done.passed] == ["shop/api.lost"]
+        assert "shop/api.lost" in (await world.keys())[prepared].forced[0]
 
 
 async def test_who_is_revoked_holds_no_step_back_and_does_again_when_restored(

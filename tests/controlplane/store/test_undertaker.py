@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,12 +18,14 @@ from controlplane.store.losses import Pulse, in_bulk
 from controlplane.store.ops import Put
 from controlplane.store.undertaker import Undertaker
 from schemas import codec
+from schemas.errors import Unavailable
 from schemas.keys import EndpointRef, Keyspace, StatusRef
 from schemas.names import ServiceRef
-from schemas.records import Endpoint, SidecarStatus
+from schemas.records import Endpoint, SidecarStatus, SilentSidecar
 from tests.support.net import eventually
 
 SECONDS = 20.0  # a bound for a busy machine
+LEAVES_END = 1_900_000_000
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Mesh:
             hold = await grant_pair(self.store, pulse_seconds)
             status = SidecarStatus(
                 service=service, namespace="shop", instance=instance, applied_revision=0, acked_revision=0,
-                svid_expires=0,
+                svid_expires=0, trust_sequence=3,
             )  # fmt: skip
             puts = [Put(self.store.keyspace.status(StatusRef("shop", name)), codec.encode(status), hold)]
             if discovered:
@@ -58,6 +60,12 @@ class Mesh:
         keys = await self.store.list_keys(self.store.keyspace.statuses())
         return {key.rpartition(b"/")[2].decode() for key in keys}
 
+    async def remembered(self) -> dict[str, SilentSidecar]:
+        listing = await self.store.list(self.store.keyspace.silent())
+        return {
+            kv.key.rpartition(b"/")[2].decode(): codec.decode(kv.value, SilentSidecar, "record") for kv in listing.kvs
+        }
+
     def _endpoint(self, name: str) -> bytes:
         service, _, instance = name.partition(".")
         return self.store.keyspace.endpoint(EndpointRef(ServiceRef("shop", service), instance))
@@ -70,12 +78,14 @@ async def mesh(etcd_endpoint: str, prefix: str) -> AsyncIterator[Mesh]:
 
 
 @asynccontextmanager
-async def undertaker(one: Mesh, keep_seconds: float = 600.0) -> AsyncIterator[StatusBoard]:
+async def undertaker(
+    one: Mesh, keep_seconds: float = 600.0, leaves_end: Callable[[], int] = lambda: LEAVES_END
+) -> AsyncIterator[StatusBoard]:
     """At work from here on: pulses that have ended before are found so, as after a start of the replica."""
     board = StatusBoard(one.store.keyspace)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow, one.store, one.store.keyspace.statuses(), board)
-        nursery.start_soon(Undertaker(one.store, board, keep_seconds=keep_seconds).run)
+        nursery.start_soon(Undertaker(one.store, board, leaves_end, keep_seconds=keep_seconds).run)
         yield board
         nursery.cancel_scope.cancel()
 
@@ -89,6 +99,7 @@ async def test_one_alone_is_taken_out_at_once(etcd_endpoint: str, etcd_prefix: s
         await one.end("orders.o0")
         async with undertaker(one):
             await eventually("it is gone", lambda: _is(one, set(NAMES[1:])), SECONDS)
+        assert await one.remembered() == {"orders.o0": SilentSidecar(until=LEAVES_END, trust_sequence=3)}
 
 
 @pytest.mark.fault(29)
@@ -128,6 +139,26 @@ async def test_those_that_are_kept_go_in_the_end(etcd_endpoint: str, etcd_prefix
         await one.end(*NAMES[:5])
         async with undertaker(one, keep_seconds=0.1):
             await eventually("they are gone", lambda: _is(one, set(NAMES[5:])), SECONDS)
+        assert set(await one.remembered()) == set(NAMES[:5])
+
+
+async def test_nobody_goes_before_it_is_written_down_that_he_was_there(etcd_endpoint: str, etcd_prefix: str) -> None:
+    asked = trio.Event()
+
+    def leaves_end() -> int:
+        if asked.is_set():
+            return LEAVES_END
+        asked.set()
+        raise Unavailable("this replica has no CA yet")
+
+    async with mesh(etcd_endpoint, etcd_prefix) as one:
+        await one.add("orders.o0", "orders.o1", "orders.o2")
+        await one.end("orders.o0")
+        async with undertaker(one, leaves_end=leaves_end):
+            await asked.wait()
+            assert await one.left() == {"orders.o0", "orders.o1", "orders.o2"}
+            await eventually("it is gone", lambda: _is(one, {"orders.o1", "orders.o2"}), SECONDS)
+        assert set(await one.remembered()) == {"orders.o0"}
 
 
 async def test_a_hold_that_was_given_up_for_another_is_no_leftover(etcd_endpoint: str, etcd_prefix: str) -> None:
@@ -144,6 +175,7 @@ async def test_a_hold_that_was_given_up_for_another_is_no_leftover(etcd_endpoint
 
             await eventually("the old hold is gone", gone, SECONDS)
             assert await one.left() == {"orders.o0"}
+            assert await one.remembered() == {}
 
 
 def kept(caplog: pytest.LogCaptureFixture) -> set[str]:
