@@ -4,7 +4,7 @@ follow: control/rotation ─▶ Rotator ─▶ CaSteps ─▶ etcd        Author
 issuing changed ─▶ Presence ─▶ etcd
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import SystemRandom
 
@@ -23,13 +23,15 @@ from controlplane.store.boards import MeshView, StatusBoard
 from controlplane.store.etcd import Store
 from controlplane.store.follow import follow
 from controlplane.store.requests import RequestWriter
+from schemas.records import HostAuthority
 
 
 class CaLife:
     """`drive` from the start: a CA that has expired has to be replaced before anything can be served. `show` when there
     is a CA in force, `goodbye` when nothing is served any more.
 
-    address: where this replica is reached; door: its Unix socket. files: certificates on this host that nothing renews.
+    address: where this replica is reached; door: its Unix socket. files: certificates on this host that nothing of
+    the mesh renews. vouching: host authorities.
     """
 
     def __init__(
@@ -44,16 +46,19 @@ class CaLife:
         address: str,
         door: str,
         files: Sequence[Path],
+        vouching: Callable[[], Iterable[HostAuthority]],
         serves_bundle: bool,
         upstream: UpstreamSigner | None = None,
     ) -> None:
         self._store = store
         name = replica_name(address)
         steps = CaSteps(store, CaWriter(store, requests), kek, issuing.now, issuing.random, name, upstream is not None)
-        watch = Watch(tuple(files), issuing.now)
+        self.watch = Watch(tuple(files), issuing.now, vouching)
         kek_ids = tuple(key.id for key in kek.keys)
-        self._presence = Presence(store, issuing, replica_id(name, door), name, kek_ids, serves_bundle=serves_bundle)
-        self._rotator = Rotator(steps, view, board, watch, SystemRandom().random, upstream)
+        self._presence = Presence(
+            store, issuing, replica_id(name, door), name, kek_ids, self.watch.files, serves_bundle=serves_bundle
+        )
+        self._rotator = Rotator(steps, view, board, self.watch, SystemRandom().random, upstream)
         self.service = AuthorityService(steps)
 
     def drive(self, nursery: trio.Nursery) -> None:

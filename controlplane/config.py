@@ -112,6 +112,13 @@ class ReplicaConfig(Settings, frozen=True, kw_only=True):
     metrics: Address | None = None
 
     @property
+    def certificate_files(self) -> tuple[Path, ...]:
+        """Those that the replica uses and nothing of the mesh renews."""
+        endpoint = self.bundle_endpoint
+        web = (endpoint.cert,) if endpoint is not None and endpoint.cert is not None else ()
+        return tuple(map(Path, (self.etcd.ca, self.etcd.cert, *web)))
+
+    @property
     def sidecar_etcd_endpoints(self) -> tuple[str, ...]:
         return self.etcd.sidecar_endpoints or self.etcd.endpoints
 

@@ -73,6 +73,10 @@ class Floors:
     def authority(self, name: str) -> KnownAuthority | None:
         return self._authorities.get(name)
 
+    def vouching(self) -> tuple[HostAuthority, ...]:
+        """Host authorities that somebody may join by."""
+        return tuple(known.record for known in self._authorities.values() if known.record is not None)
+
     # -- fed by follow
 
     def listed(self, prefix: bytes, listing: Listing) -> None:

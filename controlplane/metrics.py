@@ -1,14 +1,13 @@
 """A replica's metrics. What it knows of sidecars and keys is asked for at each scrape."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 import trio
 
 from controlplane.api.issuing import Issuing
 from controlplane.revocations import Revocations
-from controlplane.rotation.expiry import lives_of_files
+from controlplane.rotation.expiry import Watch
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.lease_alarm import LeaseAlarm
 from schemas.errors import Corrupt
@@ -19,7 +18,7 @@ from trio_etcd import Link
 
 
 class ReplicaMetrics:
-    """files: certificates on this host that nothing renews. link: to etcd."""
+    """link: to etcd. watch: knows what nothing of the mesh renews."""
 
     def __init__(
         self,
@@ -30,7 +29,7 @@ class ReplicaMetrics:
         leases: LeaseAlarm,
         revocations: Revocations,
         link: Link,
-        files: Sequence[Path],
+        watch: Watch,
     ) -> None:
         self._issuing = issuing
         self._revocations = revocations
@@ -39,7 +38,7 @@ class ReplicaMetrics:
         self._clock = clock
         self._leases = leases
         self._link = link
-        self._files = tuple(files)
+        self._watch = watch
 
     def collect(self) -> Iterable[Family]:
         yield from self._of_certificates()
@@ -47,7 +46,7 @@ class ReplicaMetrics:
         yield from self._of_sidecars()
 
     def _of_certificates(self) -> Iterable[Family]:
-        moments = {str(life.what): float(life.not_after) for life in lives_of_files(self._files)}
+        moments = {str(life.what): float(life.not_after) for life in self._watch.not_renewed()}
         with contextlib.suppress(Corrupt):  # the log says it; a scrape tells the rest
             moments |= {key.role: key.not_after for key in self._view.sealed_keys() if key.state == "active"}
         moments = {name: moment for name, moment in moments.items() if moment}  # a bare key has no end

@@ -7,17 +7,19 @@ A key is not removed while a replica may still issue with it. One that can't tel
 import hashlib
 import logging
 import socket
+from pathlib import Path
 
 import msgspec
 import trio
 
 from controlplane.api.issuing import InForce, Issuing
 from controlplane.log import event
+from controlplane.rotation.expiry import lives_of_files
 from controlplane.store.etcd import Store
 from controlplane.store.ops import Delete, Put
 from schemas import codec
 from schemas.errors import Corrupt, MeshError
-from schemas.records import ReplicaStatus
+from schemas.records import CertificateFile, ReplicaStatus
 
 # Three of them fit into `REPLICA_GONE_SECONDS`.
 REFRESH_SECONDS = 60.0
@@ -47,6 +49,7 @@ class Presence:
         own_id: str,
         name: str,
         kek_ids: tuple[str, ...],
+        files: tuple[Path, ...],
         *,
         serves_bundle: bool = False,
     ) -> None:
@@ -56,6 +59,7 @@ class Presence:
         self._id = own_id
         self._name = name
         self._kek_ids = kek_ids
+        self._files = files
         self._serves_bundle = serves_bundle
         self._said: ReplicaStatus | None = None
 
@@ -108,6 +112,9 @@ class Presence:
             svid_expires=self._issuing.serving_until,
             kek_ids=self._kek_ids,
             serves_bundle=self._serves_bundle,
+            files=tuple(
+                CertificateFile(one.what, one.not_before, one.not_after) for one in lives_of_files(self._files)
+            ),
         )
         if before is not None and before.issuing_key_id == fresh.issuing_key_id:
             return msgspec.structs.replace(fresh, issuing_since=before.issuing_since)

@@ -166,7 +166,8 @@ async def run(
         life = CaLife(
             store, writer, kek, issuing, view, board,
             address=config.advertised_api[0], door=config.listen.socket,
-            files=[Path(config.etcd.ca), Path(config.etcd.cert)], serves_bundle=config.bundle_endpoint is not None,
+            files=config.certificate_files, serves_bundle=config.bundle_endpoint is not None,
+            vouching=floors.vouching,
             upstream=None if signer is None else UpstreamSigner(signer.command, signer.timeout_seconds),
         )  # fmt: skip
         federation = FederationLife(
@@ -209,8 +210,7 @@ async def run(
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain
         if config.metrics is not None:
-            files = [Path(config.etcd.ca), Path(config.etcd.cert)]
-            metrics = ReplicaMetrics(issuing, view, board, clock, leases, revocations, client.watch_link, files)
+            metrics = ReplicaMetrics(issuing, view, board, clock, leases, revocations, client.watch_link, life.watch)
             await _serve_metrics(nursery, metrics, config.metrics)
         async with AsyncExitStack() as doors:
             ports = await _open_doors(

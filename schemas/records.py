@@ -209,6 +209,14 @@ class Rotation(Record, frozen=True, kw_only=True, tag="Rotation"):
     """Steps are taken although sidecars hold them back."""
 
 
+class CertificateFile(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """A certificate on a host that nothing of the mesh renews. Seconds since 1970."""
+
+    path: str
+    not_before: int
+    not_after: int
+
+
 class ReplicaStatus(Record, frozen=True, kw_only=True, tag="ReplicaStatus"):
     """What a replica last said of itself: written anew every minute and at each change."""
 
@@ -228,6 +236,8 @@ class ReplicaStatus(Record, frozen=True, kw_only=True, tag="ReplicaStatus"):
     """The key-encryption keys that it can open CA keys with."""
     serves_bundle: bool = False
     """It has a bundle endpoint: other trust domains may follow ours."""
+    files: tuple[CertificateFile, ...] = ()
+    """Those that it uses, which somebody else has to renew."""
 
 
 class FederationStatus(Record, frozen=True, kw_only=True, tag="FederationStatus"):

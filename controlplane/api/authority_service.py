@@ -176,6 +176,10 @@ def _status(seen: Look) -> pb.AuthorityStatus:
             issues_with=presented.get(one.issuing_key_id, one.issuing_key_id),
             svid_expires=one.svid_expires,
             kek_ids=one.kek_ids,
+            files=[
+                pb.CertificateFile(path=file.path, not_before=file.not_before, not_after=file.not_after)
+                for file in one.files
+            ],
         )
     if seen.rotation is not None:
         reply.rotation.CopyFrom(_progress(seen.rotation, seen))

@@ -3,6 +3,11 @@
 import enum
 from dataclasses import dataclass
 
+from cryptography import x509
+
+from schemas.records import HostAuthority
+from spiffe.x509 import UNREADABLE
+
 DAY = 24 * 3600
 
 
@@ -36,6 +41,17 @@ class Life:
     not_before: int
     not_after: int
     root: bool = False
+
+
+def life_of(authority: HostAuthority) -> Life | None:
+    """Of the certificate that hosts can join by for longest; None where one can't be read."""
+    try:
+        certificates = [x509.load_der_x509_certificate(der) for der in authority.x509_authorities]
+        last = max(certificates, key=lambda one: one.not_valid_after_utc)
+        starts, ends = last.not_valid_before_utc, last.not_valid_after_utc
+    except UNREADABLE:
+        return None
+    return Life(f"host authority {authority.name}", int(starts.timestamp()), int(ends.timestamp()))
 
 
 def urgency(life: Life, now: float) -> Urgency:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cryptography import x509
 
+from controlplane.ca.expiry import life_of
 from controlplane.meshadm.table import Table, duration, joined, printable
 from schemas.api import mesh_pb2 as pb
 from schemas.records import HostAuthority, Revocation
@@ -153,8 +154,9 @@ def _subjects(authority: HostAuthority) -> list[str]:
 
 
 def _ends(authority: HostAuthority) -> int:
-    """When the last of its certificates ends."""
-    return max((int(one.not_valid_after_utc.timestamp()) for one in _certificates(authority)), default=0)
+    """When the last of its certificates ends; 0: nobody can read that."""
+    life = life_of(authority)
+    return life.not_after if life is not None else 0
 
 
 def _until(end: int, now: float) -> str:

@@ -1,15 +1,17 @@
 """[edge] Log lines before something ends, the more urgent the less time is left."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
 
-from controlplane.ca.expiry import DAY, Life, Urgency, urgency
+from controlplane.ca.expiry import DAY, Life, Urgency, life_of, urgency
 from controlplane.log import event
 from controlplane.rotation.look import Look
+from schemas.records import HostAuthority
+from spiffe.x509 import UNREADABLE
 
 # The same is said again after so long; a log that is read once a day has it.
 REPEAT_SECONDS = {
@@ -30,16 +32,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Watch:
-    """files: certificates on this host that nothing renews. now: seconds since 1970."""
+    """files: certificates on this host that nothing of the mesh renews, as it does not those of host authorities, which
+    are `vouching`. now: seconds since 1970."""
 
     files: tuple[Path, ...]
     now: Callable[[], float]
+    vouching: Callable[[], Iterable[HostAuthority]] = tuple
     _said: dict[str, tuple[Urgency, float]] = field(default_factory=dict)
 
     def look(self, seen: Look) -> None:
         """Say what ends, where it has not been said lately."""
         now = self.now()
-        for life in (*lives_of_keys(seen), *lives_of_files(self.files)):
+        for life in (*lives_of_keys(seen), *self.not_renewed()):
             level = urgency(life, now)
             before, at = self._said.get(life.what, (Urgency.FINE, 0.0))
             if level is Urgency.FINE:
@@ -49,6 +53,13 @@ class Watch:
                 words = "has expired" if level is Urgency.EXPIRED else "ends soon"
                 days = round((life.not_after - now) / DAY, 1)
                 event(logger, _LEVELS[level], words, what=life.what, days_left=days, see="docs/ca.md")
+
+    def not_renewed(self) -> Iterator[Life]:
+        """What somebody else has to renew."""
+        yield from lives_of_files(self.files)
+        for authority in self.vouching():
+            if (life := life_of(authority)) is not None:
+                yield life
 
 
 def lives_of_keys(seen: Look) -> Iterable[Life]:
@@ -63,10 +74,7 @@ def lives_of_files(files: Iterable[Path]) -> Iterable[Life]:
     for path in files:
         try:
             certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        except (OSError, ValueError):
+            starts, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        except (OSError, *UNREADABLE):
             continue
-        yield Life(
-            str(path),
-            int(certificate.not_valid_before_utc.timestamp()),
-            int(certificate.not_valid_after_utc.timestamp()),
-        )
+        yield Life(str(path), int(starts.timestamp()), int(ends.timestamp()))

@@ -748,20 +748,32 @@ class CaKey(_message.Message):
     def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., not_before: _Optional[int] = ..., not_after: _Optional[int] = ..., external: bool = ..., signed_by: _Optional[str] = ..., kek_id: _Optional[str] = ..., presented_by: _Optional[int] = ..., forced: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CaReplica(_message.Message):
-    __slots__ = ("name", "seen", "trust_sequence", "issues_with", "svid_expires", "kek_ids")
+    __slots__ = ("name", "seen", "trust_sequence", "issues_with", "svid_expires", "kek_ids", "files")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
     TRUST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ISSUES_WITH_FIELD_NUMBER: _ClassVar[int]
     SVID_EXPIRES_FIELD_NUMBER: _ClassVar[int]
     KEK_IDS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     name: str
     seen: int
     trust_sequence: int
     issues_with: str
     svid_expires: int
     kek_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., seen: _Optional[int] = ..., trust_sequence: _Optional[int] = ..., issues_with: _Optional[str] = ..., svid_expires: _Optional[int] = ..., kek_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[CertificateFile]
+    def __init__(self, name: _Optional[str] = ..., seen: _Optional[int] = ..., trust_sequence: _Optional[int] = ..., issues_with: _Optional[str] = ..., svid_expires: _Optional[int] = ..., kek_ids: _Optional[_Iterable[str]] = ..., files: _Optional[_Iterable[_Union[CertificateFile, _Mapping[str, object]]]] = ...) -> None: ...
+
+class CertificateFile(_message.Message):
+    __slots__ = ("path", "not_before", "not_after")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    NOT_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    not_before: int
+    not_after: int
+    def __init__(self, path: _Optional[str] = ..., not_before: _Optional[int] = ..., not_after: _Optional[int] = ...) -> None: ...
 
 class CaHold(_message.Message):
     __slots__ = ("who", "why", "until")

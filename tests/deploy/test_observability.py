@@ -17,6 +17,7 @@ import yaml
 from controlplane.api.issuing import Issuing, Told
 from controlplane.metrics import ReplicaMetrics
 from controlplane.revocations import Revocations
+from controlplane.rotation.expiry import Watch
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
 from controlplane.store.etcd import Store
 from controlplane.store.lease_alarm import LeaseAlarm
@@ -69,7 +70,9 @@ def replica(etcd: Client) -> Iterator[Family]:
     leases = LeaseAlarm(store, board)
     leases.leases = 3
     view, clock, revocations = MeshView(KEYS), ConfigClock(), Revocations(store, None)
-    yield from ReplicaMetrics(issuing, view, board, clock, leases, revocations, etcd.watch_link, ()).collect()
+    yield from ReplicaMetrics(
+        issuing, view, board, clock, leases, revocations, etcd.watch_link, Watch((), float)
+    ).collect()
 
 
 def named(families: Iterable[Family]) -> tuple[Metrics, set[str]]:

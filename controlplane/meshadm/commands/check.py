@@ -1,11 +1,13 @@
 """`check`: does anything end soon?"""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from controlplane.ca.expiry import life_of
 from controlplane.ca.rotation import REPLICA_GONE_SECONDS
 from controlplane.meshadm import output
 from controlplane.meshadm.authority import moment
@@ -14,12 +16,17 @@ from controlplane.meshadm.errors import Alarmed, Expiring
 from controlplane.meshadm.options import Connect, Duration, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.table import Table, count, duration, printable
+from schemas import codec
 from schemas.api import mesh_pb2 as pb
+from schemas.errors import Corrupt
 from schemas.names import ServiceRef
-from schemas.records import SidecarStatus
+from schemas.records import HostAuthority, SidecarStatus
 
 # SVIDs are renewed at half their life by themselves: with less than this left, renewing has failed for a while.
 RENEWED_LEFT = 1 / 3
+# Of a file that somebody else renews, ACME clients for one with a third of its life left: less than this says that they
+# have failed for a while, however short its life.
+FILE_LEFT = 1 / 5
 # Certificates that `meshadm init` makes for etcd, below its directory; nothing renews them.
 _ETCD_FILES = ("ca.crt", "server.crt", "root.crt", "replica.crt", "tooling.crt")
 
@@ -64,23 +71,33 @@ meshadm check --fail-if-expiring 30d -o json
 @formats("table", "json", "yaml")
 @connects
 def check(connect: Connect, least: float, directory: Path, form: Format) -> None:
-    """Look at every certificate of the mesh: CA keys, etcd's files on this host, replicas, connected sidecars.
+    """Look at every certificate of the mesh: CA keys, etcd's files on this host, replicas, the files that they use,
+    host authorities, connected sidecars.
 
     SVIDs are short-lived: they fail the check when less than a third of their life is left, since they are renewed at
     half of it. A sidecar that is revoked renews nothing and is left out. Ends with 9 when anything fails the check,
     with 10 when the replica raises an alarm about the whole mesh, with 0 when all is well.
     """
 
-    async def ask(client: MeshClient) -> tuple[pb.AuthorityStatus, list[SidecarStatus], tuple[str, ...]]:
+    async def ask(
+        client: MeshClient,
+    ) -> tuple[pb.AuthorityStatus, list[HostAuthority], list[SidecarStatus], tuple[str, ...]]:
         authority = await client.call("/mesh.v1.Authority/Status", pb.AuthorityStatusRequest(), pb.AuthorityStatus)
         revoked = await client.revoked()
         found = await client.sidecars()
         renewing = [one for one in found.statuses if ServiceRef(one.namespace, one.service) not in revoked]
-        return authority, renewing, found.alarms
+        attestors = await client.call("/mesh.v1.Attestors/List", pb.ListAttestorsRequest(), pb.ListAttestorsReply)
+        return authority, _readable(attestors), renewing, found.alarms
 
-    authority, sidecars, alarms = connect.run(ask)
+    authority, vouching, sidecars, alarms = connect.run(ask)
     now = time.time()
-    findings = [*_of_keys(authority, least), *_of_files(directory, least), *_of_svids(authority, sidecars, now)]
+    findings = [
+        *_of_keys(authority, least),
+        *_of_files(directory, least),
+        *_of_replicas_files(authority, least, now),
+        *(Finding(life.what, life.not_after, least) for one in vouching if (life := life_of(one)) is not None),
+        *_of_svids(authority, sidecars, now),
+    ]
     findings.sort(key=lambda one: (not one.bad(now), one.not_after))
     bad = [one for one in findings if one.bad(now)]
     if form == "table":
@@ -108,6 +125,28 @@ def _of_files(directory: Path, least: float) -> list[Finding]:
 
     files = [directory / "etcd" / name for name in _ETCD_FILES]
     return [Finding(life.what, life.not_after, least) for life in lives_of_files(files)]
+
+
+def _of_replicas_files(authority: pb.AuthorityStatus, least: float, now: float) -> list[Finding]:
+    return [
+        Finding(
+            f"{file.path} of replica {one.name}",
+            file.not_after,
+            min(least, (file.not_after - file.not_before) * FILE_LEFT),
+        )
+        for one in authority.replicas
+        if now - one.seen < REPLICA_GONE_SECONDS
+        for file in one.files
+    ]
+
+
+def _readable(reply: pb.ListAttestorsReply) -> list[HostAuthority]:
+    """By others nobody can join, and `meshadm attestor list` names them."""
+    found = []
+    for data in reply.host_authorities:
+        with contextlib.suppress(Corrupt):
+            found.append(codec.decode(data, HostAuthority, "host authority"))
+    return found
 
 
 def _of_svids(authority: pb.AuthorityStatus, sidecars: list[SidecarStatus], now: float) -> list[Finding]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
+from controlplane.config import BundleEndpointConfig
 from controlplane.store.lease_alarm import SPARE
 from schemas.api import mesh_pb2 as pb
 from tests.controlplane.api.test_revocation import revoke
 from tests.controlplane.replica import Mesh, Replica, running_replica
 from tests.controlplane.test_etcd_crl import credential
 from tests.support.net import eventually
+from tests.support.pki import Authority
 from trio_etcd import open_etcd
 
 
@@ -43,6 +48,39 @@ async def test_check_fails_before_anything_ends(own_mesh: Mesh, own_replica: Rep
     assert len(bad) == 1
     assert bad[0].startswith("mesh-issuing-")
     assert json.loads(why)["error"]["name"] == "EXPIRING"
+
+
+async def test_check_knows_what_others_have_to_renew(own_mesh: Mesh, tmp_path: Path) -> None:
+    """A certificate of the web, on whichever host it is used, and a CA that hosts join by."""
+    web, corp = Authority.create("web"), Authority.create("corp")
+    files = web.issue(ip=["127.0.0.1"], lifetime=timedelta(days=5)).write(tmp_path / "web", "web")
+    endpoint = BundleEndpointConfig(listen="127.0.0.1:0", profile="https_web", cert=str(files.cert), key=str(files.key))
+    (tmp_path / "corp.pem").write_bytes(corp.pem)
+    corp_add = ("attestor", "x509", "add", "corp", "--ca", str(tmp_path / "corp.pem"), "--allow", "any=shop/web")
+    check = ("check", "--dir", str(own_mesh.directory), "-o", "json", "--fail-if-expiring")
+
+    def of(said: str, *, ok: bool) -> set[str]:
+        found = json.loads(said)["certificates"]
+        return {one["what"].partition(" of replica")[0] for one in found if one["ok"] == ok}
+
+    async with running_replica(own_mesh, tmp_path / "a", bundle_endpoint=endpoint) as replica:
+        url = f"https://127.0.0.1:{replica.serving.bundle_port}/"
+        async with httpx.AsyncClient(verify=ssl.create_default_context(cadata=web.pem.decode())) as client:
+            assert (await client.get(url)).json()["keys"], "the endpoint serves with the file"
+        assert (await meshadm(replica, *corp_add))[0] == 0
+
+        left = int(corp.certificate.not_valid_after_utc.timestamp() - time.time())
+        code, said, _ = await meshadm(replica, *check, f"{left - 600}s")
+        assert code == 0, said
+        # Five days are short, and as they should be: what nobody has renewed in time is a fifth of a life.
+        assert {str(files.cert), str(replica.config.etcd.cert), "host authority corp"} <= of(said, ok=True)
+        code, said, _ = await meshadm(replica, *check, f"{left + 600}s")
+        assert (code, of(said, ok=False)) == (9, {"host authority corp"})
+
+        web.issue(ip=["127.0.0.1"], lifetime=timedelta(seconds=60)).write(tmp_path / "web", "web")
+    async with running_replica(own_mesh, tmp_path / "a", bundle_endpoint=endpoint) as replica:
+        code, said, _ = await meshadm(replica, *check, "1d")
+        assert (code, of(said, ok=False)) == (9, {str(files.cert)})
 
 
 async def test_check_knows_sidecars_that_do_not_renew_and_leaves_out_who_is_revoked(

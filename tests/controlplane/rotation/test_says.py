@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio.testing
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from controlplane import jwt_key_maker
 from controlplane.ca.expiry import DAY, Life, Urgency, urgency
@@ -16,8 +19,10 @@ from controlplane.rotation import events
 from controlplane.rotation.events import CaEvent
 from controlplane.rotation.expiry import Watch
 from controlplane.rotation.write import Actor
+from schemas.records import HostAuthority
 from tests.controlplane.rotation.world import World, made_world
 from tests.spiffe.certificates import NOW
+from tests.support.pki import Authority
 
 ANNA = Actor("spiffe://mesh.example/operator/anna", "ipv4:10.0.0.9:1234")
 SOURCES = (*Path(events.__file__).parent.glob("*.py"), Path(jwt_key_maker.__file__))
@@ -102,3 +107,21 @@ async def test_the_log_speaks_of_an_end_in_time_and_once_a_while(
             assert said(88.01) == []
             assert said(88.1) == [logging.ERROR]
             assert said(90.5) == [logging.CRITICAL]
+
+
+async def test_the_log_speaks_of_what_others_have_to_renew(caplog: pytest.LogCaptureFixture) -> None:
+    async with made_world() as world:
+        corp = HostAuthority(
+            name="corp", x509_authorities=(Authority.create().certificate.public_bytes(Encoding.DER),), rules=(),
+            changed=1, changed_by="x", serial=1,
+        )  # fmt: skip
+        broken = msgspec.structs.replace(corp, name="broken", x509_authorities=(b"none",))
+        watch = Watch((), time.time, lambda: (broken, corp))
+        with caplog.at_level(logging.INFO):
+            watch.look(await world.look())
+            assert "host authority corp" not in caplog.text
+            watch.now = lambda: time.time() + 3650 * DAY
+            watch.look(await world.look())
+    said = [record.__dict__["fields"]["what"] for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert "host authority corp" in said
+    assert "host authority broken" not in said
