@@ -20,7 +20,7 @@ from grpc import StatusCode
 
 from .background import background_nursery
 from .client import BidiStream, Channel, ChannelOptions, Stream
-from .errors import BindError, Metadata, RpcAbort, RpcError
+from .errors import BindError, Metadata, RpcAbort, RpcError, is_of_unknown_root
 from .methods import Context, Kind, Method, Send, bidi_stream, server_stream, unary
 from .server import Listener, Server, serve
 from .tls import TLS, ReloadableTLS, ServerTLS
@@ -46,6 +46,7 @@ __all__ = [
     "Stream",
     "background_nursery",
     "bidi_stream",
+    "is_of_unknown_root",
     "serve",
     "server_stream",
     "unary",

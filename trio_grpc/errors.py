@@ -9,6 +9,20 @@ Metadata = Sequence[tuple[str, str | bytes]]
 """Ordered key/value pairs; keys are lower-case, values of keys that end in `-bin` are bytes."""
 
 
+# BoringSSL's words for a chain that ends in no root that we have. An expired certificate, or one for another name, is
+# told otherwise.
+_UNKNOWN_ROOT = (
+    "unable to get local issuer certificate",
+    "self signed certificate in certificate chain",
+    "self-signed certificate in certificate chain",
+)
+
+
+def is_of_unknown_root(details: str) -> bool:
+    """Whether a failure's details say that the server's certificate chains to none of the roots that we trust."""
+    return "CERTIFICATE_VERIFY_FAILED" in details and any(words in details for words in _UNKNOWN_ROOT)
+
+
 class RpcError(Exception):
     """Client side: a call or stream ended with a status that is not OK.
 

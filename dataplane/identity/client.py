@@ -21,7 +21,8 @@ from schemas.errors import InvalidInput, Problem, Unauthenticated, Unavailable
 from schemas.joinfile import JoinFile
 from schemas.names import CONTROL_PLANE_SERVER_NAME, ServiceRef
 from schemas.records import Endpoint, SidecarStatus, TrustBundle
-from trio_grpc import TLS
+from spiffe.bundle import certificates
+from trio_grpc import TLS, is_of_unknown_root
 
 M = TypeVar("M", bound=Message)
 
@@ -93,6 +94,8 @@ class ReplicaClient:
                 token=file.token, csr=csr, etcd_csr=etcd_csr, namespace=namespace, service=name
             )
             reply = await replicas.call("/mesh.v1.Identity/Join", request, timeout)
+        except Unavailable as error:
+            raise _explained(error, bundle) from error
         finally:
             replicas.retire()
         return _parse(mesh_pb2.IdentityReply(), reply, "Identity.Join")
@@ -113,7 +116,7 @@ class ReplicaClient:
                 service=service.name,
             )
 
-        return await self._prove(file.join_endpoints, _roots(bundle, "join file"), proof, timeout)
+        return await self._prove(file.join_endpoints, bundle, "join file", proof, timeout)
 
     async def join_by_expired(
         self, identity: Identity, endpoints: Sequence[str], csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS
@@ -128,17 +131,18 @@ class ReplicaClient:
                 expired=prove_expired(identity, nonce, csr, etcd_csr), csr=csr, etcd_csr=etcd_csr
             )
 
-        return await self._prove(endpoints, _roots(identity.bundle, "identity"), proof, timeout)
+        return await self._prove(endpoints, identity.bundle, "identity", proof, timeout)
 
     async def _prove(
         self,
         endpoints: Sequence[str],
-        roots: bytes,
+        bundle: TrustBundle,
+        whose: str,
         proof: Callable[[bytes], mesh_pb2.JoinRequest],
         timeout: float,
     ) -> mesh_pb2.IdentityReply:
         """proof: the request that answers a challenge, by its nonce."""
-        deadline = trio.current_time() + timeout
+        deadline, roots = trio.current_time() + timeout, _roots(bundle, whose)
         start = int(self._fraction() * len(endpoints))
         failures: list[str] = []
         for endpoint in (*endpoints[start:], *endpoints[:start]):
@@ -152,7 +156,7 @@ class ReplicaClient:
                 failures.append(str(error))
             finally:
                 replica.retire()
-        raise Unavailable("; ".join(failures) or "no replica is known to join at")
+        raise _explained(Unavailable("; ".join(failures) or "no replica is known to join at"), bundle)
 
     async def renew(self, csr: bytes, etcd_csr: bytes, timeout: float = CALL_SECONDS) -> mesh_pb2.IdentityReply:
         request = mesh_pb2.RenewRequest(csr=csr, etcd_csr=etcd_csr)
@@ -223,6 +227,19 @@ async def _challenged(
     )
     reply = await replica.call("/mesh.v1.Identity/Join", proof(challenge.nonce), seconds)
     return _parse(mesh_pb2.IdentityReply(), reply, "Identity.Join")
+
+
+def _explained(error: Unavailable, bundle: TrustBundle) -> Unavailable:
+    """bundle: what the replica was judged by, the newest that join file and kept identity have."""
+    if error.outcome_unknown or not is_of_unknown_root(str(error)):
+        return error
+    made = max(root.not_valid_before_utc for root in certificates(bundle))
+    return Unavailable(
+        f"{error}; the replica's certificate chains to no root that this host knows, by its join file or what it "
+        f"keeps: the newest is that of trust bundle {bundle.sequence} of {bundle.trust_domain}, made {made:%Y-%m-%d}. "
+        "The mesh's root was replaced since: make a new join file (`meshadm token create`, or `meshadm attestor "
+        "join-file` for a host with a certificate of its own) and put it in the place of the old one"
+    )
 
 
 def _roots(bundle: TrustBundle, subject: str) -> bytes:

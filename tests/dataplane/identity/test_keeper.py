@@ -256,6 +256,40 @@ async def test_a_kept_identity_that_has_expired_waits_for_a_join_file(host: Host
         assert keeper.current != first
 
 
+@pytest.mark.parametrize("attestor", ["token", "expired SVID"])
+async def test_who_was_off_while_the_root_was_replaced_is_told_so_and_comes_back_by_a_new_join_file(
+    host: Host, attestor: str
+) -> None:
+    async with host.keeping():
+        pass
+    old = host.join
+    assert old is not None
+    host.clock.offset += 2 * HOUR
+    async with FakeReplica(Mesh(sequence=4), host.clock).serving() as rotated:
+        endpoints = (f"127.0.0.1:{rotated.join_port}",)
+        expires = int(host.clock()) + HOUR
+        host.join = msgspec.structs.replace(old, token="mjt1.x.y", expires=expires, join_endpoints=endpoints)
+        if attestor == "expired SVID":
+            kept = host.store.load()
+            assert kept is not None
+            host.store.save(dataclasses.replace(kept, join_endpoints=endpoints))
+            host.join = None
+        async with host.starting() as (keeper, started):
+            await eventually("it has said why", lambda: keeper.problem)
+            said = str(keeper.problem)
+            assert "chains to no root that this host knows" in said
+            made = host.replica.mesh.root.certificate.not_valid_before_utc
+            assert f"trust bundle 1 of {TRUST_DOMAIN}, made {made:%Y-%m-%d}" in said
+            assert "meshadm token create" in said
+            assert not started.is_set()
+            host.join = rotated.join_file()
+            keeper.look_again()
+            await started.wait()
+            assert keeper.current is not None
+            assert keeper.current.bundle.sequence == 4
+        assert rotated.calls == ["join"], "no token was spent on a stranger"
+
+
 # -- renewed after its end, since nobody could issue before
 
 
