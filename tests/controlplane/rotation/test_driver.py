@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from controlplane.ca.rotation import FENCE_SECONDS, Prepare, next_step
+from controlplane.ca.rotation import FENCE_SECONDS, Prepare, activated, next_step
 from controlplane.rotation.steps import GateClosed
 from controlplane.rotation.write import Actor
 from controlplane.store.lock import LOCK_SECONDS
@@ -80,6 +80,27 @@ async def test_two_replicas_at_once_do_every_step_once(autojump_clock: trio.test
             world.now += 300
         keys = await world.keys()
         assert sorted(key.role for key in keys.values()) == ["etcd-client", "mesh-issuing", "mesh-jwt", "mesh-root"]
+
+
+@pytest.mark.fault(15)
+async def test_a_replica_that_lost_the_lock_writes_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with made_world() as world:
+        steps, others = world.steps(world.store()), world.steps(world.store())
+        prepared = (await steps.prepare(Prepare("mesh-issuing"), ME)).keys[0]
+        before = await world.keys()
+        for taken in (False, True):
+            async with steps.lock() as lock:
+                seen = await steps.look()
+                effect = activated(seen.facts, prepared)
+                await world.client.revoke(lock.lease)  # which its end would do
+                if taken:
+                    async with others.lock():
+                        written = await steps.writer.commit(seen, effect, lock, by=ME)
+                else:
+                    written = await steps.writer.commit(seen, effect, lock, by=ME)
+            assert written is None
+            assert await world.keys() == before
+        assert prepared in (await steps.activate(prepared, ME)).keys, "nothing but the lock was missing"
 
 
 async def test_nobody_advances_past_a_sidecar_that_has_not_acked(autojump_clock: trio.testing.MockClock) -> None:
