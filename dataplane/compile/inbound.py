@@ -25,6 +25,7 @@ from dataplane.compile import authorization, clusters, passing, rate_limits, tls
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.one_identity import one_identity
+from dataplane.compile.reading import read_for
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
 from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.tracing import KEEP, Tracer, add_chains, set_up, tag, traced
@@ -58,14 +59,10 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             traffic_direction="INBOUND",
         )
         transport_socket = tls.downstream(workload.trust_domain, state.federated(workload.trust_domain))
-        if port.passes_bytes:
+        if port.passes_bytes and not read_for(state, workload, port):
             rules = authorization.rules_for(state, workload.service, workload.trust_domain, port)
-            limits = rate_limits.rules_of(state.rate_limits(workload.service.namespace), workload.service, port)
-            audit = authorization.audit_for(state, workload.service, workload.trust_domain, port)
-            proving = tokens.authentications_of(state, workload.service)
-            if passing.judges_identities_only(rules) and not limits and audit is None and not proving:
-                logs = access_logs(workload, "server", http=False)
-                passing.add_chain(listener, clusters.app_name(port), *rules, transport_socket, logs)
+            logs = access_logs(workload, "server", http=False)
+            passing.add_chain(listener, clusters.app_name(port), *rules, transport_socket, logs)
         logs = access_logs(
             workload, "server", http=True, carries="connections" if port.protocol == "tcp" else "requests"
         )

@@ -2,8 +2,8 @@
 
 Who may be called so is in the Service (`ServicePort.passes_bytes`), so that callers know it too: they speak the app's
 own protocol, and say so by ALPN. The listener keeps its HTTP chain for all others, so nothing is lost while some
-callers don't know yet. Where a rule of the port needs more than the identity, its calls are limited or may
-have tokens, the HTTP chain is the only one.
+callers don't know yet. Where anything asks for more than the identity (`reading.read_for`), the HTTP chain is the only
+one.
 
 - Envoy's network RBAC judges at the first byte. Until then nothing is connected to the app, which so can't speak to
   whom nobody has judged.
@@ -38,12 +38,10 @@ _EARLY_BYTES = 64 * 1024
 _Filter = listener_components_pb2.Filter
 
 
-def judges_identities_only(rules: Iterable[rbac_pb2.RBAC]) -> bool:
-    """Whether none of `rules` asks for anything of a request."""
-    policies = [policy for one in rules for policy in one.policies.values()]
-    return all(
-        permission.WhichOneof("rule") == "any" for policy in policies for permission in policy.permissions
-    ) and not any(_asks_for_a_token(one) for policy in policies for one in policy.principals)
+def judges_identities_only(policy: rbac_pb2.Policy) -> bool:
+    """Whether it asks for nothing of a request."""
+    anything = all(permission.WhichOneof("rule") == "any" for permission in policy.permissions)
+    return anything and not any(map(_asks_for_a_token, policy.principals))
 
 
 def _asks_for_a_token(principal: rbac_pb2.Principal) -> bool:

@@ -15,7 +15,7 @@ from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from schemas.durations import milliseconds
 from schemas.names import ServiceRef
-from schemas.objects.telemetry import AccessLogging, Mode, Telemetry, Tracing
+from schemas.objects.telemetry import AccessLogging, Metrics, Mode, Telemetry, Tracing
 
 Side = Literal["client", "server"]
 SIDES: tuple[Side, ...] = ("client", "server")
@@ -74,6 +74,24 @@ def tracing_of(telemetries: Sequence[Telemetry]) -> tuple[Telemetry, Tracing] | 
         if said is not None:
             return (telemetry, said) if said.provider is not None and not said.disabled else None
     return None
+
+
+def asked_of_servers(telemetries: Sequence[Telemetry]) -> list[Telemetry]:
+    """Those that ask a called sidecar for something of each request: a line, counts, a span. What is counted and logged
+    without any is not asked for: connections will do.
+
+    telemetries: as for `log_level`.
+    """
+    found = []
+    for section in ("access_logging", "metrics"):
+        for telemetry in telemetries:
+            entries: Sequence[AccessLogging | Metrics] | None = getattr(telemetry.spec, section)
+            if entries is not None:
+                said = next((one for one in entries if one.match.mode in _MODES["server"]), None)
+                found += [telemetry] if said is not None and not said.disabled else []
+                break
+    traced = tracing_of(telemetries)
+    return [*found, *([traced[0]] if traced is not None else [])]
 
 
 def collector_of(telemetry: Telemetry) -> ServiceRef | None:

@@ -15,7 +15,8 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
 from dataplane.compile import one_identity
 from dataplane.compile.backends import HTTP_OPTIONS
-from dataplane.compile.inbound import ALLOW, DENY
+from dataplane.compile.inbound import ALLOW, DENY, listener_name
+from dataplane.compile.reading import read_for
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
 from dataplane.compile.tracing import TRACED
 from dataplane.compile.workload import Workload
@@ -43,7 +44,7 @@ def described(
         section: tuple(
             Described(
                 name=key.name,
-                does=tuple(words[type_url](messages[key])),
+                does=(*words[type_url](messages[key]), *_why_read(state, workload, key)),
                 origin=tuple(origins(state, workload, key)),
             )
             for key in sorted(messages)
@@ -51,6 +52,15 @@ def described(
         )
         for section, type_url in SECTIONS.items()
     }
+
+
+def _why_read(state: MeshState, workload: Workload, key: ResourceKey) -> Iterator[str]:
+    """Of a port whose bytes could be passed on."""
+    own = state.service(workload.service)
+    port = next((one for one in own.spec.ports if listener_name(one) == key.name), None) if own is not None else None
+    if key.type_url == LISTENER and port is not None and port.passes_bytes:
+        found = read_for(state, workload, port)
+        yield f"reads HTTP of all callers for {', '.join(found)}" if found else "passes bytes on: nothing asks for HTTP"
 
 
 def _listener(listener: Any) -> Iterator[str]:

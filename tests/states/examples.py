@@ -182,6 +182,24 @@ STATES: tuple[State, ...] = (
         policy("all", "ALLOW", rule(who("web"), to=[Operation(ports=(81,))])),
     ),
     state(
+        "passed-on-told",
+        "the called side is asked to tell of requests: HTTP is read",
+        _PASSING,
+        TRUST,
+        _LET_WEB_IN,
+        telemetry("told", {"accessLogging": [{"match": {"mode": "SERVER"}}]}, ["orders"]),
+    ),
+    state(
+        "passed-on-untold",
+        "callers are asked to tell, and nobody to count: bytes are passed on",
+        _PASSING,
+        TRUST,
+        _LET_WEB_IN,
+        telemetry(
+            "untold", {"accessLogging": [{"match": {"mode": "CLIENT"}}], "metrics": [{"disabled": True}], "tracing": {}}
+        ),
+    ),
+    state(
         "tcp-with-http-conditions",
         "on a TCP port an HTTP condition never allows and always denies",
         service("orders", port("raw", 7, "tcp")),

@@ -11,8 +11,9 @@ import pytest
 
 from schemas.objects.authorization import Operation, Rule
 from tests.dataplane.compile.conftest import EnvoyFactory
+from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.shop import GREETING, HTTP, Shop, apps, ask, raw_get
-from tests.states.build import Item, identity, instance, policy, port, rule, service, who
+from tests.states.build import Item, identity, instance, policy, port, rule, service, telemetry, who
 from tests.support.pki import Leaf
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
@@ -116,6 +117,23 @@ def test_a_rule_of_http_brings_http_back(shop: Shop) -> None:
     with asker(shop, shop.leaves["web"]) as sock:
         sock.sendall(b"DELETE / HTTP/1.1\r\nHost: orders\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 403")
+
+
+def test_telemetry_of_requests_brings_http_back(shop: Shop) -> None:
+    collector: object = {"provider": {"address": "127.0.0.1:4317"}}
+    sections: tuple[dict[str, object], ...] = (
+        {"accessLogging": [{"match": {"mode": "SERVER"}}]},
+        {"metrics": [{}]},
+        {"tracing": collector},
+        {},
+    )
+    for asks in sections:
+        give(shop, LET_WEB, telemetry("t", asks, ["orders"]))
+        before = requests_read(shop)
+        with asker(shop, shop.leaves["web"]) as sock:
+            assert raw_get(sock, "/asked-for") == 200
+        assert requests_read(shop) - before == bool(asks), asks
+    wait_until("the request is logged", lambda: '"/asked-for"' in shop.orders.access_log.read_text())
 
 
 @pytest.mark.fault(24)

@@ -1,0 +1,34 @@
+"""For what an app's sidecar reads HTTP at a port whose bytes it could pass on (`ServicePort.passes_bytes`)."""
+
+from collections.abc import Iterable, Iterator
+
+from envoy.config.rbac.v3 import rbac_pb2
+
+from dataplane.compile import authorization, passing, rate_limits, tokens
+from dataplane.compile.telemetry import asked_of_servers
+from dataplane.compile.workload import Workload
+from dataplane.snapshot.state import MeshState
+from schemas.objects.authorization import AuthorizationPolicy
+from schemas.objects.rate_limit import RateLimitPolicy
+from schemas.objects.service import ServicePort
+
+
+def read_for(state: MeshState, workload: Workload, port: ServicePort) -> tuple[str, ...]:
+    """``Kind namespace/name[rule]`` of each object that is about requests, not connections; none: bytes pass."""
+    own = workload.service
+    rules = authorization.rules_for(state, own, workload.trust_domain, port)
+    audit = authorization.audit_for(state, own, workload.trust_domain, port)
+    limits = rate_limits.rules_of(state.rate_limits(own.namespace), own, port)
+    found = [
+        *(f"{AuthorizationPolicy.__name__} {name}" for name in sorted(_of_requests(rules, audit))),
+        *(f"{RateLimitPolicy.__name__} {name}" for name, _ in limits),
+        *(str(one.ref) for one in tokens.authentications_of(state, own)),
+        *(str(one.ref) for one in asked_of_servers(state.telemetries(own))),
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _of_requests(rules: Iterable[rbac_pb2.RBAC], audit: rbac_pb2.RBAC | None) -> Iterator[str]:
+    for rbac in rules:
+        yield from (name for name, policy in rbac.policies.items() if not passing.judges_identities_only(policy))
+    yield from audit.policies if audit is not None else ()

@@ -1,0 +1,88 @@
+"""For what a port is read as HTTP that could do without."""
+
+from __future__ import annotations
+
+import pytest
+
+from authz.jwks import NOBODYS
+from dataplane.compile.reading import read_for
+from dataplane.inspection.running import modelled
+from dataplane.inspection.words import described
+from schemas.objects.authorization import Operation
+from tests.states.build import (
+    ORDERS,
+    Item,
+    authentication,
+    compiled,
+    mesh_of,
+    policy,
+    port,
+    rate_limit,
+    rule,
+    service,
+    state,
+    telemetry,
+    who,
+    workload,
+)
+
+PORT = port("http", 80, identity_header=False)
+GET = Operation(methods=("GET",))
+COLLECTOR = {"provider": {"address": "127.0.0.1:4317"}}
+LIMIT = {"limit": {"requests": 5, "unit": "Second"}}
+SERVER, CLIENT = {"mode": "SERVER"}, {"mode": "CLIENT"}
+
+
+def said(spec: object, name: str = "t", on: str | None = "orders") -> Item:
+    return telemetry(name, spec, [on] if on else None)
+
+
+CASES: dict[str, tuple[tuple[Item, ...], tuple[str, ...]]] = {
+    "nothing": ((), ()),
+    "identities alone": ((policy("a", "ALLOW", rule(who("web"))),), ()),
+    "a method": ((policy("a", "ALLOW", rule(who("web"), to=[GET])),), ("AuthorizationPolicy shop/a[0]",)),
+    "an audit": ((policy("a", "AUDIT", rule(who("web"))),), ("AuthorizationPolicy shop/a[0]",)),
+    "a limit": ((rate_limit("l", LIMIT),), ("RateLimitPolicy shop/l[0]",)),
+    "a limit of another port": ((rate_limit("l", {**LIMIT, "ports": [81]}),), ()),
+    "tokens": (
+        (authentication("j", {"issuer": "https://one.example", "jwks": NOBODYS}),),
+        ("RequestAuthentication shop/j",),
+    ),
+    "a log of both sides": ((said({"accessLogging": [{}]}),), ("Telemetry shop/t",)),
+    "a log of the called side": ((said({"accessLogging": [{"match": SERVER}]}),), ("Telemetry shop/t",)),
+    "a log of callers": ((said({"accessLogging": [{"match": CLIENT}]}),), ()),
+    "no log": ((said({"accessLogging": [{"disabled": True}]}),), ()),
+    "the first entry counts": (
+        (said({"accessLogging": [{"match": SERVER, "disabled": True}, {"match": SERVER}]}),),
+        (),
+    ),
+    "of the mesh": ((said({"accessLogging": [{}]}, "t.mesh-system", None),), ("Telemetry mesh-system/t",)),
+    "the narrower is silent": (
+        (said({"accessLogging": [{}]}, "t.mesh-system", None), said({"accessLogging": []})),
+        (),
+    ),
+    "of another service": ((said({"accessLogging": [{}]}, on="web"),), ()),
+    "counts": ((said({"metrics": [{}]}),), ("Telemetry shop/t",)),
+    "counts of callers": ((said({"metrics": [{"match": CLIENT}, {"match": SERVER, "disabled": True}]}),), ()),
+    "spans": ((said({"tracing": COLLECTOR}),), ("Telemetry shop/t",)),
+    "no spans": ((said({"tracing": {**COLLECTOR, "disabled": True}}),), ()),
+    "two sections of two objects": (
+        (said({"tracing": COLLECTOR}), said({"metrics": [{}]}, "m.mesh-system", None)),
+        ("Telemetry mesh-system/m", "Telemetry shop/t"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("items", "expected"), CASES.values(), ids=CASES)
+def test_what_asks_for_http_is_named(items: tuple[Item, ...], expected: tuple[str, ...]) -> None:
+    """And the listener is as that says, and people are told."""
+    mesh = mesh_of(state("now", "", service("orders", PORT), *items).values)
+    of = workload(ORDERS)
+    assert read_for(mesh, of, PORT) == expected
+    messages = modelled(compiled(of, mesh).resources())
+    (listener,) = (one for key, one in messages.items() if key.name == "inbound|http" and hasattr(one, "filter_chains"))
+    assert ("bytes" in [chain.name for chain in listener.filter_chains]) == (not expected)
+    (told,) = (one for one in described(messages, mesh, of)["listeners"] if one.name == "inbound|http")
+    assert told.does[-1] == (
+        f"reads HTTP of all callers for {', '.join(expected)}" if expected else "passes bytes on: nothing asks for HTTP"
+    )
