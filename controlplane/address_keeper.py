@@ -30,6 +30,7 @@ BATCH = 50
 _ID_BYTES = 8
 
 logger = logging.getLogger(__name__)
+audit = logging.getLogger("mesh.audit")
 
 
 async def give_addresses(
@@ -46,7 +47,14 @@ async def give_addresses(
             await trio.sleep(RETRY_SECONDS)
         else:
             if done:
-                event(logger, logging.INFO, "gave virtual addresses", services=done)
+                event(
+                    audit,
+                    logging.INFO,
+                    "gave virtual addresses",
+                    caller="automatic",
+                    peer="this replica",
+                    services=done,
+                )
             return
 
 
@@ -104,9 +112,12 @@ async def _mend(store: Store, blocks: Iterable[KeyValue], services: Sequence[Cha
             continue
         key = store.keyspace.address_block(network)
         put = Put(key, codec.encode(AddressBlock(slots=after or {})))
-        if await store.transact((KeyGuard(key, kv.mod_revision if kv else 0),), (put,)) is None:
+        revision = await store.transact((KeyGuard(key, kv.mod_revision if kv else 0),), (put,))
+        if revision is None:
             raise Conflict(f"{key.decode()} has just been written by somebody else")
-        event(logger, logging.WARNING, "mended a block of virtual addresses", block=network)
+        text = "mended a block of virtual addresses"
+        told = {"block": network, "revision": revision}
+        event(audit, logging.WARNING, text, caller="automatic", peer="this replica", **told)
 
 
 def _slots(kv: KeyValue | None) -> dict[str, AddressSlot] | None:

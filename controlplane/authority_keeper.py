@@ -15,6 +15,7 @@ from controlplane.ca.seal import KeyEncryption
 from controlplane.log import event
 from controlplane.store.boards import MeshView
 from schemas.errors import MeshError, Unavailable
+from schemas.names import SpiffeId
 from trio_grpc import ReloadableTLS, ServerTLS
 
 # Until the next attempt when renewing failed; the certificate has half its life left then.
@@ -23,6 +24,7 @@ RETRY_SECONDS = 30.0
 WARN_BEFORE_SECONDS = 14 * 24 * 3600
 
 logger = logging.getLogger(__name__)
+audit = logging.getLogger("mesh.audit")
 
 
 class AuthorityKeeper:
@@ -90,7 +92,8 @@ class AuthorityKeeper:
         now = self._issuing.now()
         key = ec.generate_private_key(ec.SECP256R1())
         ttl = in_force.mesh.spec.svid_ttl_seconds
-        chain = in_force.authority.issue_control_plane(key.public_key(), now, ttl, self._issuing.serial())
+        serial = self._issuing.serial()
+        chain = in_force.authority.issue_control_plane(key.public_key(), now, ttl, serial)
         chain_pem = b"".join(map(_pem, chain))
         key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         roots = b"".join(map(_pem, in_force.bundle.x509_authorities))
@@ -104,10 +107,13 @@ class AuthorityKeeper:
         self._renew_at = now + (expires(chain) - now) / 2
         self._issuing.serving_until = expires(chain)
         event(
-            logger,
+            audit,
             logging.INFO,
             "serving with a new certificate",
-            trust_domain=in_force.authority.trust_domain,
+            caller="automatic",
+            peer="this replica",
+            identity=SpiffeId.of_control_plane(in_force.authority.trust_domain),
+            serial=f"{serial:x}",
             bundle_sequence=in_force.bundle.sequence,
             expires=expires(chain),
         )

@@ -28,6 +28,7 @@ RETRY_SECONDS = 1.0
 FLOOR_FILE = "revocations.msgpack"
 
 logger = logging.getLogger(__name__)
+audit = logging.getLogger("mesh.audit")
 
 
 class Revocations:
@@ -173,7 +174,8 @@ class Revocations:
                 self._on_loss()
             if revision is not None:  # else another replica was first, and the watch tells
                 event(
-                    logger, logging.WARNING, "etcd had lost a revocation; it is there again",
+                    audit, logging.WARNING, "etcd had lost a revocation; it is there again",
+                    caller="automatic", peer="this replica",
                     identity=f"{service.namespace}/{service.name}", serial=record.serial, revision=revision,
                 )  # fmt: skip
 

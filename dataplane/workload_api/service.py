@@ -4,6 +4,7 @@ https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_Endpoint.md
 Which identity a caller gets depends on who it is and on nothing that it sends.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -16,9 +17,9 @@ from dataplane.workload_api.callers import Facts, Selector, admitted, hash_decid
 from dataplane.workload_api.connection import Call
 from dataplane.workload_api.messages import Trust
 from dataplane.workload_api.peer import Doubt
-from dataplane.workload_api.refusals import Refusals
 from dataplane.workload_api.svid import WorkloadSvid
 from dataplane.workload_api.tokens import Tokens
+from dataplane.workload_api.told import Told
 from schemas.errors import InvalidInput, MeshError, PermissionDenied
 from schemas.names import SpiffeId
 from spiffe.jwt import InvalidToken, verify
@@ -57,7 +58,8 @@ class WorkloadService:
         self._tokens = tokens
         self._selectors = selectors
         self._clock = clock
-        self._refusals = Refusals(clock)
+        self._refusals = Told(clock, logging.WARNING, "refused a call")
+        self._grants = Told(clock, logging.INFO, "gave an identity")
         self._rpcs: dict[str, Callable[[Call], Awaitable[None]]] = {
             f"{SERVICE}FetchX509SVID": self._fetch_x509_svid,
             f"{SERVICE}FetchX509Bundles": self._fetch_x509_bundles,
@@ -89,18 +91,25 @@ class WorkloadService:
             if isinstance(call.peer, Doubt):
                 raise call.peer
             if not self.knows(call.peer.facts):
-                self._refusals.say(call.request.path, f"no selector admits {call.peer.facts}")
+                self._refused(call, f"no selector admits {call.peer.facts}")
                 raise RpcAbort(StatusCode.PERMISSION_DENIED, f"there is no identity for {call.peer.facts}")
             call.peer.check()
         except Doubt as doubt:
-            self._refusals.say(call.request.path, str(doubt))
+            self._refused(call, str(doubt))
             raise RpcAbort(StatusCode.PERMISSION_DENIED, str(doubt)) from None
+
+    def _refused(self, call: Call, why: str) -> None:
+        self._refusals.say(f"{call.request.path[:80]}: {why}")
+
+    def _gave(self, call: Call, what: str) -> None:
+        if not isinstance(call.peer, Doubt):
+            self._grants.say(f"{what} of {self._state.spiffe_id} to {call.peer.facts}")
 
     # -- streams
 
     async def _fetch_x509_svid(self, call: Call) -> None:
         parse(pb.X509SVIDRequest(), call.message)
-        await self._follow(call, self._x509_svids)
+        await self._follow(call, self._x509_svids, lambda: self._gave(call, "the X.509-SVID"))
 
     async def _fetch_x509_bundles(self, call: Call) -> None:
         parse(pb.X509BundlesRequest(), call.message)
@@ -118,7 +127,9 @@ class WorkloadService:
             )
         return messages.x509_svids(svid, self._state.trust)
 
-    async def _follow(self, call: Call, current: Callable[[], Message]) -> None:
+    async def _follow(
+        self, call: Call, current: Callable[[], Message], first_sent: Callable[[], None] = lambda: None
+    ) -> None:
         """The first message at once, then one at each change. Ends with what `current` raises."""
         sent: Message | None = None
         while True:
@@ -127,6 +138,8 @@ class WorkloadService:
             if message != sent:
                 self._admit(call)
                 await call.send(message.SerializeToString())
+                if sent is None:
+                    first_sent()
                 sent = message
             await news.wait()
 
@@ -145,6 +158,7 @@ class WorkloadService:
             raise RpcAbort(_status_of(error), str(error)) from error
         self._admit(call)  # asking took a while
         await call.send(messages.jwt_svid(own, token).SerializeToString())
+        self._gave(call, f"a JWT-SVID for {', '.join(request.audience)[:80]!r}")
 
     async def _validate_jwt_svid(self, call: Call) -> None:
         request = parse(pb.ValidateJWTSVIDRequest(), call.message)

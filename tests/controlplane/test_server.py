@@ -275,7 +275,10 @@ class Kept:
         return x509.load_pem_x509_certificate(self.keeper.api_tls.current.cert)
 
 
-async def test_the_serving_certificate_is_renewed_at_half_of_its_life(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_serving_certificate_is_renewed_at_half_of_its_life(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mesh.audit")
     kept = Kept(*await make(1), NOW)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(kept.keeper.run)
@@ -288,6 +291,9 @@ async def test_the_serving_certificate_is_renewed_at_half_of_its_life(autojump_c
         second = kept.serving()
         assert second.not_valid_after_utc > first.not_valid_after_utc
         assert second.public_key() != first.public_key()
+        told = [record.__dict__["fields"] for record in caplog.records if record.name == "mesh.audit"]
+        assert [one["serial"] for one in told] == [f"{one.serial_number:x}" for one in (first, second)]
+        assert all(str(one["identity"]).endswith("/control-plane") and one["caller"] == "automatic" for one in told)
         nursery.cancel_scope.cancel()
 
 

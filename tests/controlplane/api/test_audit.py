@@ -234,6 +234,7 @@ REVISION = {
 }  # fmt: skip
 ISSUED = {"Identity/Join", "Identity/Login", "Identity/Renew", "Identity/RenewLogin", "Identity/IssueX509"}
 ISSUED_MORE = {"Identity/RenewBatch"}
+TOKENS = {"Identity/IssueJwt"}
 
 
 @pytest.fixture
@@ -271,6 +272,9 @@ async def test_every_accepted_call_leaves_its_event(world: World, events: Events
         if rpc in ISSUED:
             assert str(said["identity"]).startswith(f"spiffe://{TRUST_DOMAIN}/"), rpc
             assert said["serial"], rpc
+            assert said["expires"], rpc
+        if rpc in TOKENS:
+            assert (said["identity"], said["audience"]) == (world.joined.reply.spiffe_id, "a")
             assert said["expires"], rpc
         if rpc in ISSUED_MORE:
             assert (said["issued"], len(str(said["serials"]).split(", "))) == (1, 1), rpc

@@ -219,6 +219,24 @@ async def test_the_socket_of_a_killed_agent_is_taken_over_and_removed_at_the_end
 # -- logs
 
 
+async def test_who_is_given_an_identity_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mesh.workload_api")
+    async with running(tmp_path) as stage:
+        await stage.served()
+        caplog.clear()
+        svids = await stage.call("FetchX509SVID", pb.X509SVIDRequest(), pb.X509SVIDResponse)
+        tokens = await stage.call("FetchJWTSVID", pb.JWTSVIDRequest(audience=["a"]), pb.JWTSVIDResponse)
+        for _ in range(50):
+            await stage.call("FetchX509SVID", pb.X509SVIDRequest(), pb.X509SVIDResponse)
+        lines = [line for line in caplog.messages if line.startswith("gave an identity")]
+        who = f"of {ORDERS_ID} to pid {os.getpid()} (uid {os.getuid()}"
+        assert lines[0].startswith(f"gave an identity: the X.509-SVID {who}")
+        assert lines[1].startswith(f"gave an identity: a JWT-SVID for 'a' {who}")
+        assert len(lines) == 10
+        assert tokens.svids[0].svid not in caplog.text
+        assert svids.svids[0].x509_svid_key.hex() not in caplog.text
+
+
 async def test_refusals_are_logged_and_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "mesh.workload_api")
     async with running(tmp_path, callers=[]) as stage, raw_client(stage) as client:
@@ -230,4 +248,4 @@ async def test_refusals_are_logged_and_bounded(tmp_path: Path, caplog: pytest.Lo
         assert f"uid {os.getuid()}" in lines[0]
         stage.clock.offset = 61
         await client.ended(await client.begin("/SpiffeWorkloadAPI/FetchX509SVID"))
-        assert "refused 40 more calls" in caplog.text
+        assert "refused a call: 40 more" in caplog.text
