@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from authz.claims import principal, texts
-from authz.paths import Refused, normalised
+from authz.paths import REFUSED_METHODS, REFUSED_METHODS_SAY, Refused, normalised
 from authz.rules import Alternative, Condition, Field, PortRule, PortRules
 from schemas.names import ObjectRef, SpiffeId
 from schemas.objects.service import ServicePort
@@ -129,6 +129,8 @@ def _checked(request: Request) -> str:
     """The normalised path. Raises Refused."""
     if request.method == "CONNECT":
         raise Refused("CONNECT is answered on tcp ports only")
+    if not request.method or re.fullmatch(REFUSED_METHODS, request.method):
+        raise Refused(REFUSED_METHODS_SAY)
     for name, value in request.headers:
         if "_" in name:
             raise Refused(f"the header {name} has an underscore in its name, which apps may take for '-'")

@@ -46,6 +46,12 @@ REFUSED = (
     RefusedPath("overlong", "%", r"(?i)[^?]*%(c[01]%[89ab]|e0%[89]|f0%8)[^?]*", "more bytes to a character than UTF-8"),
 )
 
+# Methods are tokens (RFC 9110, 9.1), and case-sensitive; but some apps fold their case, so that to those `delete` is a
+# DELETE, which a policy tells apart. Envoy refuses them in HTTP/1.1, and passes them on in HTTP/2.
+REFUSED_METHODS = r"(?s).*[^!#$%&'*+.^_`|~0-9A-Z-].*"
+"""Matches such a method in whole, for RE2 and `re` alike."""
+REFUSED_METHODS_SAY = "the method is not in upper case"
+
 
 def normalised(target: str) -> str:
     """The path of a request target in origin form (``/a/../b?c``), normalised and without the query (``/b``).

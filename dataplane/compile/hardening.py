@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 from envoy.config.core.v3 import protocol_pb2
 from envoy.config.rbac.v3 import rbac_pb2
+from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
-from authz.paths import REFUSED, RefusedPath
+from authz.paths import REFUSED, REFUSED_METHODS, REFUSED_METHODS_SAY, RefusedPath
 from dataplane.compile.tls import packed
 
 _Manager = hcm_pb2.HttpConnectionManager
@@ -62,7 +63,6 @@ FORWARDED_HEADERS = (
 
 PATHS = "mesh.paths"
 _NAMED = "path|"
-"""What the names of its policies begin with: no other rule's name does."""
 
 
 def http2_options() -> protocol_pb2.Http2ProtocolOptions:
@@ -80,12 +80,12 @@ def http2_options() -> protocol_pb2.Http2ProtocolOptions:
 
 
 def harden(manager: hcm_pb2.HttpConnectionManager) -> None:
-    """Set all protections, and put the filter that refuses paths before those that are there."""
+    """Set all protections, and put the filter that refuses paths and methods before those that are there."""
     # What authorization judges must be what the app will see (RFC 3986, 6.2.2).
     manager.normalize_path.value = True
     manager.merge_slashes = True
     manager.path_with_escaped_slashes_action = _Manager.REJECT_REQUEST
-    manager.http_filters.insert(0, _path_filter())
+    manager.http_filters.insert(0, _refusing_filter())
     manager.local_reply_config.mappers.extend(_refusals())
     # Whom it comes from is no reason to believe headers that steer Envoy (`x-envoy-…`): they are dropped.
     nobody = manager.internal_address_config.cidr_ranges.add(address_prefix="255.255.255.255")
@@ -126,16 +126,17 @@ def against_strangers(manager: hcm_pb2.HttpConnectionManager, trusted_hops: int)
     early.typed_config.CopyFrom(packed(mutation))
 
 
-def _path_filter() -> hcm_pb2.HttpFilter:
+def _refusing_filter() -> hcm_pb2.HttpFilter:
     """Refuses what Envoy's normalisation leaves and apps do not agree upon. `_refusals` makes 400 of its 403."""
     refuses = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
+    refused = {"method": rbac_pb2.Permission(header=_of_method())}
     for one in REFUSED:
         # RE2 is asked only about paths in which there is anything to find: most have none of it.
         both = rbac_pb2.Permission.Set(rules=_path_conditions(one))
-        policy = rbac_pb2.Policy(
-            permissions=[rbac_pb2.Permission(and_rules=both)], principals=[rbac_pb2.Principal(any=True)]
-        )
-        refuses.policies[_NAMED + one.name].CopyFrom(policy)
+        refused[_NAMED + one.name] = rbac_pb2.Permission(and_rules=both)
+    for name, permission in refused.items():
+        policy = rbac_pb2.Policy(permissions=[permission], principals=[rbac_pb2.Principal(any=True)])
+        refuses.policies[name].CopyFrom(policy)
     return hcm_pb2.HttpFilter(name=PATHS, typed_config=packed(http_rbac_pb2.RBAC(rules=refuses)))
 
 
@@ -147,11 +148,20 @@ def _path_conditions(refused: RefusedPath) -> Iterator[rbac_pb2.Permission]:
         yield rbac_pb2.Permission(url_path=path_pb2.PathMatcher(path=matcher))
 
 
+def _of_method() -> route_components_pb2.HeaderMatcher:
+    regex = regex_pb2.RegexMatcher(regex=REFUSED_METHODS)
+    return route_components_pb2.HeaderMatcher(name=":method", string_match=string_pb2.StringMatcher(safe_regex=regex))
+
+
 def _refusals() -> Iterator[hcm_pb2.ResponseMapper]:
-    """By the path again: what the filter says of its doing is not known yet when Envoy makes the answer."""
+    """By path and method again: what the filter says of its doing is not known yet when Envoy makes the answer."""
     for one in REFUSED:
         mapper = hcm_pb2.ResponseMapper(status_code=_UInt32(value=400))
         path = mapper.filter.header_filter.header
         path.name, path.string_match.safe_regex.regex = ":path", rf"{one.expression}(\?.*)?"
         mapper.body.inline_string = f"the path has {one.says}\n"
         yield mapper
+    mapper = hcm_pb2.ResponseMapper(status_code=_UInt32(value=400))
+    mapper.filter.header_filter.header.CopyFrom(_of_method())
+    mapper.body.inline_string = f"{REFUSED_METHODS_SAY}\n"
+    yield mapper

@@ -10,9 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from authz.judge import Outcome, Request, judge
+from schemas.objects.authorization import Operation, Rule
+from tests.authz.raw import Http1, Http2
 from tests.authz.recorder import Seen
+from tests.authz.rules import rules_of
 from tests.authz.test_path_corpus import DENIED, GRPC, HTTP, PROXY, WEB, Stage, stage
-from tests.states.build import identity
+from tests.dataplane.compile.envoys import wait_until
+from tests.states.build import identity, policy, rule
 
 __all__ = ["stage"]
 
@@ -170,3 +175,42 @@ def test_who_calls_over_grpc_and_http2(ready: Stage) -> None:
         for bad in ([(b"x_forwarded_client_cert", b"URI=" + SPOOF)], [(b"connection", b"keep-alive")], [(b"te", b"x")]):
             assert all(told(one)["URI"] == str(WEB) for one in ready.http2_with(number, bad)(b"/public/x")), bad
         assert ready.http2_with(number, [(b"x_user", b"anna")])(b"/public/x") == []
+
+
+NO_DELETE = (policy("all", "ALLOW", Rule()), policy("no", "DENY", rule(to=[Operation(methods=("DELETE",))])))
+# Case-sensitive they are (RFC 9110, 9.1), and yet some apps fold it; the long s (U+017F) then becomes an S.
+_METHODS = (b"delete", b"Delete", b"DELETe", b"get", b"connect", b"po\xc5\xbft")
+
+
+@pytest.mark.fault(22)
+def test_a_method_in_lower_case_reaches_nobody(stage: Stage) -> None:
+    """In no protocol: a DENY of DELETE is one of `delete` too, for whoever takes it for that."""
+    stage.set(NO_DELETE)
+    ways = {
+        "inbound": (lambda: stage.secured(HTTP.port), b"orders.shop:8080"),
+        "inbound, gRPC": (lambda: stage.secured(GRPC.port), b"orders.shop:9000"),
+        "proxy port": (lambda: stage.plain(PROXY), b"orders.shop:8080"),
+    }
+    http2 = {way: Http2(connect) for way, (connect, _) in ways.items()}
+    http1 = Http1(ways["inbound"][0])
+
+    def over_http2(way: str, method: bytes, number: bytes) -> int | None:
+        host = ways[way][1]
+        headers = [(b":method", method), (b":scheme", b"http"), (b":authority", host), (b":path", b"/")]
+        return http2[way].ask([*headers, (b"x-number", number)])
+
+    wait_until("the policies are in force", lambda: over_http2("inbound", b"DELETE", b"ready") == 403)
+    rules = rules_of(NO_DELETE, HTTP)
+    for method in _METHODS:
+        number = b"method " + method.hex().encode()
+        asked = [*ways] if method.isalpha() else ["inbound"]  # of what is no token Envoy takes a second to close
+        answers = {over_http2(way, method, number) for way in asked}
+        head = b"%s / HTTP/1.1\r\nHost: orders.shop:8080\r\nx-number: %s\r\n\r\n" % (method, number)
+        assert http1.ask(head) == 400, method
+        assert answers == ({400} if method.isalpha() else {None}), (method, answers)
+        assert stage.notes.seen.get(number) is None, method
+        verdict = judge(rules, HTTP, Request(WEB, method.decode("latin-1")))
+        assert verdict.outcome is Outcome.REFUSED, method
+    for way in ways:  # what must get through
+        assert over_http2(way, b"M-SEARCH", b"honest") is not None
+    assert len(stage.notes.seen[b"honest"]) == len(ways)

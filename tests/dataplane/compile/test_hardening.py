@@ -72,13 +72,13 @@ def test_every_listener_has_every_protection() -> None:
         assert one.use_remote_address.value, name
         assert one.forward_client_cert_details in (_Manager.SANITIZE, _Manager.SANITIZE_SET), name
         assert one.http_filters[0].name == PATHS, name
-    # What refuses paths is one thing, first in all of them: what it does is for tests/authz to say.
+    # What refuses paths and methods is one thing, first in all of them: what it does is for tests/authz to say.
+    refusals = len(REFUSED) + 1
     (refuses,) = {one.http_filters[0].SerializeToString(deterministic=True) for one in found.values()}
     rules, made = http_rbac_pb2.RBAC(), hcm_pb2.HttpFilter.FromString(refuses)
-    assert (made.disabled, made.typed_config.Unpack(rules), len(rules.rules.policies)) == (False, True, len(REFUSED))
+    assert (made.disabled, made.typed_config.Unpack(rules), len(rules.rules.policies)) == (False, True, refusals)
     answers = {
-        tuple(each.SerializeToString() for each in one.local_reply_config.mappers[: len(REFUSED)])
-        for one in found.values()
+        tuple(each.SerializeToString() for each in one.local_reply_config.mappers[:refusals]) for one in found.values()
     }
     (mappers,) = answers
     assert {hcm_pb2.ResponseMapper.FromString(each).status_code.value for each in mappers} == {400}
