@@ -2,7 +2,7 @@
 understood in full. Pure."""
 
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import msgspec
 
@@ -19,17 +19,25 @@ def policy_faults(spec: AuthorizationPolicySpec) -> Iterator[checking.Fault]:
         for index, source in enumerate(rule.from_ or ()):
             for name, blocks in (("ipBlocks", source.ip_blocks), ("notIpBlocks", source.not_ip_blocks)):
                 for place, block in enumerate(blocks or ()):
-                    if not _is_block(block):
-                        path = ("spec", "rules", number, "from", index, name, place)
-                        yield checking.Fault(path, f"{block!r} is no IP block", "write 10.1.0.0/16, or 10.1.2.3")
+                    fault = _block_fault(block, ("spec", "rules", number, "from", index, name, place))
+                    if fault is not None:
+                        yield fault
 
 
-def _is_block(text: str) -> bool:
+_MAPPED = IPv6Network("::ffff:0:0/96")  # IPv4 addresses as IPv6 has them (RFC 4291, 2.5.5.2)
+
+
+def _block_fault(text: str, path: tuple[str | int, ...]) -> checking.Fault | None:
     try:
-        ip_network(text, strict=False)
+        block = ip_network(text, strict=False)
     except ValueError:
-        return False
-    return True
+        return checking.Fault(path, f"{text!r} is no IP block", "write 10.1.0.0/16, or 10.1.2.3")
+    if isinstance(block, IPv4Network) or not block.subnet_of(_MAPPED):
+        return None
+    # Envoy has the addresses of such callers as IPv4, and compares those with blocks of IPv4 only.
+    mapped = IPv4Network((int(block.network_address) & 0xFFFFFFFF, block.prefixlen - _MAPPED.prefixlen))
+    instead = str(mapped.network_address) if mapped.prefixlen == mapped.max_prefixlen else str(mapped)
+    return checking.Fault(path, f"{text!r} is a block of IPv4 and matches nobody", f"write {instead}")
 
 
 def check_understood(policy: AuthorizationPolicy | RequestAuthentication, data: bytes, subject: str) -> None:

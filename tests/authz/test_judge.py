@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.judge import Lack, Miss, Reason, Request, Verdict, judge
+from authz.stored import policy_faults
 from schemas.names import ObjectRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import Operation, Rule, Source
@@ -92,6 +94,27 @@ def test_a_foreigner_is_allowed_by_name_only() -> None:
     assert [one.field for one in found.nearest.lacks] == ["trustDomain"]
     named = Source(identities=(str(foreigner),))
     assert verdict([policy("named", "ALLOW", rule(named))], Request(foreigner)).allowed
+
+
+@pytest.mark.parametrize(
+    ("block", "instead"),
+    [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("::FFFF:0a01:0/112", "10.1.0.0/16"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("10.0.0.0/33", "10.1.0.0/16"),
+        ("::ffff:0:0/95", ""),
+        ("::/0", ""),
+        ("2001:db8::/32", ""),
+        ("10.1.2.3/8", ""),
+    ],
+)
+def test_a_block_of_ipv4_is_written_as_one(block: str, instead: str) -> None:
+    """Envoy compares addresses of one family only, and the peers of its sockets are IPv4's."""
+    for source in (Source(ip_blocks=(block,)), Source(not_ip_blocks=(block,))):
+        faults = [*policy_faults(policy("p", "DENY", rule(source)).spec)]
+        assert [instead in (one.remedy or "") for one in faults] == [True] * bool(instead), faults
 
 
 @_DRAWN

@@ -44,7 +44,11 @@ BASE: Values = {
     KEYS.object(FEDERATED.ref): codec.encode(FEDERATED),
     **dict([bundle(1, ROOT_DER), bundle(1, ROOT_DER, trust_domain="other.test")]),
 }
-BAD_VALUE = st.sampled_from([b"", b"\xc1", b"\x80", b"\x91" * 5000, codec.encode(service("orders"))])
+# Decodes well, and lets everybody in but those that Envoy would never find: it compares addresses of one family only.
+NOT_OF_IPV4 = policy("broken", "ALLOW", rule(Source(not_ip_blocks=("::ffff:10.0.0.0/104",))))
+BAD_VALUE = st.sampled_from(
+    [b"", b"\xc1", b"\x80", b"\x91" * 5000, codec.encode(service("orders")), codec.encode(NOT_OF_IPV4)]
+)
 
 some_policies = st.lists(policies(), max_size=4)
 
