@@ -46,6 +46,7 @@ _HTTP = {
 }
 _CLIENT = {
     "destination": f"%METADATA(CLUSTER:{NAMESPACE}:destination)%",
+    "reason": f"%METADATA(CLUSTER:{NAMESPACE}:reason)%",
     "traffic_policy": f"%METADATA(CLUSTER:{NAMESPACE}:traffic_policy)%",
 }
 _CLIENT_HTTP = {"path": "%PATH(NQ:ORIG_OR_PATH)%"}

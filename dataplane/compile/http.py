@@ -110,7 +110,7 @@ def _reason() -> hcm_pb2.ResponseMapper:
     mapper = hcm_pb2.ResponseMapper()
     mapper.filter.response_flag_filter.flags.append("UH")
     mapper.body_format_override.text_format_source.inline_string = (
-        "%LOCAL_REPLY_BODY%: %UPSTREAM_CLUSTER%%METADATA(CLUSTER:mesh:reason)%\n"
+        "%LOCAL_REPLY_BODY%: %UPSTREAM_CLUSTER%%METADATA(CLUSTER:mesh:answer)%\n"
     )
     mapper.body_format_override.omit_empty_values = True
     return mapper

@@ -15,9 +15,23 @@ from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.dataplane.compile.shop import HTTP, TCP, Shop, apps, ask
 from tests.states.build import KEYS, balance, identity, policy, rule, telemetry, who
+from tests.states.routes import written
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
 WEB, ORDERS = identity("web"), identity("orders")
+TO_GHOST = f"""
+kind: HTTPRoute
+metadata: {{name: h}}
+spec:
+  parentRefs: [{{kind: Service, name: orders, port: {HTTP}}}]
+  rules: [{{backendRefs: [{{name: ghost, port: 1}}]}}]
+---
+kind: TCPRoute
+metadata: {{name: t}}
+spec:
+  parentRefs: [{{kind: Service, name: orders, port: {TCP}}}]
+  rules: [{{backendRefs: [{{name: ghost, port: 2}}]}}]
+"""
 ALL = telemetry("everything.mesh-system", {"accessLogging": [{}]})
 
 
@@ -122,6 +136,19 @@ def test_a_peer_of_its_own_is_logged_by_its_certificate(shop: Shop) -> None:
     lie = f"x-forwarded-client-cert: URI={WEB}"
     assert shop.ask_as(shop.leaves["mallory"], "/as-mallory", lie) == 403
     assert logged(shop.orders, path="/as-mallory")["source"] == identity("mallory")
+
+
+def test_why_nobody_is_called(shop: Shop) -> None:
+    shop.set(LET_WEB, *written(TO_GHOST))
+    assert shop.call("/to-nobody").status == 503
+    shop.bound_tcp()
+    http = logged(shop.web, path="/to-nobody", upstream_cluster="missing|ghost.shop|1")
+    tcp = logged(shop.web, side="client", upstream_cluster="missing|ghost.shop|2")
+    assert http["reason"] == tcp["reason"] == "service ghost.shop does not exist"
+    assert (http["status"], http["flags"], tcp["flags"]) == (503, "UH", "UH")
+    shop.set(LET_WEB, ALL)
+    assert shop.call("/to-somebody").status == 200
+    assert not [line for line in both(shop, path="/to-somebody") if "reason" in line]
 
 
 # -- the revision that decided
