@@ -39,6 +39,7 @@ from controlplane.api.config_service import ConfigService
 from controlplane.api.dispatch import Door, Rpc, methods
 from controlplane.api.identity_service import IdentityService
 from controlplane.api.issuing import Issuing, Told
+from controlplane.api.log_level_service import LogLevelService
 from controlplane.api.operator_service import OperatorService
 from controlplane.api.operators import Operators
 from controlplane.api.revocation_service import RevocationService
@@ -206,6 +207,7 @@ async def run(
             OperatorService(store, writer, issuing, operators, restores),
             AttestorService(store, writer, issuing, floors),
             SidecarService(store, board, clock, statuses, revocations, leases),
+            LogLevelService(store, writer, now),
         )
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain

@@ -36,6 +36,7 @@ from dataplane.envoy import access_log, bootstrap
 from dataplane.envoy.lifecycle import DrainPlan
 from dataplane.envoy.memory import own_memory
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings
+from dataplane.envoy.process import Event as EnvoyEvent
 from dataplane.health.checker import AppHealth
 from dataplane.health.plan import plan_of
 from dataplane.identity.attest import HostSource, load_host_certificate
@@ -44,13 +45,14 @@ from dataplane.identity.client import ReplicaClient
 from dataplane.identity.keeper import IdentityKeeper
 from dataplane.identity.material import Identity
 from dataplane.identity.store import IdentityStore
+from dataplane.log_levels import LogLevelKeeper
 from dataplane.pipeline import Pipeline
 from dataplane.registration import Registration
 from dataplane.reporter import News, Reporter
 from dataplane.snapshot.state import MeshState
 from schemas import joinfile
 from schemas.errors import PermissionDenied
-from schemas.keys import Keyspace
+from schemas.keys import Keyspace, LogLevelRef
 from schemas.records import Endpoint
 from trio_etcd import TLS, Client, EtcdError, open_etcd
 from trio_systemd import Notifier
@@ -92,7 +94,8 @@ class Agent:
             wanted=settings.attest.wanted,
             news=self._news.happened,
         )
-        self._envoy = EnvoyProcess(self._envoy_settings(envoy_path), environ=environ)
+        self._envoy = EnvoyProcess(self._envoy_settings(envoy_path), environ=environ, on_event=self._envoy_changed)
+        self._log_levels = LogLevelKeeper(self._envoy, settings.envoy_log_level, self._news.happened)
         self._workload_api: WorkloadApi | None = None
         self._configured = trio.Event()
         # All of the following are set in `run` and `_serve`, in the order in which they come to be.
@@ -118,6 +121,7 @@ class Agent:
             self._health = AppHealth(self._health_changed, healthy=before)
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
             nursery.start_soon(self._notifier.ping_watchdog)
+            nursery.start_soon(partial(self._log_levels.keep, adopted=adopted))
             if log_file:
                 nursery.start_soon(access_log.keep_small, Path(log_file), self._envoy.admin)
             if adopted and await self._keeper.kept_has_expired():
@@ -152,6 +156,9 @@ class Agent:
             nursery.start_soon(self._follow_expiry, identity)
             nursery.start_soon(self._delivery.run)
             nursery.start_soon(self._cutter.run)
+            keyspace, ref = pipeline.state.keyspace, pipeline.compiler.workload.service
+            own = LogLevelRef(ref, self._settings.instance)
+            nursery.start_soon(self._log_levels.follow, self._etcd, keyspace, own, self._random.random)
             await self._configured.wait()
             nursery.start_soon(self._reporter.run)
             if self._settings.names is not None:
@@ -199,6 +206,7 @@ class Agent:
             envoy=self._envoy,
             health=self._health,
             cutter=self._cutter,
+            log_levels=self._log_levels,
             link=self._etcd.watch_link,
             workload_api=self._workload_api,
             told=self._pass_trust_on,
@@ -321,6 +329,9 @@ class Agent:
         return partial(load_host_certificate, Path(given.certificate), Path(given.key), wanted)
 
     # -- Envoy
+
+    def _envoy_changed(self, event: EnvoyEvent) -> None:
+        self._log_levels.look_again()
 
     def _envoy_settings(self, executable: str) -> EnvoySettings:
         admin_socket = str(self._settings.admin_socket)

@@ -27,6 +27,7 @@ from dataplane.envoy.process import EnvoyProcess
 from dataplane.health.checker import AppHealth
 from dataplane.identity.keeper import IdentityKeeper
 from dataplane.identity.material import Identity, issuer_of
+from dataplane.log_levels import LogLevelKeeper
 from dataplane.registration import Registration
 from schemas.errors import Unavailable
 from schemas.records import SidecarStatus
@@ -92,6 +93,7 @@ class Reporter:
     envoy: EnvoyProcess
     health: AppHealth
     cutter: Cutter
+    log_levels: LogLevelKeeper
     link: Link
     workload_api: WorkloadApi | None
     told: Callable[[], Awaitable[None]]
@@ -196,6 +198,7 @@ class Reporter:
             svid_expires=identity.expires if identity else 0,
             svid_issuer=self._issuer_in_use(identity),
             trust_sequence=self._in_use.trust_sequence,
+            log_levels=self.log_levels.running,
             app_health=self.health.said,
             agent_version=self._agent_version,
             envoy_version=self._envoy_version,
@@ -206,7 +209,7 @@ class Reporter:
         renewing = f"identity: {keeper.health.value}; renewing it fails: {keeper.problem}" if keeper.problem else None
         own = [text for text in (renewing, keeper.clock_problem, self.cutter.problem) if text is not None]
         files = self.delivery.certificates.problems()
-        return [*own, *map(str, files), *map(str, self.delivery.pipeline.problems())]
+        return [*own, *map(str, (*files, *self.log_levels.problems(), *self.delivery.pipeline.problems()))]
 
     def _issuer_in_use(self, identity: Identity | None) -> str:
         """Of the leaf that Envoy presents, or of the app's own while that is the one that lags behind."""

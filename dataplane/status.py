@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dataplane.lastgood import write_file
 from schemas import codec
 from schemas.errors import NotFound
+from schemas.log_levels import LogLevels
 from schemas.records import SidecarStatus
 
 
@@ -76,6 +79,9 @@ def table(content: Mapping[str, Any], *, now: float) -> str:
         f"freshness   {f'STALE for {stale} s: no word from etcd' if stale else 'live'}",
         f"SVID        {_left(content['svidExpires'] - int(now))}",
     ]
+    if content.get("logLevels"):
+        levels = msgspec.convert(content["logLevels"], LogLevels)
+        lines.append(f"logs        {levels} for {max(0, levels.until - int(now))} s more, not as the settings say")
     if content.get("appHealth"):
         lines.append(f"app         {content['appHealth']}")
     lines += [f"NACK        {nack['resource']}: {nack['message']}" for nack in content["nacks"]]

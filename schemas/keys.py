@@ -52,8 +52,17 @@ class StatusRef:
         return f"SidecarStatus {self.namespace}/{self.sidecar}"
 
 
+@dataclass(frozen=True, slots=True)
+class LogLevelRef:
+    service: ServiceRef
+    instance: str
+
+    def __str__(self) -> str:
+        return f"LogLevel {self.service.namespace}/{self.service.name}/{self.instance}"
+
+
 DataRef = ObjectRef | EndpointRef | TrustRef | RevocationRef | EpochRef
-AnyRef = DataRef | StatusRef
+AnyRef = DataRef | StatusRef | LogLevelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,12 @@ class Keyspace:
 
     def revocation(self, service: ServiceRef) -> bytes:
         return f"{self.prefix}/data/revocations/{service.namespace}/{service.name}".encode()
+
+    def log_levels_of(self, service: ServiceRef) -> bytes:
+        return f"{self.prefix}/data/log-levels/{service.namespace}/{service.name}/".encode()
+
+    def log_level(self, ref: LogLevelRef) -> bytes:
+        return self.log_levels_of(ref.service) + ref.instance.encode()
 
     def epoch(self) -> bytes:
         return f"{self.prefix}/data/epoch".encode()
@@ -196,6 +211,8 @@ class Keyspace:
                 return TrustRef(trust_domain)
             case ["data", "revocations", namespace, service] if namespace and service:
                 return RevocationRef(ServiceRef(namespace, service))
+            case ["data", "log-levels", namespace, service, instance] if namespace and service and instance:
+                return LogLevelRef(ServiceRef(namespace, service), instance)
             case ["data", "epoch"]:
                 return EpochRef()
             case ["control", "status", namespace, sidecar] if namespace and sidecar:

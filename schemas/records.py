@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from schemas.log_levels import MAX_SECONDS, MIN_SECONDS, LogLevels
 from schemas.names import NAME_PATTERN
 from schemas.objects.common import Label, Name, Port
 
@@ -65,6 +66,8 @@ class SidecarStatus(Record, frozen=True, kw_only=True, tag="SidecarStatus"):
     """Authority key identifier (hex) of the leaf that Envoy presents; empty: not known."""
     trust_sequence: int = 0
     """Sequence of the newest trust bundle that Envoy and the agent both trust by; 0: not known."""
+    log_levels: LogLevels | None = None
+    """What it logs for a time; None: as its settings say."""
     app_health: str = ""
     """``healthy``, or ``unhealthy: `` and why: then the instance is not in discovery. Empty: the app is not checked."""
     agent_version: str = ""
@@ -78,6 +81,19 @@ class SilentSidecar(Record, frozen=True, kw_only=True, tag="SilentSidecar"):
     """Seconds since 1970: by then whatever certificate it had has ended."""
     trust_sequence: int
     """Of the trust bundle that it last said it trusts by; 0: not known."""
+
+
+class LogLevel(Record, frozen=True, kw_only=True, tag="LogLevel"):
+    """What one sidecar is to log for a time; the key ends some time after it."""
+
+    namespace: Name
+    service: Name
+    instance: Name
+    levels: LogLevels
+    seconds: Annotated[int, msgspec.Meta(ge=MIN_SECONDS, le=MAX_SECONDS)]
+    """For how long: a sidecar whose clock is wrong holds to that."""
+    at: int
+    by: str
 
 
 class Epoch(Record, frozen=True, kw_only=True, tag="Epoch"):
@@ -395,6 +411,7 @@ AnyRecord = (
     Endpoint
     | SidecarStatus
     | SilentSidecar
+    | LogLevel
     | Epoch
     | Beacon
     | IssuingTimes

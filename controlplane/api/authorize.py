@@ -66,6 +66,8 @@ ALLOWED: Mapping[str, frozenset[Role]] = {
     "/mesh.v1.Sidecars/Report": _SIDECARS,
     "/mesh.v1.Sidecars/List": _VIEWERS,
     "/mesh.v1.Sidecars/Wait": _VIEWERS,
+    # Of the sidecars of an editor's namespaces: Envoy's loggers write headers, with what is secret in them.
+    "/mesh.v1.Sidecars/SetLogLevel": _EDITORS,
     # What is seen of CA keys is public, and monitoring asks for it; who steers the CA can become anybody.
     "/mesh.v1.Authority/Status": _VIEWERS,
     "/mesh.v1.Authority/Follow": _VIEWERS,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.meshadm.table import Table, count, duration, printable
+from schemas.log_levels import LogLevels
 from schemas.names import ServiceRef
 from schemas.records import SidecarStatus
 
@@ -113,6 +114,8 @@ def details(sidecars: Sequence[Sidecar]) -> list[str]:
             for nack in one.status.nacks
         )
         found += (printable(f"{one.name} reports: {problem}") for problem in one.status.problems)
+        if (levels := one.status.log_levels) is not None:
+            found.append(printable(f"{one.name} logs {levels} until {timestamp(levels.until)}"))
         if one.status.app_health not in ("", "healthy"):
             found.append(printable(f"the app of {one.name} is {one.status.app_health}"))
     return found
@@ -153,6 +156,7 @@ def plain_status(sidecars: Sequence[Sidecar], config_revision: int) -> dict[str,
                     for nack in one.status.nacks
                 ],
                 "problems": list(one.status.problems),
+                "logLevels": plain_levels(one.status.log_levels),
                 "appHealth": one.status.app_health or None,
                 "agentVersion": one.status.agent_version,
                 "envoyVersion": one.status.envoy_version,
@@ -160,6 +164,13 @@ def plain_status(sidecars: Sequence[Sidecar], config_revision: int) -> dict[str,
             for one in sidecars
         ],
     }
+
+
+def plain_levels(levels: LogLevels | None) -> dict[str, Any] | None:
+    """``{level, components, until}``; `level` is null where only some loggers differ."""
+    if levels is None:
+        return None
+    return {"level": levels.level, "components": levels.components, "until": timestamp(levels.until)}
 
 
 # The last second of year 9999: above it Python has no date. Records may hold any number.

@@ -70,8 +70,10 @@ class RequestWriter:
                     seconds=min(left, ATTEMPT_SECONDS),
                 )
                 return revision if revision is not None else await self.recorded(request)
-            except LeaseGone:
+            except LeaseGone as error:
                 self._lease = 0
+                if trio.current_time() >= deadline:  # it was not ours that had ended, but one of `ops`
+                    raise Unavailable(str(error)) from error
             except Unavailable as error:
                 doubtful = doubtful or error.outcome_unknown
                 if not doubtful:

@@ -4,6 +4,7 @@ https://www.envoyproxy.io/docs/envoy/latest/operations/admin
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -86,6 +87,18 @@ class Admin:
             text += reply.body.decode(errors="replace")
         return text
 
+    async def log_levels(self) -> dict[str, str]:
+        """By logger."""
+        return _levels((await self.post("/logging")).body)
+
+    async def set_log_levels(self, general: str, of_loggers: Mapping[str, str]) -> frozenset[str]:
+        """`general` for all loggers but those; all that there are. Envoy's other ones are passed over."""
+        known = frozenset(_levels((await self.post(f"/logging?level={general}")).body))
+        paths = ",".join(f"{name}:{level}" for name, level in sorted(of_loggers.items()) if name in known)
+        if paths:
+            await self.post(f"/logging?paths={paths}")
+        return known
+
     async def _json(self, target: str) -> dict[str, Any]:
         reply = await self.get(target)
         try:
@@ -106,6 +119,12 @@ class Admin:
             raise Unavailable(f"Envoy's admin did not answer {method} {target} within {timeout:g} s") from None
         except (OSError, RuntimeError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
             raise Unavailable(f"Envoy's admin at {self._socket} does not answer {method} {target}: {error}") from error
+
+
+def _levels(body: bytes) -> dict[str, str]:
+    """Of ``active loggers:``, a line each."""
+    pairs = (line.strip().partition(": ") for line in body.decode(errors="replace").splitlines()[1:])
+    return {name: level for name, between, level in pairs if between}
 
 
 async def _exchange(stream: trio.SocketStream, method: str, target: str) -> Reply:

@@ -115,6 +115,10 @@ class EnvoyProcess:
         """Of the running Envoy; None between a crash and the restart, and after `stop`."""
         return None if self._child is None else self._child.pid
 
+    async def set_log_levels(self, general: str, of_loggers: Mapping[str, str]) -> frozenset[str]:
+        """As of `Admin`; nothing of it outlives this Envoy."""
+        return await self.admin.set_log_levels(general, of_loggers)
+
     async def run(self, task_status: trio.TaskStatus[bool] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled, which leaves Envoy running, or until `stop` has ended it.
 

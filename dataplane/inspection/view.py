@@ -17,6 +17,7 @@ from schemas.errors import Unavailable
 # Seconds. The agent saves its state a second after a change; a difference that lasts longer is one.
 PATIENCE_S = 5.0
 _AGAIN_S = 0.25
+ALL = "*"
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -31,6 +32,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     sections: dict[str, tuple[words.Described, ...]]
     refused: dict[str, str] = {}
     problems: tuple[str, ...] = ()
+    log_levels: dict[str, str] = {}
+    """Level by logger of Envoy, of those that are not at the one of the settings; `ALL`: of all others."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -47,8 +50,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 async def config(settings: SidecarSettings, last_good: Path, admin: Admin) -> View:
     """Raises what `model.load` raises."""
     known = model.load(settings, last_good)
+    levels: Mapping[str, str] = {}
     try:
         runs, source = running(await admin.config_dump()), "envoy"
+        levels = changed_levels(await admin.log_levels(), settings.envoy_log_level)
     except Unavailable:
         runs, source = Running(modelled(known.compiler.resources()), {}), "model"
     problems = [*known.state.problems(), *known.compiler.problems()]
@@ -61,7 +66,15 @@ async def config(settings: SidecarSettings, last_good: Path, admin: Admin) -> Vi
         sections=words.described(runs.messages, known.state, known.compiler.workload),
         refused=dict(runs.refused),
         problems=tuple(map(str, problems)),
+        log_levels=dict(levels),
     )
+
+
+def changed_levels(of_loggers: Mapping[str, str], usual: str) -> dict[str, str]:
+    """What differs from the usual level, in as few words as that takes."""
+    most = max(set(of_loggers.values()), key=lambda one: (list(of_loggers.values()).count(one), one), default=usual)
+    rest = {name: level for name, level in sorted(of_loggers.items()) if level != most}
+    return {**({} if most == usual else {ALL: most}), **rest}
 
 
 async def diff(settings: SidecarSettings, last_good: Path, admin: Admin, *, patience: float = PATIENCE_S) -> Verdict:
@@ -88,6 +101,9 @@ def config_text(view: View) -> str:
     where = "as Envoy runs it" if view.source == "envoy" else "as the model has it: ENVOY DOES NOT ANSWER"
     age = f"revision {view.revision}, saved {view.saved_seconds_ago} s ago"
     lines = [f"{view.service} ({view.instance}), {where}; {age}"]
+    if view.log_levels:
+        levels = ", ".join(f"{name}={level}" for name, level in view.log_levels.items())
+        lines.append(f"Envoy logs at other levels than its settings say: {levels}")
     for section, resources in view.sections.items():
         lines += ["", section if resources else f"{section}: none"]
         for one in resources:

@@ -6,7 +6,7 @@ Configuration is watched whole, so that a change set is whole; what cannot conce
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from schemas.keys import DataRef, StatusRef
+from schemas.keys import AnyRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import (
     ROUTE_KINDS,
@@ -41,7 +41,7 @@ class Relevance:
             more = bool(self.routes_from - before.routes_from)
         return more or bool(self.services - before.services) or bool(set(self.hosted_in) - set(before.hosted_in))
 
-    def keeps(self, ref: DataRef | StatusRef | None) -> bool:
+    def keeps(self, ref: AnyRef | None) -> bool:
         """Whatever is not surely somebody else's: kinds that are not named here too, and what is no key of the mesh."""
         if self.services is None or not isinstance(ref, ObjectRef):
             return True

@@ -18,7 +18,7 @@ from routing.gateways import gateway_parents, service_of_gateway
 from routing.table import parents
 from schemas.errors import Corrupt, Problem
 from schemas.external_faults import tls_parts
-from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, RevocationRef, StatusRef, TrustRef
+from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, LogLevelRef, RevocationRef, StatusRef, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import (
     ROUTE_KINDS,
@@ -278,7 +278,7 @@ class MeshState:
 
     def _apply_one(self, event: Put | Delete) -> Iterator[Change]:
         ref = self.keyspace.parse(event.key)
-        if ref is None or isinstance(ref, StatusRef):
+        if ref is None or isinstance(ref, StatusRef | LogLevelRef):
             if isinstance(event, Put) and event.key.startswith(self.keyspace.data()):
                 problem = Problem(event.key.decode(errors="replace"), "not a key of the mesh", remedy="delete the key")
                 self.quarantine[event.key] = problem

@@ -681,6 +681,39 @@ class Refusal(_message.Message):
     message: str
     def __init__(self, sidecar: _Optional[str] = ..., resource: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
+class SetLogLevelRequest(_message.Message):
+    __slots__ = ("request_id", "namespace", "service", "instance", "level", "components", "seconds")
+    class ComponentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    namespace: str
+    service: str
+    instance: str
+    level: str
+    components: _containers.ScalarMap[str, str]
+    seconds: int
+    def __init__(self, request_id: _Optional[str] = ..., namespace: _Optional[str] = ..., service: _Optional[str] = ..., instance: _Optional[str] = ..., level: _Optional[str] = ..., components: _Optional[_Mapping[str, str]] = ..., seconds: _Optional[int] = ...) -> None: ...
+
+class SetLogLevelReply(_message.Message):
+    __slots__ = ("revision", "until")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    until: int
+    def __init__(self, revision: _Optional[int] = ..., until: _Optional[int] = ...) -> None: ...
+
 class ProblemList(_message.Message):
     __slots__ = ("problems",)
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]

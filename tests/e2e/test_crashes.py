@@ -109,6 +109,7 @@ async def test_a_sidecar_that_is_told_to_end_drains_leaves_and_fails_no_request(
 async def test_an_agent_that_is_killed_is_not_missed_and_the_next_takes_up_its_envoy(mesh: E2eMesh) -> None:
     before = {name: mesh.envoy_pid(name) for name in ("web-1", "api-1")}
     async with open_loop(mesh) as load, nobody_let_in(mesh):
+        await mesh.admin("web-1").post("/logging?level=info")  # as if for a time, of which the next agent knows nothing
         await mesh.processes.kill("sidecar-web-1")
         await mesh.processes.kill("sidecar-api-1")
         await load.more(10)
@@ -120,6 +121,7 @@ async def test_an_agent_that_is_killed_is_not_missed_and_the_next_takes_up_its_e
     assert {name: mesh.envoy_pid(name) for name in before} == before
     for name in before:
         assert "took up the running Envoy" in mesh.log(f"sidecar-{name}")
+    assert set((await mesh.admin("web-1").log_levels()).values()) == {"warning"}
     await assert_runs_the_model(mesh, *EVERYBODY)
 
 

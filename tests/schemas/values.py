@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas import codec
+from schemas.log_levels import LogLevels
 from schemas.names import ObjectRef, ServiceRef, SpiffeId
 from schemas.objects import AnyObject, Metadata
 from schemas.objects.authorization import AuthorizationPolicy, AuthorizationPolicySpec, Operation, Rule, Source
@@ -57,6 +58,7 @@ from schemas.records import (
     IssuingTimes,
     JoinToken,
     LoginToken,
+    LogLevel,
     Nack,
     Operator,
     Outage,
@@ -261,6 +263,15 @@ RECORDS: tuple[AnyRecord, ...] = (
         svid_expires=1_700_003_600,
     ),
     SilentSidecar(until=1_700_003_630, trust_sequence=3),
+    LogLevel(
+        namespace="shop",
+        service="orders",
+        instance="orders-1",
+        levels=LogLevels(level="debug", components={"http": "trace", "agent": "info"}, until=1_700_000_600),
+        seconds=600,
+        at=1_700_000_000,
+        by="anna",
+    ),
     Epoch(id="4f1c"),
     Beacon(replica="4f1c", count=7),
     IssuingTimes(epoch="4f1c", seen=1_700_000_000, outages=(Outage(start=1_690_000_000, end=1_690_009_000),)),

@@ -1,4 +1,7 @@
-"""`proxy`: what the Envoy of a sidecar on this host runs. `mesh-sidecar` looks: the two planes share no code."""
+"""`proxy`: what the Envoy of a sidecar on this host runs, and how much any sidecar logs.
+
+`mesh-sidecar` looks: the two planes share no code.
+"""
 
 import shutil
 import subprocess
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from controlplane.meshadm.commands.log_level import log_level
 from controlplane.meshadm.options import MeshCommand, formats
 from controlplane.meshadm.output import Format
 from schemas.errors import NotFound
@@ -15,12 +19,15 @@ SETTINGS_DIRECTORY = Path("/etc/mesh/sidecars")
 _PROGRAM = "mesh-sidecar"
 
 
-@click.group("proxy", short_help="Look into the Envoy of a sidecar on this host.")
+@click.group("proxy", short_help="Look into a sidecar's Envoy; say what it logs.")
 def proxy() -> None:
-    """Look into the Envoy of a sidecar on this host, as root or as the sidecar's user.
+    """Look into a sidecar's Envoy.
 
-    SIDECAR is the name of its unit: web for mesh-sidecar@web, whose settings are /etc/mesh/sidecars/web.yaml; or the
-    path of its settings file. Neither replicas nor etcd nor the agent are needed.
+    config and diff: of a sidecar on this host, as root or as the sidecar's user. SIDECAR is the name of its unit, web
+    for mesh-sidecar@web, whose settings are /etc/mesh/sidecars/web.yaml; or the path of its settings file. Neither
+    replicas nor etcd nor the agent are needed.
+
+    log-level: of any sidecar of the mesh, by a replica.
     """
 
 
@@ -62,6 +69,9 @@ def diff(ctx: click.Context, sidecar: str, form: Format) -> None:
     Ends with 0 where both are the same, and with 8 where they are not, or where Envoy has refused something.
     """
     ctx.exit(_look("diff", sidecar, form))
+
+
+proxy.add_command(log_level)
 
 
 def _look(command: str, sidecar: str, form: Format) -> int:

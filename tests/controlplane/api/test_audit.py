@@ -143,6 +143,11 @@ async def _attestors(world: World) -> None:
 async def _sidecar(world: World) -> None:
     lease = (await world.joined.register(world.sidecar, "a")).lease_id
     await world.joined.report(world.sidecar, "a", lease, acked_revision=1)
+    levels = pb.SetLogLevelRequest(
+        request_id=new_id(), namespace=world.namespace, service="web", instance="a", level="debug",
+        components={"http": "trace"}, seconds=60,
+    )  # fmt: skip
+    await world.call(world.operator, "Sidecars/SetLogLevel", levels)
     request = pb.DeregisterRequest(instance="a", lease_id=lease)
     await world.call(world.sidecar, "Sidecars/Deregister", request)
 
@@ -217,6 +222,7 @@ ACCEPTED: dict[str, Drive] = {
     "Sidecars/Register": _sidecar,
     "Sidecars/Deregister": _sidecar,
     "Sidecars/Report": _sidecar,
+    "Sidecars/SetLogLevel": _sidecar,
     "Sidecars/List": simply("operator", "Sidecars/List", lambda _: pb.ListSidecarsRequest()),
     "Sidecars/Wait": streaming("Sidecars/Wait", pb.WaitRequest(revision=1)),
     "Authority/Status": simply("operator", "Authority/Status", lambda _: pb.AuthorityStatusRequest()),
@@ -230,7 +236,7 @@ ACCEPTED: dict[str, Drive] = {
 REVISION = {
     "Config/Apply", "Identity/Join", "Identity/Login", "Tokens/Create", "Tokens/Revoke", "Operators/Grant",
     "Operators/Revoke", "Attestors/Put", "Attestors/Delete", "Sidecars/Register", "Sidecars/Deregister",
-    "Revocations/Revoke", "Revocations/Restore",
+    "Revocations/Revoke", "Revocations/Restore", "Sidecars/SetLogLevel",
 }  # fmt: skip
 ISSUED = {"Identity/Join", "Identity/Login", "Identity/Renew", "Identity/RenewLogin", "Identity/IssueX509"}
 ISSUED_MORE = {"Identity/RenewBatch"}
@@ -278,6 +284,10 @@ async def test_every_accepted_call_leaves_its_event(world: World, events: Events
             assert said["expires"], rpc
         if rpc in ISSUED_MORE:
             assert (said["issued"], len(str(said["serials"]).split(", "))) == (1, 1), rpc
+        if rpc == "Sidecars/SetLogLevel":
+            ordered = (said["sidecar"], said["levels"], said["seconds"])
+            assert ordered == (f"{world.namespace}/web.a", "debug, http=trace", 60)
+            assert said["until"], rpc
         level = next(one.levelno for one in events.records if getattr(one, "fields", None) is said)
         assert level == (logging.DEBUG if f"/mesh.v1.{rpc}" in QUIET else logging.INFO), rpc
         for secret in world.secrets:

@@ -28,7 +28,14 @@ READ = {
     "Sidecars/Wait", "Tokens/List", "Attestors/List", "Attestors/Where", "Authority/Status", "Authority/Follow",
     "Federation/Status", "Federation/Bundle",
 }  # fmt: skip
-WRITE = {"Revocations/Revoke", "Revocations/Restore", "Config/Apply", "Tokens/Create", "Tokens/Revoke"}
+WRITE = {
+    "Sidecars/SetLogLevel",
+    "Revocations/Revoke",
+    "Revocations/Restore",
+    "Config/Apply",
+    "Tokens/Create",
+    "Tokens/Revoke",
+}
 ADMINISTER = {
     "Operators/List", "Operators/Grant", "Operators/Revoke", "Attestors/Put", "Attestors/Delete", "Authority/Rotate",
     "Authority/StopRotation", "Authority/Prepare", "Authority/Activate", "Authority/Retire", "Authority/Remove",

@@ -29,6 +29,7 @@ from trio_grpc import (
 )
 
 Key = tuple[str, str, str]
+UNTIL = 4_000_000_000  # 2096
 
 
 def key_of(message: pb.ObjectKey) -> Key:
@@ -149,6 +150,19 @@ class FakeReplica:
         self._enter("Sidecars", request)
         return pb.ListSidecarsReply(statuses=self.statuses, config_revision=self.revision, alarms=self.alarms)
 
+    async def set_log_level(self, request: pb.SetLogLevelRequest, context: Context) -> pb.SetLogLevelReply:
+        """A sidecar of shop/orders runs it at once, but for loggers that it does not have; any other one never."""
+        self._enter("SetLogLevel", request)
+        self.revision += 1
+        until = UNTIL if request.level or request.components else 0
+        known = {name: level for name, level in request.components.items() if name in ("http", "agent")}
+        levels = {"level": request.level or None, "components": known, "until": until} if until else None
+        for number, data in enumerate(self.statuses):
+            status = msgspec.msgpack.decode(data)
+            if (status["service"], status["instance"]) == ("orders", request.instance):
+                self.statuses[number] = msgspec.msgpack.encode({**status, "logLevels": levels})
+        return pb.SetLogLevelReply(revision=self.revision, until=until)
+
     async def list_revocations(self, request: pb.ListRevocationsRequest, context: Context) -> pb.ListRevocationsReply:
         return pb.ListRevocationsReply(revocations=self.revocations, revision=self.revision)
 
@@ -200,6 +214,7 @@ class FakeReplica:
             "/mesh.v1.Revocations/List": one(self.list_revocations, pb.ListRevocationsRequest),
             "/mesh.v1.Federation/Status": one(self.federation, pb.FederationStatusRequest),
             "/mesh.v1.Sidecars/List": one(self.sidecars, pb.ListSidecarsRequest),
+            "/mesh.v1.Sidecars/SetLogLevel": one(self.set_log_level, pb.SetLogLevelRequest),
             "/mesh.v1.Sidecars/Wait": many(self.wait, pb.WaitRequest),
             "/mesh.v1.Tokens/Create": one(self.create_token, pb.CreateTokenRequest),
         }
