@@ -150,9 +150,14 @@ async def test_a_program_gets_the_request_and_prints_the_chain() -> None:
     [
         ("import sys; sys.exit('no route')", Unavailable, "ended with 1: no route"),
         ("print('hello')", InvalidInput, "printed no certificates"),
-        ("print('x' * 300_000)", InvalidInput, "it printed 300001 bytes"),
+        ("while True: print('x' * 65_536)", InvalidInput, "it printed more than 262144 bytes"),
+        (
+            "import sys; sys.stderr.write('x' * 500_000); sys.exit('no route')",
+            Unavailable,
+            "ended with 1: x{392}no route$",
+        ),
     ],
-    ids=["fails", "no chain", "too much"],
+    ids=["fails", "no chain", "endless", "talks much"],
 )
 async def test_what_a_program_may_do_wrong(text: str, error: type[MeshError], says: str) -> None:
     with pytest.raises(error, match=says):
