@@ -16,14 +16,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from controlplane.meshadm import private_file
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import InvalidInput, MeshError, PermissionDenied, Problem, Unauthenticated
+from schemas.errors import InvalidInput, MeshError, PermissionDenied, Problem, Unauthenticated, Unavailable
 from schemas.records import TrustBundle
 from spiffe.bundle import certificates
 from spiffe.bundle import pem as to_pem
 from spiffe.x509 import leaf_identity, parse_chain
-from trio_grpc import TLS
+from trio_grpc import TLS, is_of_unknown_root
 
 _MAX_BYTES = 1024 * 1024
+# gRPC's words where a server ends the connection, as one does that does not trust the client's certificate: TLS 1.3 has
+# told the client by then that all is well.
+_HUNG_UP = "Socket closed"
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="Login", tag_field="kind"):
@@ -153,3 +156,18 @@ def check_time(login: Login, now: float) -> None:
             f"the login as {login.spiffe_id} has expired: log in with a new token (`meshadm login FILE`), "
             "or name a replica's socket with --endpoint"
         )
+
+
+def outdated(error: Unavailable, what: str) -> MeshError:
+    """What a failed call may mean for `what`, a login or login file: CA keys are replaced without waiting for them."""
+    remedy = (
+        "log in with a new login file (`meshadm token create --operator`), or name a replica's socket with --endpoint"
+    )
+    if is_of_unknown_root(str(error)):
+        return Unauthenticated(
+            f"{what} knows none of the roots by which the replicas are trusted now: the mesh's root was replaced "
+            f"since; {remedy}\n{error}"
+        )
+    if _HUNG_UP in str(error):
+        return Unavailable(f"{error}\nif it stays so, the root that {what} chains to is gone: {remedy}")
+    return error

@@ -21,7 +21,7 @@ from controlplane.meshadm.errors import exit_code
 from controlplane.meshadm.kinds import kind_of, words_of
 from controlplane.meshadm.login_store import Login
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import InvalidInput, MeshError
+from schemas.errors import InvalidInput, MeshError, Unavailable
 from schemas.objects import KINDS
 
 T = TypeVar("T")
@@ -80,15 +80,29 @@ class Connect:
     def run(self, work: Callable[[MeshClient], Awaitable[T]]) -> T:
         """The command's one trio run."""
         login = self._login()
-        endpoints = self.endpoints or (login.api_endpoints if login else (DEFAULT_ENDPOINT,))
+        endpoints = self._endpoints(login)
 
         async def main() -> T:
             usable = await self._fresh(login, endpoints) if login else None
             reached = connection(endpoints, self.identity, time.time(), usable.tls if usable else None)
-            with MeshClient(reached, self.call_seconds, output.notice) as client:
-                return await work(client)
+            try:
+                with MeshClient(reached, self.call_seconds, output.notice) as client:
+                    return await work(client)
+            except Unavailable as error:
+                if usable is None or error.outcome_unknown:
+                    raise
+                raise login_store.outdated(error, f"the login as {usable.spiffe_id}") from error
 
         return trio.run(main)
+
+    async def renew_login(self) -> None:
+        """After what may change whom the mesh trusts: the login outlives the present root only if it knows the next."""
+        login = self._login()
+        if login is not None:
+            await self._renewed(login, self._endpoints(login))
+
+    def _endpoints(self, login: Login | None) -> tuple[str, ...]:
+        return self.endpoints or (login.api_endpoints if login else (DEFAULT_ENDPOINT,))
 
     def _login(self) -> Login | None:
         """Who is logged in, where that matters: not beside an identity that was named, and not for sockets."""
@@ -102,9 +116,13 @@ class Connect:
         return login
 
     async def _fresh(self, login: Login, endpoints: tuple[str, ...]) -> Login:
-        """Renewed in the second half of its life; where that fails, the present one is good for as long as it lasts."""
+        """Renewed in the second half of its life."""
+        return await self._renewed(login, endpoints) if login.due(time.time()) else login
+
+    async def _renewed(self, login: Login, endpoints: tuple[str, ...]) -> Login:
+        """Where that fails, the present one is good for as long as it lasts."""
         path = login_store.path_of(os.environ)
-        if path is None or not login.due(time.time()):
+        if path is None:
             return login
         key = login_store.new_key()
         request = pb.RenewLoginRequest(csr=login_store.signing_request(key))

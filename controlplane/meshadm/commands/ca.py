@@ -16,6 +16,7 @@ from controlplane.meshadm.options import Connect, Duration, MeshCommand, connect
 from controlplane.meshadm.output import Format
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import InvalidInput, Problem
+from trio_grpc.background import background_nursery
 
 _ROLES = click.Choice(("root", "issuing", "jwt"))
 _PATH = "/mesh.v1.Authority/"
@@ -37,7 +38,9 @@ def status(connect: Connect, form: Format) -> None:
     """Show each CA key, the replicas, and what the rotation under way is waiting for."""
 
     async def ask(client: MeshClient) -> pb.AuthorityStatus:
-        return await client.call(f"{_PATH}Status", pb.AuthorityStatusRequest(), pb.AuthorityStatus)
+        reply = await client.call(f"{_PATH}Status", pb.AuthorityStatusRequest(), pb.AuthorityStatus)
+        await connect.renew_login()
+        return reply
 
     found = connect.run(ask)
     if form != "table":
@@ -85,15 +88,28 @@ def rotate(connect: Connect, role: str, reason: str, force: bool, no_wait: bool,
         reply = await client.call(f"{_PATH}Rotate", start, pb.CaStepReply, write=True)
         output.line(f"started at revision {reply.revision}: {', '.join(reply.keys)} will be replaced")
         if not no_wait:
-            await _follow(client, timeout)
+            await _follow(connect, client, timeout)
 
     connect.run(work)
 
 
-async def _follow(client: MeshClient, timeout: float) -> None:
+async def _follow(connect: Connect, client: MeshClient, timeout: float) -> None:
+    """Renews the login as well after each step: between two of them it comes to know the new root."""
     told: list[str] = []
+    step, stepped = "", trio.Event()
+
+    async def keep_login() -> None:
+        nonlocal stepped
+        while True:
+            await stepped.wait()
+            stepped = trio.Event()
+            await connect.renew_login()
 
     def take(progress: pb.RotationProgress) -> bool:
+        nonlocal step
+        if progress.next != step:
+            step = progress.next
+            stepped.set()
         lines = authority.progress_lines(progress, time.time())
         if lines != told:
             told[:] = lines
@@ -102,7 +118,10 @@ async def _follow(client: MeshClient, timeout: float) -> None:
         return progress.done
 
     with trio.move_on_after(timeout) as patience:
-        await client.follow(f"{_PATH}Follow", pb.FollowRotationRequest(), pb.RotationProgress, take)
+        async with background_nursery() as nursery:
+            nursery.start_soon(keep_login)
+            await client.follow(f"{_PATH}Follow", pb.FollowRotationRequest(), pb.RotationProgress, take)
+        await connect.renew_login()
     if patience.cancelled_caught:
         raise RotationWaits("the rotation goes on without us: follow it with `meshadm ca status`\n" + "\n".join(told))
 
@@ -224,7 +243,9 @@ def _step(
     connect: Connect, rpc: str, request: pb.CaStepRequest | pb.InstallRequest | pb.ResealRequest, done: str
 ) -> None:
     async def ask(client: MeshClient) -> pb.CaStepReply:
-        return await client.call(f"{_PATH}{rpc}", request, pb.CaStepReply, write=True)
+        reply = await client.call(f"{_PATH}{rpc}", request, pb.CaStepReply, write=True)
+        await connect.renew_login()
+        return reply
 
     reply = connect.run(ask)
     output.line(f"{done} {', '.join(reply.keys)} (revision {reply.revision})")

@@ -16,7 +16,7 @@ from controlplane.meshadm.connection import Connection
 from controlplane.meshadm.options import Duration, MeshCommand
 from schemas import codec, joinfile
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import InvalidInput, Problem
+from schemas.errors import InvalidInput, Problem, Unavailable
 from schemas.joinfile import LoginFile
 from schemas.records import TrustBundle
 from spiffe.bundle import certificates
@@ -61,7 +61,12 @@ async def _ask(held: LoginFile, tls: TLS, seconds: float) -> tuple[pb.OperatorRe
     key = login_store.new_key()
     request = pb.LoginRequest(token=held.token, csr=login_store.signing_request(key))
     with MeshClient(Connection(held.join_endpoints, tls), seconds, output.notice) as client:
-        return await client.call("/mesh.v1.Identity/Login", request, pb.OperatorReply), key
+        try:
+            return await client.call("/mesh.v1.Identity/Login", request, pb.OperatorReply), key
+        except Unavailable as error:
+            if error.outcome_unknown:
+                raise
+            raise login_store.outdated(error, "this login file") from error
 
 
 @click.command(

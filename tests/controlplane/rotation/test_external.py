@@ -49,6 +49,8 @@ async def test_an_upstream_ca_signs_the_issuing_key(own_replica: Replica) -> Non
             chain = parse_chain(reply.chain)
             identity = verify_chain(chain, by_trust_domain([bundle]), time.time())
             assert identity.path == "/ns/shop/svc/orders"
+            if asked.key in chain[1].subject.rfc4514_string():
+                assert chain[2:] == (upstream.intermediate,), "all but the root"
             return asked.key in chain[1].subject.rfc4514_string()
 
         await eventually("leaves below the upstream root", issues)
