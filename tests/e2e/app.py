@@ -2,7 +2,8 @@
 
 Each protocol says the same: which instance answers and what reached it. HTTP requests for ``/held/<name>`` wait until
 somebody asks ``/release/<name>``, so that a test decides how long a request is in flight. ``/health`` is answered with
-503 from ``/unwell`` on, until ``/well``.
+503, and gRPC's health protocol with NOT_SERVING, from ``/unwell`` on, until ``/well``. `Plans` says how a request is
+answered that brings its own plan.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,7 +21,9 @@ from typing import Any
 import grpc
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
+import h2.exceptions
 import h11
 import trio
 
@@ -28,16 +32,52 @@ GREETING = "hello from "
 _CHUNK = 64 * 1024
 
 Headers = Iterable[tuple[bytes, bytes]]
+PLAN = "x-plan"
+PLANNED = "/fields."  # how the names of gRPC services begin that answer in JSON, as HTTP does
+SECONDS = {"slow": 8.0, "pause": 0.7}  # above every limit that a test sets; for what is to be under way together
+
+
+class Plans:
+    """Requests with ``x-plan: name:503,slow`` are answered with that, one after another: a retry is the next one.
+
+    A word is a status, of HTTP as a number and of gRPC by its name, or ``slow``, ``pause``, or, by HTTP/2, ``refuse``;
+    after the last, all is well. One for all instances: it does not matter which of them is tried again, and `seen`
+    tells which were.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """Name of a plan -> instance -> how many requests."""
+
+    def next(self, plan: str, instance: str) -> tuple[int, str]:
+        """Which try this is, from 1 on, and its word: empty where all is well."""
+        name, _, words = plan.partition(":")
+        with self._lock:
+            self.seen[name][instance] += 1
+            number = self.seen[name].total()
+        return number, dict(enumerate(words.split(","), 1)).get(number, "")
+
+
+class _Refused(Exception):
+    """A stream of HTTP/2 that nothing is done for (RFC 9113, 8.7)."""
 
 
 class App:
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, plans: Plans) -> None:
         self.instance = instance
+        self.plans = plans
         self._released: defaultdict[str, trio.Event] = defaultdict(trio.Event)
         self.well = True
         self._arrived: defaultdict[str, trio.Event] = defaultdict(trio.Event)
 
-    async def answer(self, method: str, path: str, headers: Headers) -> bytes:
+    async def answer(self, method: str, path: str, headers: Headers) -> tuple[int, bytes]:
+        """Status and body."""
+        seen = [(name.decode().lower(), value.decode("latin-1")) for name, value in headers]
+        tries, word = self.plans.next(dict(seen).get(PLAN, ""), self.instance)
+        await trio.sleep(SECONDS.get(word, 0))
+        if word == "refuse":
+            raise _Refused
         match path.split("/"):
             case ["", "held", name]:
                 self._arrived[name].set()
@@ -48,8 +88,11 @@ class App:
                 self._released[name].set()
             case ["", "unwell" | "well" as how]:
                 self.well = how == "well"
-        seen = [(name.decode(), value.decode("latin-1")) for name, value in headers]
-        return json.dumps({"instance": self.instance, "method": method, "path": path, "headers": seen}).encode()
+            case ["", "seen", name]:
+                return 200, json.dumps(self.plans.seen[name]).encode()
+        status = 503 if path == "/health" and not self.well else int(word) if word.isdigit() else 200
+        said = {"instance": self.instance, "method": method, "path": path, "headers": seen, "tries": tries}
+        return status, json.dumps(said).encode()
 
     # -- HTTP/1.1
 
@@ -62,13 +105,12 @@ class App:
                     return
                 while not isinstance(await self._next(connection, stream), h11.EndOfMessage):
                     pass
-                body = await self.answer(request.method.decode(), request.target.decode(), request.headers)
+                status, body = await self.answer(request.method.decode(), request.target.decode(), request.headers)
                 if any(name == b"upgrade" for name, _ in request.headers):
                     await self._upgrade(connection, stream)
                     return
-                length = ("Content-Length", str(len(body)))
-                status = 503 if request.target == b"/health" and not self.well else 200
-                await self._send(connection, stream, h11.Response(status_code=status, headers=[length]))
+                headers = [("Content-Length", str(len(body))), ("X-From", self.instance)]
+                await self._send(connection, stream, h11.Response(status_code=status, headers=headers))
                 await self._send(connection, stream, h11.Data(data=body))
                 await self._send(connection, stream, h11.EndOfMessage())
                 if connection.our_state is h11.DONE and connection.their_state is h11.DONE:
@@ -98,26 +140,45 @@ class App:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
         connection.initiate_connection()
         requests: dict[int, list[tuple[bytes, bytes]]] = {}
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await stream.send_all(connection.data_to_send())
-            while data := await stream.receive_some(_CHUNK):
-                for event in connection.receive_data(data):
-                    if isinstance(event, h2.events.RequestReceived):
-                        requests[event.stream_id] = list(event.headers)
-                    elif isinstance(event, h2.events.DataReceived):
-                        connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                    elif isinstance(event, h2.events.StreamEnded):
-                        await self._answer_stream(connection, event.stream_id, requests.pop(event.stream_id))
-                await stream.send_all(connection.data_to_send())
+        sending = trio.Lock()  # answers are made side by side, and a slow one holds up none
+
+        async def send() -> None:
+            async with sending:
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await stream.send_all(connection.data_to_send())
+
+        async def answer(stream_id: int, headers: list[tuple[bytes, bytes]]) -> None:
+            await self._answer_stream(connection, stream_id, headers)
+            await send()
+
+        async with trio.open_nursery() as nursery:
+            await send()
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while data := await stream.receive_some(_CHUNK):
+                    for event in connection.receive_data(data):
+                        if isinstance(event, h2.events.RequestReceived):
+                            requests[event.stream_id] = list(event.headers)
+                        elif isinstance(event, h2.events.DataReceived):
+                            connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                        elif isinstance(event, h2.events.StreamEnded):
+                            nursery.start_soon(answer, event.stream_id, requests.pop(event.stream_id))
+                    await send()
+            nursery.cancel_scope.cancel()
 
     async def _answer_stream(
         self, connection: h2.connection.H2Connection, stream_id: int, headers: list[tuple[bytes, bytes]]
     ) -> None:
         pseudo = dict(headers)
         plain = [(name, value) for name, value in headers if not name.startswith(b":")]
-        body = await self.answer(pseudo[b":method"].decode(), pseudo[b":path"].decode(), plain)
-        connection.send_headers(stream_id, [(":status", "200"), ("content-length", str(len(body)))])
-        connection.send_data(stream_id, body, end_stream=True)
+        try:
+            status, body = await self.answer(pseudo[b":method"].decode(), pseudo[b":path"].decode(), plain)
+        except _Refused:
+            connection.reset_stream(stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            return
+        head = [(":status", str(status)), ("content-length", str(len(body))), ("x-from", self.instance)]
+        with contextlib.suppress(h2.exceptions.ProtocolError):  # who asked does not wait any more
+            connection.send_headers(stream_id, head)
+            connection.send_data(stream_id, body, end_stream=True)
 
     # -- TCP: speaks first, as databases do; then says every line again
 
@@ -130,38 +191,72 @@ class App:
     # -- gRPC
 
     def grpc_server(self, address: str) -> grpc.Server:
-        server = grpc.server(ThreadPoolExecutor(16), handlers=[_Grpc(self.instance)])
+        server = grpc.server(ThreadPoolExecutor(32), handlers=[_Grpc(self)])
         server.add_insecure_port(f"{address}:{GRPC}")
         return server
 
 
 class _Grpc(grpc.GenericRpcHandler):
-    """``/e2e.Echo/Unary`` and ``/e2e.Echo/Chat`` (both ways): ``instance caller message`` for each message."""
+    """``/e2e.Echo/Unary`` and ``/e2e.Echo/Chat`` (both ways): ``instance caller message`` for each message.
 
-    def __init__(self, instance: str) -> None:
-        self._instance = instance
+    Services of `PLANNED` say in JSON what HTTP says; any of them has both methods.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        caller = dict(details.invocation_metadata).get("x-forwarded-client-cert", "nobody")
-        start = f"{self._instance} {caller!s} ".encode()
+        metadata = [(str(name), str(value)) for name, value in details.invocation_metadata]
+        start = f"{self._app.instance} {dict(metadata).get('x-forwarded-client-cert', 'nobody')} ".encode()
+
+        def begin(context: grpc.ServicerContext) -> Callable[[bytes], bytes]:
+            if not details.method.startswith(PLANNED):
+                return lambda message: start + message
+            tries = self._planned(dict(metadata).get(PLAN, ""), context)
+            said = {"instance": self._app.instance, "path": details.method, "headers": metadata, "tries": tries}
+            return lambda message: json.dumps(said).encode()
+
+        def unary(message: bytes, context: grpc.ServicerContext) -> bytes:
+            return begin(context)(message)
 
         def chat(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            answer = begin(context)
             for message in messages:
-                yield start + message
+                yield answer(message)
+
+        def check(message: bytes, context: grpc.ServicerContext) -> bytes:
+            return b"\x08\x01" if self._app.well else b"\x08\x02"  # HealthCheckResponse: SERVING, NOT_SERVING
 
         match details.method.rpartition("/")[2]:
             case "Unary":
-                return grpc.unary_unary_rpc_method_handler(lambda message, context: start + message)
+                return grpc.unary_unary_rpc_method_handler(unary)
             case "Chat":
                 return grpc.stream_stream_rpc_method_handler(chat)
+            case "Check":
+                return grpc.unary_unary_rpc_method_handler(check)
         return None
+
+    def _planned(self, plan: str, context: grpc.ServicerContext) -> int:
+        """Waits, or ends the call, as the plan says; which try this is."""
+        tries, word = self._app.plans.next(plan, self._app.instance)
+        metadata = (("x-from", self._app.instance),)
+        if word in SECONDS:
+            ended = threading.Event()
+            context.add_callback(ended.set)
+            ended.wait(SECONDS[word])
+        elif word:
+            context.set_trailing_metadata(metadata)
+            context.abort(grpc.StatusCode[word], "as planned")
+        context.send_initial_metadata(metadata)
+        return tries
 
 
 async def serve(instances: dict[str, str]) -> None:
     servers = []
+    plans = Plans()
     async with trio.open_nursery() as nursery:
         for name, address in instances.items():
-            app = App(name)
+            app = App(name, plans)
             servers.append(app.grpc_server(address))  # kept: one that nobody holds is shut down
             servers[-1].start()
             for handler, port in ((app.http, HTTP), (app.http2, HTTP2), (app.tcp, TCP)):

@@ -130,13 +130,15 @@ class E2eMesh:
         return self.local.runtime_dir(self.instances[name]) / "w.sock"
 
     def _settings(self, name: str) -> dict[str, object]:
+        labels: dict[str, object] = {"labels": {"instance": name}}  # so that a route can name one of them
         if name != "web-1":
-            return {}
+            return labels
         names = {"names": {"upstream": [f"{self.local.control}:{UPSTREAM_DNS}"]}} if self.has_names else {}
         return {
             "workloadApi": {"socket": str(self.workload_api(name)), "callers": [{"uid": os.getuid()}]},
             "gateway": {"address": self.instances[name].local},
             "certificateDir": str(self.certificates),
+            **labels,
             **names,
         }
 
