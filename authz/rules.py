@@ -99,6 +99,12 @@ def applies(policy: AuthorizationPolicy, service: ServiceRef) -> bool:
     return namespace == service.namespace and any(target.name == service.name for target in targets)
 
 
+def _may_apply(unreadable: ObjectRef, service: ServiceRef) -> bool:
+    """Whatever stands in it. A RequestAuthentication of mesh-system is for the services there only."""
+    everywhere = unreadable.kind == AuthorizationPolicy.__name__ and unreadable.namespace == SYSTEM_NAMESPACE
+    return everywhere or unreadable.namespace == service.namespace
+
+
 def port_rules(
     service: ServiceRef,
     port: ServicePort,
@@ -118,12 +124,11 @@ def port_rules(
         for index, rule in enumerate(policy.spec.rules):
             made = PortRule(policy.ref, index, tuple(reading.sources(rule)), tuple(reading.operations(rule)))
             by_action[policy.spec.action].append(made)
-    concerned = (service.namespace, SYSTEM_NAMESPACE)
     return PortRules(
         trust_domain=trust_domain,
         is_trusted=is_trusted,
         revoked=tuple(SpiffeId.of_service(trust_domain, one) for one in sorted(revoked)),
-        unreadable=tuple(ref for ref in sorted(unreadable) if ref.namespace in concerned),
+        unreadable=tuple(ref for ref in sorted(unreadable) if _may_apply(ref, service)),
         deny=tuple(by_action["DENY"]),
         allow=tuple(by_action["ALLOW"]),
         audit=tuple(by_action["AUDIT"]),

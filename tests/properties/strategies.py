@@ -279,6 +279,7 @@ _authentications = _object(
             1,
         ),
     ),
+    _namespaces | st.just(SYSTEM_NAMESPACE),
 )
 _traffic = _object(
     BackendTrafficPolicy,

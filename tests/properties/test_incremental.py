@@ -17,11 +17,20 @@ from dataplane.watch.events import Changes, Delete, Listing, Put
 from schemas import codec
 from schemas.errors import Corrupt
 from schemas.objects import AnyObject
+from schemas.objects.authorization import Rule
 from schemas.objects.service import Dependency
 from schemas.records import Locality
 from tests.properties.sidecar import EDGE, Sidecar, difference, listings_of_prefixes, whole
 from tests.properties.strategies import foreign_keys, items, spoiled
-from tests.states.build import KEYS, need, port, service, traffic
+from tests.states.build import (
+    KEYS,
+    authentication,
+    need,
+    policy,
+    port,
+    service,
+    traffic,
+)
 
 _SLOW = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -143,9 +152,33 @@ def test_a_policy_that_lets_go_of_a_service_brings_the_next_one_to_light() -> No
     sidecar = Sidecar(EDGE)
     history: tuple[AnyObject, ...] = (own, cart, first, hashed, moved, first)
     for revision, one in enumerate(history, 2):
-        put = Put(KEYS.object(one.ref), codec.encode(one), revision)
-        sidecar.take(Changes(KEYS.data(), revision, (put,)))
+        sidecar.take(put(one, revision))
         sidecar.check()
+
+
+def put(item: AnyObject, revision: int) -> Changes:
+    return Changes(KEYS.data(), revision, (Put(KEYS.object(item.ref), codec.encode(item), revision),))
+
+
+def delete(item: AnyObject, revision: int) -> Changes:
+    return Changes(KEYS.data(), revision, (Delete(KEYS.object(item.ref), revision),))
+
+
+def test_what_is_unreadable_in_mesh_system_closes_what_it_might_be_for() -> None:
+    """A policy everybody, a RequestAuthentication only services there."""
+    everybody = policy("all", "ALLOW", Rule())
+    tokens = authentication("t.mesh-system", {"issuer": "https://one.example", "jwks": "{}"})
+    for bad, closes in ((tokens, False), (policy("p.mesh-system", "ALLOW"), True)):
+        sidecar = Sidecar(EDGE)
+        for revision, one in enumerate((service("orders"), everybody), 2):
+            sidecar.take(put(one, revision))
+        before = dict(sidecar.envoy)
+        sidecar.take(Changes(KEYS.data(), 9, (Put(KEYS.object(bad.ref), b"\xc1", 9),)))
+        sidecar.check()
+        assert (sidecar.envoy != before) is closes, bad.ref
+        sidecar.take(delete(bad, 10))
+        sidecar.check()
+        assert sidecar.envoy == before, bad.ref
 
 
 _PROGRAM = """
