@@ -303,6 +303,7 @@ class Compiler:
         collectors = {telemetry.collector_of(one) for one in (*both, *state.telemetries(own))}
         return {
             RUNTIME, TRACING, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
+            CERTIFICATES,  # that a collector is shown which nobody else calls
             *(bound(one.bind_port) for one in self.scope.bound), *map(virtual_of, self.scope.virtual),
             *self._services(one for one in collectors if one is not None),
         }  # fmt: skip

@@ -16,7 +16,7 @@ from dataplane.snapshot.reading import read
 from dataplane.watch.events import Changes, Delete, Listing, Put
 from schemas import codec
 from schemas.errors import Corrupt
-from schemas.objects import AnyObject
+from schemas.objects import AnyObject, ExternalService
 from schemas.objects.authorization import Rule
 from schemas.objects.service import Dependency
 from schemas.records import Locality
@@ -29,8 +29,10 @@ from tests.states.build import (
     policy,
     port,
     service,
+    telemetry,
     traffic,
 )
+from tests.states.routes import written
 
 _SLOW = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -156,6 +158,15 @@ def test_a_policy_that_lets_go_of_a_service_brings_the_next_one_to_light() -> No
         sidecar.check()
 
 
+def outside(name: str, tls: str = "tls: {mode: DISABLE}") -> ExternalService:
+    (made,) = written(
+        f"kind: ExternalService\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{name}.example]\n"
+        f"  ports: [{{name: http, port: 80, protocol: http}}]\n  {tls}"
+    )
+    assert isinstance(made, ExternalService)
+    return made
+
+
 def put(item: AnyObject, revision: int) -> Changes:
     return Changes(KEYS.data(), revision, (Put(KEYS.object(item.ref), codec.encode(item), revision),))
 
@@ -179,6 +190,25 @@ def test_what_is_unreadable_in_mesh_system_closes_what_it_might_be_for() -> None
         sidecar.take(delete(bad, 10))
         sidecar.check()
         assert sidecar.envoy == before, bad.ref
+
+
+def test_the_certificate_that_a_collector_is_shown_comes_and_goes_with_the_telemetry() -> None:
+    """Nobody declares the collector as a dependency: the Telemetry alone leads there."""
+    files = "{certificate: a.crt, key: a.key}"
+    spans = outside("spans", f"tls: {{mode: MUTUAL, clientCertificate: {files}}}")
+    provider = {"backendRef": {"kind": "ExternalService", "name": "spans", "port": 80}}
+    traces = telemetry("traces", {"tracing": {"provider": provider}})
+    sidecar = Sidecar(EDGE)
+    for revision, one in enumerate((service("orders", needs=[]), spans), 2):
+        sidecar.take(put(one, revision))
+    (wanted,) = EDGE.certificates
+    for revision in (10, 20):
+        sidecar.take(put(traces, revision))
+        sidecar.check()
+        assert wanted in sidecar.compiler.certificates_wanted
+        sidecar.take(delete(traces, revision + 1))
+        sidecar.check()
+        assert wanted not in sidecar.compiler.certificates_wanted
 
 
 _PROGRAM = """
