@@ -239,8 +239,9 @@ class Compiler:
         match change.ref:
             case ObjectRef(kind=Service.__name__ | ExternalService.__name__, namespace=namespace, name=name):
                 service = ServiceRef(namespace, name)
-                # Of two that claim one virtual address one has it.
-                rivals = {one for ipv4 in _virtual_addresses(change) for one in state.holders(ipv4)}
+                # Of two that claim one virtual address one has it. With a Service comes or goes what it hides.
+                claimed = _virtual_addresses(change.before, change.after, state.external(service))
+                rivals = {one for ipv4 in claimed for one in state.holders(ipv4)}
                 if not self._reaches(state, service):
                     return self._entrances_to(rivals)
                 # Routes that lead to it, or from it, tell what is missing.
@@ -445,10 +446,10 @@ class Compiler:
         return newest + [bundle for bundle in state.trust_bundles(own) if bundle.trust_domain != own]
 
 
-def _virtual_addresses(change: Change) -> set[str]:
-    """IPv4."""
-    values = (one for one in (change.before, change.after) if isinstance(one, Service | ExternalService))
-    return {one.spec.virtual_address.ipv4 for one in values if one.spec.virtual_address is not None}
+def _virtual_addresses(*values: object) -> set[str]:
+    """IPv4, of those that have one."""
+    named = (one for one in values if isinstance(one, Service | ExternalService))
+    return {one.spec.virtual_address.ipv4 for one in named if one.spec.virtual_address is not None}
 
 
 def _zone_of(value: object) -> Locality | None:

@@ -104,6 +104,10 @@ class MeshState:
         """All services that are known, in order."""
         return sorted(self._services)
 
+    def external(self, ref: ServiceRef) -> ExternalService | None:
+        """Also where a service of the mesh hides it."""
+        return self._externals.get(ref)
+
     def destination(self, ref: ServiceRef) -> Service | ExternalService | None:
         """What callers reach under that name; a service of the mesh goes before an external one."""
         return self._services.get(ref) or self._externals.get(ref)

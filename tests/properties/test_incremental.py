@@ -24,8 +24,10 @@ from tests.properties.sidecar import EDGE, Sidecar, difference, listings_of_pref
 from tests.properties.strategies import foreign_keys, items, spoiled
 from tests.states.build import (
     KEYS,
+    at,
     authentication,
     need,
+    need_external,
     policy,
     port,
     service,
@@ -179,9 +181,10 @@ def test_what_is_unreadable_in_mesh_system_closes_what_it_might_be_for() -> None
     """A policy everybody, a RequestAuthentication only services there."""
     everybody = policy("all", "ALLOW", Rule())
     tokens = authentication("t.mesh-system", {"issuer": "https://one.example", "jwks": "{}"})
+    first: tuple[AnyObject, ...] = (service("orders"), everybody)
     for bad, closes in ((tokens, False), (policy("p.mesh-system", "ALLOW"), True)):
         sidecar = Sidecar(EDGE)
-        for revision, one in enumerate((service("orders"), everybody), 2):
+        for revision, one in enumerate(first, 2):
             sidecar.take(put(one, revision))
         before = dict(sidecar.envoy)
         sidecar.take(Changes(KEYS.data(), 9, (Put(KEYS.object(bad.ref), b"\xc1", 9),)))
@@ -199,7 +202,8 @@ def test_the_certificate_that_a_collector_is_shown_comes_and_goes_with_the_telem
     provider = {"backendRef": {"kind": "ExternalService", "name": "spans", "port": 80}}
     traces = telemetry("traces", {"tracing": {"provider": provider}})
     sidecar = Sidecar(EDGE)
-    for revision, one in enumerate((service("orders", needs=[]), spans), 2):
+    first: tuple[AnyObject, ...] = (service("orders", needs=[]), spans)
+    for revision, one in enumerate(first, 2):
         sidecar.take(put(one, revision))
     (wanted,) = EDGE.certificates
     for revision in (10, 20):
@@ -209,6 +213,21 @@ def test_the_certificate_that_a_collector_is_shown_comes_and_goes_with_the_telem
         sidecar.take(delete(traces, revision + 1))
         sidecar.check()
         assert wanted not in sidecar.compiler.certificates_wanted
+
+
+def test_who_takes_up_a_virtual_address_behind_a_name_is_seen_by_its_rivals() -> None:
+    """An ExternalService that a Service of its name hides has an address all the same, once the Service is gone."""
+    hidden, hiding, rival = at(outside("aaa"), 7), at(service("aaa"), 8), at(service("zzz"), 7)
+    sidecar = Sidecar(HERE)
+    history = (service("orders", needs=[need("zzz"), need("aaa"), need_external("aaa")]), hidden, hiding, rival)
+    for revision, one in enumerate(history, 2):
+        sidecar.take(put(one, revision))
+        sidecar.check()
+    for revision, change in enumerate((delete(hiding, 20), put(hiding, 21), delete(hiding, 22)), 20):
+        sidecar.take(change)
+        sidecar.check()
+        told = any("is that of aaa.shop too" in one.message for one in sidecar.compiler.problems())
+        assert told is (revision != 21)
 
 
 _PROGRAM = """
