@@ -42,7 +42,7 @@ async def _at_rest(stage: Stage) -> None:
 
 # -- a client of bytes alone: ten thousand calls of a library would take it minutes
 
-_HEADERS = 1
+_DATA, _HEADERS = 0, 1
 _END_STREAM, _END_HEADERS = 1, 4
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 
@@ -76,46 +76,55 @@ def _calls(first: int, count: int) -> bytes:
     )
 
 
-async def _ended_calls(stream: trio.SocketStream, wanted: int) -> int:
-    """How many of `wanted` calls have ended, when all of them have or nothing more comes."""
-    data, ended = b"", 0
-    while ended < wanted:
+async def _settled_calls(stream: trio.SocketStream, wanted: int) -> Counter[str]:
+    """How many of `wanted` calls have ended, and how many go on with a first message, once nothing more comes."""
+    data, settled = b"", Counter[str]()
+    while settled.total() < wanted:
         with trio.move_on_after(20) as waited:
             more = await stream.receive_some(65536)
         if waited.cancelled_caught or not more:
             break
         data += more
         while len(data) >= 9 and len(data) >= (end := 9 + int.from_bytes(data[:3], "big")):
-            ended += data[3] == _HEADERS and bool(data[4] & _END_STREAM)
+            settled["ended"] += data[3] == _HEADERS and bool(data[4] & _END_STREAM)
+            settled["open"] += data[3] == _DATA
             data = data[end:]
-    return ended
+    return +settled
 
 
 @pytest.mark.fault(18)
-async def test_ten_thousand_calls(tmp_path: Path) -> None:
-    """Of a caller without identity: each is refused. Descriptors are as before, and a caller with one is served."""
+@pytest.mark.parametrize(("somebody_else", "calls"), [(1, 2_000), (0, 10_000)], ids=["stranger", "admitted"])
+async def test_ten_thousand_streams(somebody_else: int, calls: int, tmp_path: Path) -> None:
+    """Of a stranger each is refused; who is admitted has so many open, and no more. Descriptors are as before."""
     limits = Limits()
-    async with running(tmp_path, callers=[Caller(uid=os.getuid() + 1)]) as stage:
+    async with running(tmp_path, callers=[Caller(uid=os.getuid() + somebody_else)]) as stage:
         await stage.served()
         before = descriptors()
-        count, each = 20, 25  # connections, and calls at once on each of them: below what makes the server refuse more
+        count, each = 16, 16  # connections, and calls at once on each: with what stays open no more than is announced
         done = Counter[str]()
         most = 0
 
-        async def client() -> None:
+        async def client(turn: _Countdown, last: _Countdown) -> None:
             nonlocal most
             async with await trio.open_unix_socket(os.fspath(stage.socket)) as stream:
                 await stream.send_all(_GREETING)
-                for turn in range(10_000 // count // each):
-                    await stream.send_all(_calls(1 + 2 * each * turn, each))
-                    ended = await _ended_calls(stream, each)
-                    done["ended"] += ended
+                for first in range(0, calls // count, each):
+                    number = min(each, calls // count - first)
+                    await stream.send_all(_calls(1 + 2 * first, number))
+                    done.update(await _settled_calls(stream, number))
                     most = max(most, stage.usage.streams.total())
+                    if not first:  # what may stay open is shared evenly
+                        turn.release_one()
+                        await turn.wait()
+                last.release_one()
+                await last.wait()
 
         async with trio.open_nursery() as nursery:
+            turn, last = _Countdown(count), _Countdown(count)
             for _ in range(count):
-                nursery.start_soon(client)
-        assert done["ended"] == 10_000
+                nursery.start_soon(client, turn, last)
+        admitted = 0 if somebody_else else limits.streams_per_uid
+        assert done == +Counter({"ended": calls - admitted, "open": admitted})
         assert most <= limits.streams_per_uid
         await _at_rest(stage)
         assert descriptors() == before
@@ -171,7 +180,7 @@ class _Countdown:
             self._done.set()
 
     async def wait(self) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await self._done.wait()
 
 
