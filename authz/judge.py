@@ -22,7 +22,8 @@ class Request:
 
     target: path and query. headers: names and values. host: the authority, with or without port. address: of the host
     that the caller is on; empty where it is not known. claims: of a token that a RequestAuthentication of the service
-    proves; None: the request has none.
+    proves; None: the request has none. unknown: what nobody knows of a request that is judged afterwards: no condition
+    about it is taken to hold, nor a negated one.
     """
 
     caller: SpiffeId
@@ -32,6 +33,7 @@ class Request:
     host: str = ""
     address: str = ""
     claims: Mapping[str, Any] | None = None
+    unknown: frozenset[Field] = frozenset()
 
 
 class Outcome(Enum):
@@ -64,6 +66,8 @@ class Lack:
     """None of `wanted` is what it wants."""
     claim: tuple[str, ...] = ()
     """Of a `when`, which one."""
+    known: bool = True
+    """False: it is not known whether it failed, see `Request.unknown`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,10 @@ class _Facts:
 
     def _failed(self, conditions: Alternative) -> Iterable[Lack]:
         for condition in conditions:
+            if condition.field in self.request.unknown:
+                lack = Lack(condition.field, condition.said, "", condition.never, condition.negated, condition.claim)
+                yield replace(lack, known=False)
+                continue
             got = self._texts(condition)
             if not condition.holds(*got):
                 text = ", ".join(filter(None, got))

@@ -42,6 +42,7 @@ from controlplane.api.issuing import Issuing, Told
 from controlplane.api.log_level_service import LogLevelService
 from controlplane.api.operator_service import OperatorService
 from controlplane.api.operators import Operators
+from controlplane.api.question_service import QuestionService
 from controlplane.api.revocation_service import RevocationService
 from controlplane.api.sidecar_service import SidecarService
 from controlplane.api.svid_service import SvidService
@@ -208,6 +209,7 @@ async def run(
             AttestorService(store, writer, issuing, floors),
             SidecarService(store, board, clock, statuses, revocations, leases),
             LogLevelService(store, writer, now),
+            QuestionService(store, board, revocations, random),
         )
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain

@@ -47,6 +47,7 @@ from dataplane.identity.material import Identity
 from dataplane.identity.store import IdentityStore
 from dataplane.log_levels import LogLevelKeeper
 from dataplane.pipeline import Pipeline
+from dataplane.questions import Questions
 from dataplane.registration import Registration
 from dataplane.reporter import News, Reporter
 from dataplane.snapshot.state import MeshState
@@ -171,6 +172,7 @@ class Agent:
             gc.freeze()
             nursery.start_soon(self._health.run)
             nursery.start_soon(self._registration.run)
+            nursery.start_soon(self._new_questions(pipeline).run)
 
     def _new_pipeline(self, identity: Identity) -> Pipeline:
         service = identity.spiffe_id.service
@@ -210,6 +212,18 @@ class Agent:
             link=self._etcd.watch_link,
             workload_api=self._workload_api,
             told=self._pass_trust_on,
+        )
+
+    def _new_questions(self, pipeline: Pipeline) -> Questions:
+        log_file = self._settings.access_log_path
+        return Questions(
+            self._etcd,
+            pipeline.state.keyspace,
+            self._client,
+            pipeline.compiler.workload.service,
+            self._settings.instance,
+            Path(log_file) if log_file else None,
+            fraction=self._random.random,
         )
 
     def _new_workload_api(self, settings: WorkloadApiSettings, identity: Identity) -> WorkloadApi:

@@ -114,6 +114,12 @@ class Keyspace:
     def epoch(self) -> bytes:
         return f"{self.prefix}/data/epoch".encode()
 
+    def questions(self) -> bytes:
+        return f"{self.prefix}/data/questions/".encode()
+
+    def question(self, question_id: str) -> bytes:
+        return f"{self.prefix}/data/questions/{question_id}".encode()
+
     # -- control/: replicas only, but for status, which tooling may read
     def control(self) -> bytes:
         return f"{self.prefix}/control/".encode()
@@ -187,6 +193,13 @@ class Keyspace:
 
     def silent_sidecar(self, ref: StatusRef) -> bytes:
         return f"{self.prefix}/control/silent/{ref.namespace}/{ref.sidecar}".encode()
+
+    def answers(self, question_id: str) -> bytes:
+        return f"{self.prefix}/control/answers/{question_id}/".encode()
+
+    def answer(self, question_id: str, ref: StatusRef) -> bytes:
+        """ref: of the sidecar that answers."""
+        return self.answers(question_id) + f"{ref.namespace}/{ref.sidecar}".encode()
 
     def statuses(self) -> bytes:
         return f"{self.prefix}/control/status/".encode()

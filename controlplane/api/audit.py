@@ -38,6 +38,7 @@ QUIET = frozenset(
         "/mesh.v1.Sidecars/Report",
         "/mesh.v1.Sidecars/List",
         "/mesh.v1.Sidecars/Wait",
+        "/mesh.v1.Questions/Answer",
         "/mesh.v1.Authority/Status",
         "/mesh.v1.Authority/Follow",
         "/mesh.v1.Federation/Status",

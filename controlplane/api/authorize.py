@@ -68,6 +68,10 @@ ALLOWED: Mapping[str, frozenset[Role]] = {
     "/mesh.v1.Sidecars/Wait": _VIEWERS,
     # Of the sidecars of an editor's namespaces: Envoy's loggers write headers, with what is secret in them.
     "/mesh.v1.Sidecars/SetLogLevel": _EDITORS,
+    # Access logs are among the answers: whom what is asked of, and when.
+    "/mesh.v1.Questions/Ask": _VIEWERS,
+    # For itself alone, as a report.
+    "/mesh.v1.Questions/Answer": _SIDECARS,
     # What is seen of CA keys is public, and monitoring asks for it; who steers the CA can become anybody.
     "/mesh.v1.Authority/Status": _VIEWERS,
     "/mesh.v1.Authority/Follow": _VIEWERS,

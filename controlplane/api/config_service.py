@@ -8,7 +8,7 @@ from controlplane.api.call import Call
 from controlplane.api.dispatch import Rpc
 from controlplane.api.request_id import request_of
 from controlplane.domain.plan import Action
-from controlplane.store.etcd import MustListAgain, Store
+from controlplane.store.etcd import MustListAgain, Store, gone
 from controlplane.store.requests import RequestWriter
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import Conflict, NotFound
@@ -59,9 +59,17 @@ class ConfigService:
 
     async def get(self, message: pb.GetRequest, call: Call) -> pb.StoredObject:
         ref = convert.ref_from(message.key, "key")
-        kv = await self._store.get(self._store.keyspace.object(ref))
+        key = self._store.keyspace.object(ref)
+        if message.revision:
+            try:
+                kv = (await self._store.get_at([key], convert.revision_from(message.revision))).get(key)
+            except MustListAgain as error:
+                raise gone(message.revision, error) from error
+        else:
+            kv = await self._store.get(key)
         if kv is None:
-            raise NotFound(f"{ref}: does not exist")
+            when = f" at revision {message.revision}" if message.revision else ""
+            raise NotFound(f"{ref}: does not exist{when}")
         return pb.StoredObject(key=convert.key_of(ref), value=kv.value, revision=kv.mod_revision)
 
     async def list(self, message: pb.ListRequest, call: Call) -> pb.ListReply:
@@ -72,7 +80,7 @@ class ConfigService:
             prefix = keyspace.config_of_kind(convert.kind_from(message.kind, "kind"), namespace)
         else:
             prefix = keyspace.config()
-        listing = await self._store.list(prefix)
+        listing = await self._store.list_at(prefix, convert.revision_from(message.revision))
         reply = pb.ListReply(revision=listing.revision)
         for kv in listing.kvs:
             ref = keyspace.parse(kv.key)
@@ -88,12 +96,14 @@ class ConfigService:
         start = message.after_revision + 1 if message.after_revision else 0
         # One watch for the whole mesh: two would have to be put in order again.
         prefix = f"{keyspace.prefix}/".encode()
-        data = keyspace.data()
+        data, questions = keyspace.data(), keyspace.questions()
         try:
             async with self._store.watch(prefix, start) as watch:
                 async for batch in watch:
                     for one in batch.events:
                         key = one.kv.key
+                        if key.startswith(questions):
+                            continue  # of seconds, and nothing that anybody has configured
                         if key.startswith(data) or isinstance(keyspace.parse(key), StatusRef):
                             await send(
                                 pb.WatchEvent(

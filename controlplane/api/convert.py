@@ -69,6 +69,13 @@ def _change_from(message: pb.Change, source: str) -> Change:
             raise InvalidInput(Problem(source, "neither a put nor a delete"))
 
 
+def revision_from(revision: int) -> int:
+    """Of the past; 0: now. Raises InvalidInput."""
+    if revision < 0:
+        raise InvalidInput(Problem("request", f"revision {revision}", "revision", "give one that there was, or 0"))
+    return revision
+
+
 def object_from(data: bytes, source: str) -> AnyObject:
     """An object that a client sent: nothing in it may be unknown, or it would mean less than its writer thinks."""
     if len(data) > codec.MAX_VALUE_BYTES:

@@ -1,5 +1,6 @@
 """[edge] mesh.v1.Revocations: which identities of workloads are revoked."""
 
+from controlplane.api import convert
 from controlplane.api.authorize import authorize_namespaces
 from controlplane.api.call import Call
 from controlplane.api.dispatch import Rpc
@@ -39,7 +40,8 @@ class RevocationService:
         }
 
     async def list(self, message: pb.ListRevocationsRequest, call: Call) -> pb.ListRevocationsReply:
-        listing = await self._store.list(self._store.keyspace.revocations())
+        revision = convert.revision_from(message.revision)
+        listing = await self._store.list_at(self._store.keyspace.revocations(), revision)
         reply = pb.ListRevocationsReply(revision=listing.revision)
         for kv in listing.kvs:
             try:

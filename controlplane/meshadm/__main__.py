@@ -19,6 +19,7 @@ from controlplane.meshadm.commands.status import status
 from controlplane.meshadm.commands.token import token
 from controlplane.meshadm.commands.tools import completion, schema
 from controlplane.meshadm.commands.watch import watch
+from controlplane.meshadm.commands.why import why
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -32,7 +33,7 @@ def main() -> None:
 
 COMMANDS = (
     init, login, logout, token, operator, identity, attestor, apply, get, describe, delete, status, validate, watch, ca,
-    check, route, authz, federation, bundle, proxy, schema, completion,
+    check, route, authz, why, federation, bundle, proxy, schema, completion,
 )  # fmt: skip
 
 for command in COMMANDS:

@@ -57,6 +57,8 @@ def _lack(lack: Lack) -> str:
     what = _MEANS[lack.field] + ".".join(lack.claim)
     if lack.never:
         return f"{what}: {lack.never}" + (f" (it wants {wanted})" if wanted else "")
+    if not lack.known:
+        return f"{what}: it wants {wanted}; the log does not say what the request had"
     return f"{what}: it wants {wanted}, got {lack.got or 'nothing'}"
 
 
@@ -82,7 +84,15 @@ def plain_verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _plain_lack(one: Lack) -> dict[str, Any]:
     wanted = list(one.wanted)
-    said = {"field": one.field, "wanted": wanted, "negated": one.negated, "got": one.got, "never": one.never}
+    said: dict[str, Any] = {
+        "field": one.field,
+        "wanted": wanted,
+        "negated": one.negated,
+        "got": one.got,
+        "never": one.never,
+    }
+    if not one.known:
+        said["known"] = False
     return {**said, "claim": list(one.claim)} if one.claim else said
 
 

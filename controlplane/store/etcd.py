@@ -90,6 +90,16 @@ class Store:
                 found[key] = kv
         return found
 
+    async def list_at(self, prefix: bytes, revision: int) -> Listing:
+        """All below `prefix` as it was at a revision, 0: as it is now. Raises NotFound where etcd has that no more."""
+        if not revision:
+            return await self.list(prefix)
+        try:
+            with _translated():
+                return await self._client.list(prefix, revision=revision, timeout=CALL_SECONDS)
+        except MustListAgain as error:
+            raise gone(revision, error) from error
+
     async def list(self, prefix: bytes) -> Listing:
         """All below `prefix`, at one revision."""
         with _translated(), self.newest.seen_by() as answered:
@@ -156,6 +166,11 @@ class Store:
         with _translated():
             async with self._client.watch(prefix, prefix=True, start_revision=start_revision) as watch:
                 yield watch
+
+
+def gone(revision: int, error: MustListAgain) -> errors.NotFound:
+    """Of a past revision that somebody asked for."""
+    return errors.NotFound(f"revision {revision} can't be read: {error}; etcd keeps an hour or so of the past")
 
 
 def _compare(guard: Guard) -> Compare:

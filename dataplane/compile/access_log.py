@@ -46,7 +46,6 @@ _HTTP = {
 }
 _CLIENT = {
     "destination": f"%METADATA(CLUSTER:{NAMESPACE}:destination)%",
-    "reason": f"%METADATA(CLUSTER:{NAMESPACE}:reason)%",
     "traffic_policy": f"%METADATA(CLUSTER:{NAMESPACE}:traffic_policy)%",
 }
 _CLIENT_HTTP = {"path": "%PATH(NQ:ORIG_OR_PATH)%"}
@@ -54,6 +53,7 @@ _SERVER = {"source": "%DOWNSTREAM_PEER_URI_SAN%"}
 _SERVER_HTTP = {
     # As the app sees it. What a peer claims to have had before rewriting is not for us to repeat.
     "path": "%PATH(NQ:PATH)%",
+    "port": f"%METADATA(VIRTUAL_HOST:{NAMESPACE}:port)%",
     "authorization_audit": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%",
     "authorization_policy": "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%",
 }
@@ -78,7 +78,7 @@ def _access_log(path: str, own: str, side: Side, *, http: bool) -> accesslog_pb2
     file = file_pb2.FileAccessLog(path=path)
     file.log_format.CopyFrom(_format(_fields(own, side, http=http)))
     log = accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(file))
-    is_logged(log.filter, side)
+    is_logged(log.filter, side, http=http)
     return log
 
 

@@ -11,7 +11,7 @@ from google.protobuf import duration_pb2, wrappers_pb2
 from dataplane.compile import backends, localities, outside, tls
 from dataplane.compile.hardening import http2_options
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, Resource
-from dataplane.compile.stamps import say_why, source_of, stamp
+from dataplane.compile.stamps import source_of, stamp
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from routing.backends import Labels, Target
@@ -99,7 +99,7 @@ def missing_cluster(target: Target) -> Resource:
     cluster = _cluster(name_of(target))
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.cluster_name = cluster.name
-    say_why(cluster.metadata, target.missing)
+    cluster.metadata.filter_metadata["mesh"].update({"reason": f": {target.missing}"})
     return Resource.of(CLUSTER, cluster.name, cluster)
 
 

@@ -25,6 +25,7 @@ UPGRADES = ("websocket", "tcp", "spdy/3.1")
 
 
 DENIED_BY = "x-mesh-denied-by"
+REQUEST_ID = "x-request-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def connection_manager(
         # The identity header is ours alone to set: what a peer or the app sends under its name is dropped.
         forward_client_cert_details=_Manager.SANITIZE_SET if inbound else _Manager.SANITIZE,
         server_header_transformation=_Manager.PASS_THROUGH,
-        generate_request_id=wrappers_pb2.BoolValue(value=not inbound),
+        generate_request_id=wrappers_pb2.BoolValue(value=True),
         preserve_external_request_id=edge is None,
         http_filters=[*filters, router()],
         access_log=access_logs,
@@ -74,8 +75,8 @@ def connection_manager(
     harden(manager)
     if inbound:
         manager.set_current_client_cert_details.uri = True
-        manager.local_reply_config.mappers.append(_denial())
         unserved.tell(manager)
+        manager.local_reply_config.mappers.extend([_denial(told=True), _denial(told=False)])
         add_reports(manager, name, judged_headers)
     else:
         manager.http_protocol_options.allow_absolute_url.value = True
@@ -92,16 +93,21 @@ def connection_manager(
     )
 
 
-def _denial() -> hcm_pb2.ResponseMapper:
-    """Who is denied is told by which rule, if the mesh says so: in Envoy's words, with ``namespace/name[rule]``."""
+def _denial(*, told: bool) -> hcm_pb2.ResponseMapper:
+    """Who is denied gets the id by which `meshadm why` finds the request; and is told by which rule, if the mesh says
+    so: in Envoy's words, with ``namespace/name[rule]``. The first mapper that matches counts."""
     mapper = hcm_pb2.ResponseMapper()
-    denied, told = (mapper.filter.and_filter.filters.add() for _ in range(2))
+    denied = mapper.filter
+    if told:
+        denied, asked = (mapper.filter.and_filter.filters.add() for _ in range(2))
+        asked.runtime_filter.runtime_key = DENIAL_HEADER_KEY
+        header = mapper.headers_to_add.add().header
+        header.key, header.value = DENIED_BY, "%RESPONSE_CODE_DETAILS%"
     status = denied.status_code_filter.comparison
     status.op, status.value.default_value = accesslog_pb2.ComparisonFilter.EQ, 403
     status.value.runtime_key = "mesh.denied_status"  # never set; Envoy demands a name
-    told.runtime_filter.runtime_key = DENIAL_HEADER_KEY
-    header = mapper.headers_to_add.add().header
-    header.key, header.value = DENIED_BY, "%RESPONSE_CODE_DETAILS%"
+    request_id = mapper.headers_to_add.add().header
+    request_id.key, request_id.value = REQUEST_ID, "%REQ(X-REQUEST-ID)%"
     return mapper
 
 
@@ -110,7 +116,7 @@ def _reason() -> hcm_pb2.ResponseMapper:
     mapper = hcm_pb2.ResponseMapper()
     mapper.filter.response_flag_filter.flags.append("UH")
     mapper.body_format_override.text_format_source.inline_string = (
-        "%LOCAL_REPLY_BODY%: %UPSTREAM_CLUSTER%%METADATA(CLUSTER:mesh:answer)%\n"
+        "%LOCAL_REPLY_BODY%: %UPSTREAM_CLUSTER%%METADATA(CLUSTER:mesh:reason)%\n"
     )
     mapper.body_format_override.omit_empty_values = True
     return mapper

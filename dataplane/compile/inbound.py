@@ -164,7 +164,7 @@ def _virtual_host(
 ) -> route_components_pb2.VirtualHost:
     name = listener_name(port)
     host = route_components_pb2.VirtualHost(name=name, domains=["*"])
-    stamp(host.metadata, revision=revision)
+    stamp(host.metadata, revision=revision, port=port.port)
     for filter_name, rules in ((DENY, deny), (ALLOW, allow)):
         per_route = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=rules))
         host.typed_per_filter_config[filter_name].CopyFrom(tls.packed(per_route))

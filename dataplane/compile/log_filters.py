@@ -31,11 +31,16 @@ def at_its_end(into: accesslog_pb2.AccessLogFilter) -> None:
     into.log_type_filter.types.extend([entry_pb2.DownstreamEnd, entry_pb2.TcpConnectionEnd])
 
 
-def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
-    """At its end, sampled, and one of: failed, above a status, slow."""
+def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) -> None:
+    """At its end; what was denied here, and what is sampled and one of: failed, above a status, slow."""
     default = LogLevel()
-    end, sampled, chosen = (into.and_filter.filters.add() for _ in range(3))
+    end, others = (into.and_filter.filters.add() for _ in range(2))
     at_its_end(end)
+    if http and side == "server":
+        alternatives = others.or_filter.filters
+        _denied(alternatives.add(), side)
+        others = alternatives.add()
+    sampled, chosen = (others.and_filter.filters.add() for _ in range(2))
     sampled.runtime_filter.runtime_key = log_key(side, "sampled")
     sampled.runtime_filter.percent_sampled.numerator = default.sampled
     reasons = chosen.or_filter.filters
@@ -46,6 +51,18 @@ def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
     duration.op, duration.value.default_value = _Comparison.GE, default.min_duration_ms
     duration.value.runtime_key = log_key(side, "min_duration_ms")
     _broke(reasons.add(), reasons.add())
+
+
+def _denied(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
+    """By the rules of this sidecar, or for a path that no policy is asked about. Not sampled: somebody will ask why."""
+    result, enabled = (into.and_filter.filters.add() for _ in range(2))
+    matcher = result.metadata_filter.matcher
+    matcher.filter = "envoy.filters.http.rbac"
+    matcher.path.add(key="enforced_engine_result")
+    matcher.value.string_match.exact = "denied"
+    result.metadata_filter.match_if_key_not_found.value = False
+    enabled.runtime_filter.runtime_key = log_key(side, "denied")
+    enabled.runtime_filter.percent_sampled.numerator = 100
 
 
 def is_counted(

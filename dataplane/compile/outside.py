@@ -14,7 +14,6 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from google.protobuf import duration_pb2
 
 from dataplane.compile import tls
-from dataplane.compile.stamps import say_why
 from dataplane.compile.workload import Workload
 from schemas.addresses import is_ip
 from schemas.external_faults import expected_names, own_name, port_on
@@ -91,7 +90,7 @@ def shape(
         why = unusable(declared, port, caller) or "nothing outside of the mesh carries labels"
         cluster.type = _Cluster.STATIC
         cluster.load_assignment.cluster_name = cluster.name
-        say_why(cluster.metadata, f"{declared.ref}: {why}")
+        cluster.metadata.filter_metadata["mesh"].update({"reason": f": {declared.ref}: {why}"})
         return
     wanted = declared.tls_of(port)
     if wanted.mode in ("SIMPLE", "MUTUAL"):

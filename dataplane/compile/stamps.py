@@ -19,11 +19,6 @@ def stamp(metadata: base_pb2.Metadata, **values: str | int) -> None:
     metadata.filter_metadata[NAMESPACE].update(values)
 
 
-def say_why(metadata: base_pb2.Metadata, reason: str) -> None:
-    """Of a cluster without an instance: why. Once as logs have it, once as it goes on in the text of an answer."""
-    stamp(metadata, reason=reason, answer=f": {reason}")
-
-
 def newest(state: MeshState, objects: Iterable[Object | None]) -> int:
     """The newest mod revision of those that exist; 0 where none does."""
     return max((state.revision_of(one.ref) for one in objects if one is not None), default=0)

@@ -46,9 +46,11 @@ class LogLevel:
     min_duration_ms: int = NEVER_MS
     sampled: int = 100
     """Per cent; whole ones, because Envoy takes what the runtime says for that."""
+    denied: int = 100
+    """Per cent, 0 or 100: whether what this sidecar denies is logged."""
 
 
-def log_key(side: Side, value: Literal["min_status", "min_duration_ms", "sampled"]) -> str:
+def log_key(side: Side, value: Literal["min_status", "min_duration_ms", "sampled", "denied"]) -> str:
     """The runtime's name for it."""
     return f"mesh.access_log.{side}.{value}"
 
@@ -121,7 +123,7 @@ def _level(said: AccessLogging | None) -> LogLevel:
     if said is None:
         return LogLevel()
     if said.disabled:
-        return LogLevel(sampled=0)
+        return LogLevel(sampled=0, denied=0)
     sampled = said.random_sampling_percentage
     if said.filter is None:
         return LogLevel(0, NEVER_MS, sampled)
@@ -141,6 +143,8 @@ def runtime(state: MeshState, workload: Workload) -> Resource:
         values[log_key(side, "min_status")] = level.min_status
         values[log_key(side, "min_duration_ms")] = min(level.min_duration_ms, NEVER_MS)
         values[log_key(side, "sampled")] = level.sampled
+        if side == "server":
+            values[log_key(side, "denied")] = level.denied
         values[metrics_key(side)] = 100 if counts(found, side) else 0
     traced = tracing_of(found)
     sampled = round(traced[1].random_sampling_percentage * 100) if traced is not None else 0

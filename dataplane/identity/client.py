@@ -20,6 +20,7 @@ from schemas.api import mesh_pb2
 from schemas.errors import InvalidInput, Problem, Unauthenticated, Unavailable
 from schemas.joinfile import JoinFile
 from schemas.names import CONTROL_PLANE_SERVER_NAME, ServiceRef
+from schemas.questions import Answer
 from schemas.records import Endpoint, SidecarStatus, TrustBundle
 from spiffe.bundle import certificates
 from trio_grpc import TLS, is_of_unknown_root
@@ -210,6 +211,11 @@ class ReplicaClient:
         """Raises NotFound when the lease has ended: register again."""
         request = mesh_pb2.ReportRequest(instance=instance, lease_id=lease_id, status=codec.encode(status))
         await self._call("/mesh.v1.Sidecars/Report", request, timeout)
+
+    async def answer(self, instance: str, question: str, answer: Answer, timeout: float = CALL_SECONDS) -> None:
+        """Raises NotFound when nobody waits for it any more."""
+        request = mesh_pb2.AnswerRequest(instance=instance, question=question, answer=codec.encode(answer))
+        await self._call("/mesh.v1.Questions/Answer", request, timeout)
 
     async def _call(self, path: str, request: Message, timeout: float) -> bytes:
         if self._replicas is None:

@@ -76,18 +76,22 @@ class Outcome(_message.Message):
     def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping[str, object]]] = ..., action: _Optional[_Union[Outcome.Action, str]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("key",)
+    __slots__ = ("key", "revision")
     KEY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     key: ObjectKey
-    def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping[str, object]]] = ...) -> None: ...
+    revision: int
+    def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping[str, object]]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("kind", "namespace")
+    __slots__ = ("kind", "namespace", "revision")
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     kind: str
     namespace: str
-    def __init__(self, kind: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+    revision: int
+    def __init__(self, kind: _Optional[str] = ..., namespace: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class ListReply(_message.Message):
     __slots__ = ("objects", "revision")
@@ -390,8 +394,10 @@ class RevokeTokenReply(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class ListRevocationsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class ListRevocationsReply(_message.Message):
     __slots__ = ("revocations", "revision")
@@ -713,6 +719,38 @@ class SetLogLevelReply(_message.Message):
     revision: int
     until: int
     def __init__(self, revision: _Optional[int] = ..., until: _Optional[int] = ...) -> None: ...
+
+class AskRequest(_message.Message):
+    __slots__ = ("about", "request_id", "services")
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    about: str
+    request_id: str
+    services: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, about: _Optional[str] = ..., request_id: _Optional[str] = ..., services: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AskReply(_message.Message):
+    __slots__ = ("answers", "silent")
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedScalarFieldContainer[bytes]
+    silent: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, answers: _Optional[_Iterable[bytes]] = ..., silent: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AnswerRequest(_message.Message):
+    __slots__ = ("instance", "question", "answer")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    question: str
+    answer: bytes
+    def __init__(self, instance: _Optional[str] = ..., question: _Optional[str] = ..., answer: _Optional[bytes] = ...) -> None: ...
+
+class AnswerReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ProblemList(_message.Message):
     __slots__ = ("problems",)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authz.judge import Lack, Miss, Reason, Request, Verdict, judge
+from authz.judge import Lack, Miss, Outcome, Reason, Request, Verdict, judge
 from authz.stored import policy_faults
 from schemas.names import ObjectRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
-from schemas.objects.authorization import Operation, Rule, Source
+from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
 from tests.authz.rules import rules_of
 from tests.authz.strategies import CALLERS, DRESSES, METHODS, PORTS, policies
@@ -145,3 +146,24 @@ def test_the_order_does_not_matter(found: list[AuthorizationPolicy], order: rand
     assert [verdict(last, one, port) for port, one in REQUESTS] == [
         verdict(shuffled, one, port) for port, one in REQUESTS
     ]
+
+
+@given(st.lists(policies("ALLOW"), max_size=4), st.sampled_from(REQUESTS), st.sampled_from(REQUESTS))
+@_DRAWN
+def test_what_is_not_known_never_allows(
+    found: list[AuthorizationPolicy], one: tuple[ServicePort, Request], other: tuple[ServicePort, Request]
+) -> None:
+    """What allows a request of which the headers are not known allows it with any."""
+    (port, request), (_, another) = one, other
+    rules = rules_of(found, port)
+    if judge(rules, port, replace(request, headers=(), unknown=frozenset({"headers"}))).allowed:
+        for headers in (request.headers, another.headers, ()):
+            assert judge(rules, port, replace(request, headers=headers)).outcome is not Outcome.DENIED
+
+
+def test_what_is_not_known_is_said() -> None:
+    negated = policy("p", "ALLOW", rule(who("web"), to=[Operation(not_headers=(HeaderMatch(name="x-a"),))]))
+    request = Request(WEB, unknown=frozenset({"headers"}))
+    miss = verdict([negated], request).nearest
+    assert miss is not None
+    assert [(lack.field, lack.negated, lack.known) for lack in miss.lacks] == [("headers", True, False)]

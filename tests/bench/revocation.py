@@ -1,5 +1,4 @@
-"""From etcd's answer to a revocation until the last byte that passes on what the revoked workload has open, by kind;
-of connections that are kept, until the last request that passes.
+"""From etcd's answer to a revocation until the last byte that passes on what the revoked workload has open, by kind.
 
 It is reported to the agent once a second, so the moment of the revocation within that second decides: it is drawn anew
 for each round. The baseline is the bound that docs/authorization.md states.
@@ -13,17 +12,7 @@ from pathlib import Path
 import trio
 
 from tests.bench.harness import Figure, Target, figure
-from tests.e2e.lasting import (
-    API_PASSES,
-    Echo,
-    arrived,
-    bytes_passed,
-    grpc_calls,
-    grpc_chat,
-    kept_alive,
-    tunnel,
-    web_socket,
-)
+from tests.e2e.lasting import API_PASSES, Echo, arrived, bytes_passed, grpc_chat, tunnel, web_socket
 from tests.e2e.mesh import AT_REST, E2eMesh
 from tests.states.build import revocation
 from tests.support.net import eventually
@@ -32,14 +21,7 @@ ROUNDS = 15
 BOUND_MS = 2000.0
 LOST_S = 30.0
 CALLER = "web-1"
-KINDS = {
-    "tcp": tunnel,
-    "websocket": web_socket,
-    "bytes": bytes_passed,
-    "grpc": grpc_chat,
-    "next_http1": kept_alive,
-    "next_http2": grpc_calls,
-}
+KINDS = {"tcp": tunnel, "websocket": web_socket, "bytes": bytes_passed, "grpc": grpc_chat}
 
 
 class Ends:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -12,7 +11,7 @@ import trio
 from tests.e2e.app import GREETING, HTTP, TCP
 from tests.e2e.mesh import API, BOUND_GRPC, E2eMesh
 from tests.states.build import port, service
-from trio_grpc import Channel, RpcError, StatusCode, Stream
+from trio_grpc import Channel, RpcError, Stream
 
 # A port of the app of HTTP, whose sidecar reads no HTTP.
 PASSED = 8082
@@ -76,42 +75,6 @@ async def grpc_chat(mesh: E2eMesh, by: str) -> AsyncIterator[Echo]:
         channel.stream("/e2e.Echo/Chat") as stream,
     ):
         yield partial(over_chat, stream)
-
-
-@asynccontextmanager
-async def kept_alive(mesh: E2eMesh, by: str) -> AsyncIterator[Echo]:
-    """One request after another on one HTTP/1.1 connection; that of the sidecars below it is one of HTTP/2."""
-    async with await trio.open_tcp_stream(mesh.instances[by].local, 15001) as stream:
-
-        async def ask(message: bytes) -> bytes:
-            await stream.send_all(f"GET / HTTP/1.1\r\nHost: api.shop:{HTTP}\r\n\r\n".encode())
-            got = bytearray()
-            while not (head := re.search(rb"(?s)^HTTP/1.1 (\d+).*?content-length: (\d+).*?\r\n\r\n", got)):
-                part = await stream.receive_some()
-                assert part, "the connection is closed: it is kept, and its next request is denied"
-                got += part
-            while len(got) < head.end() + int(head[2]):
-                got += await stream.receive_some()
-            assert head[1] in (b"200", b"403"), bytes(got)
-            return message if head[1] == b"200" else b""
-
-        yield ask
-
-
-@asynccontextmanager
-async def grpc_calls(mesh: E2eMesh, by: str) -> AsyncIterator[Echo]:
-    """One after another on one HTTP/2 connection."""
-    with Channel(f"{mesh.instances[by].local}:{BOUND_GRPC}") as channel:
-
-        async def ask(message: bytes) -> bytes:
-            try:
-                return (await channel.unary("/e2e.Echo/Unary", message, timeout=10)).rpartition(b" ")[2]
-            except RpcError as error:
-                if error.code is not StatusCode.PERMISSION_DENIED:
-                    raise
-                return b""
-
-        yield ask
 
 
 async def arrived(mesh: E2eMesh, name: str) -> None:

@@ -11,10 +11,8 @@ import pytest
 from schemas import codec
 from schemas.names import ObjectRef
 from schemas.objects.authorization import Rule
-from tests.e2e.app import HTTP
 from tests.e2e.mesh import API, KEYS, WEB_MAY, E2eMesh
 from tests.states.build import policy, port, service
-from tests.states.routes import http_route
 from tests.support.net import eventually
 
 DENY_ALL = policy("closed", "DENY", Rule(), on=["api"])
@@ -79,36 +77,6 @@ async def test_the_rest_goes_on_and_status_tells(mesh: E2eMesh) -> None:
 
 async def _no_problems(mesh: E2eMesh) -> bool:
     return not any(status.problems for status in (await mesh.statuses()).values())
-
-
-async def test_a_route_to_a_service_that_is_gone_says_so_everywhere(mesh: E2eMesh) -> None:
-    """In the answer, in the caller's log, in `status`; what the route sends elsewhere goes on."""
-    reason = "service ghost.shop does not exist"
-    own = f"parentRefs: [{{kind: Service, name: api, port: {HTTP}}}]"
-    route = http_route(
-        "- matches: [{path: {value: /lost}}]\n  backendRefs: [{name: ghost, port: 80}]\n"
-        f"- backendRefs: [{{name: api, port: {HTTP}}}]",
-        name="lost",
-        spec=own,
-    )
-    async with mesh.put_by_hand(KEYS.object(route.ref), codec.encode(route)):
-        await reported(mesh, "HTTPRoute shop/lost", "web-1")
-        (problem,) = (await mesh.statuses())["web-1"].problems
-        assert reason in problem
-        assert "rules[0].backendRefs[0]" in problem
-        answer = await mesh.get("/lost")
-        assert (answer.status_code, reason in answer.text) == (503, True)
-        assert await mesh.status("/kept") == 200
-        log = mesh.local.state_dir(mesh.instances["web-1"]) / "access.log"
-
-        async def logged() -> list[dict[str, object]]:
-            lines = (json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n"))
-            return [line for line in lines if line.get("path") == "/lost"]
-
-        await eventually("the request is logged", logged)
-        (line,) = await logged()
-        assert (line["status"], line["reason"]) == (503, reason)
-    await eventually("nobody reports it any more", lambda: _no_problems(mesh))
 
 
 @pytest.mark.fault(20)

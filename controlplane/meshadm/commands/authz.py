@@ -1,29 +1,21 @@
 """`authz`: what the policies say about a request. Nothing is sent."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
-from authz.judge import Outcome, Request, Verdict, judge
-from authz.rules import port_rules
-from authz.stored import check_understood
+from authz.judge import Outcome, Request
 from controlplane.exit_codes import ExitCode
 from controlplane.meshadm import manifests, output
 from controlplane.meshadm.authz import plain_tests, plain_verdict, test_lines, verdict_lines
 from controlplane.meshadm.authz_cases import Result, json_schema, read_cases, results
-from controlplane.meshadm.client import MeshClient
+from controlplane.meshadm.evidence import evidence
 from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.table import printable
-from schemas import codec
-from schemas.api import mesh_pb2 as pb
-from schemas.errors import Corrupt, InvalidInput, NotFound, Problem
-from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId
-from schemas.objects import AuthorizationPolicy, Mesh, RequestAuthentication, Service
-from schemas.objects.service import ServicePort
-from schemas.records import Revocation
+from schemas.errors import InvalidInput, Problem
+from schemas.names import ServiceRef
 from schemas.strict_json import NotStrict, load_object
 
 
@@ -39,6 +31,7 @@ def authz() -> None:
     example="""
 meshadm authz explain --from web.shop --to orders.shop --method GET --path /orders/7
 meshadm authz explain --from spiffe://partner.example/ns/a/svc/b --to orders.shop --port 5432 -o json
+meshadm authz explain --from web.shop --to orders.shop --at-revision 4711
 """,
 )
 @click.option("--from", "caller", required=True, metavar="SERVICE|ID", help="Who calls: NAME.NAMESPACE or a SPIFFE ID.")
@@ -54,6 +47,14 @@ meshadm authz explain --from spiffe://partner.example/ns/a/svc/b --to orders.sho
     metavar="FILE",
     help="A JSON object, the claims of a good token in the request; - for standard input.",
 )
+@click.option(
+    "--at-revision",
+    "revision",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="By the policies as they were then, for as long as etcd keeps them (an hour); 0: as they are now.",
+)
 @formats("table", "json", "yaml")
 @connects
 @click.pass_context
@@ -68,6 +69,7 @@ def explain(
     address: str,
     headers: tuple[str, ...],
     claims: BinaryIO | None,
+    revision: int,
     form: Format,
 ) -> None:
     """Say whether a request would be allowed, by which rule of which policy, or what was missing. Nothing is sent.
@@ -79,94 +81,17 @@ def explain(
     host = next((value for name, value in pairs if name.lower() == "host"), f"{to.name}.{to.namespace}")
     others = tuple(one for one in pairs if one[0].lower() != "host")
     token = None if claims is None else _claims(claims.read())
-    verdict = connect.run(
-        lambda client: _verdict(
-            client, caller, to, port, lambda who: Request(who, method, path, others, host, address, token)
-        )
-    )
+    known = connect.run(lambda client: evidence(client, to, revision))
+    verdict = known.verdict(port, Request(known.caller(caller), method, path, others, host, address, token))
+    decided = known.revisions.get(verdict.policy) if verdict.policy is not None else None
     if form == "table":
         for text in verdict_lines(verdict):
             output.line(printable(text))
+        of_policy = f", which was written at {decided}" if decided is not None else ""
+        output.line(f"  by the policies at revision {known.revision}{of_policy}")
     else:
-        output.show_plain(plain_verdict(verdict), form)
+        output.show_plain({**plain_verdict(verdict), "revision": known.revision, "policyRevision": decided}, form)
     ctx.exit(ExitCode.OK if verdict.outcome is Outcome.ALLOWED else ExitCode.DENIED)
-
-
-async def _verdict(
-    client: MeshClient,
-    caller: str,
-    to: ServiceRef,
-    number: int | None,
-    request: Callable[[SpiffeId], Request],
-) -> Verdict:
-    service = (await client.get(ObjectRef("Service", to.namespace, to.name))).object
-    mesh = (await client.get(ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh"))).object
-    if not isinstance(service, Service) or not isinstance(mesh, Mesh):
-        raise AssertionError("a replica answered with an object of another kind")
-    policies, unreadable = await _policies(client, to.namespace)
-    trust_domain = mesh.spec.trust_domain
-    who = SpiffeId.parse(caller) if "://" in caller else SpiffeId.of_service(trust_domain, ServiceRef.parse(caller))
-    port = _port(service, number)
-    rules = port_rules(
-        to,
-        port,
-        policies,
-        trust_domain=trust_domain,
-        is_trusted=(await _trusted(client) if who.trust_domain != trust_domain else frozenset()).__contains__,
-        unreadable=unreadable,
-        revoked=await _revoked(client),
-    )
-    return judge(rules, port, request(who))
-
-
-async def _policies(client: MeshClient, namespace: str) -> tuple[list[AuthorizationPolicy], list[ObjectRef]]:
-    """Those of a namespace and of the mesh, and which can't be read (RequestAuthentications too): as a sidecar reads
-    them that starts now."""
-    found: list[AuthorizationPolicy] = []
-    unreadable: list[ObjectRef] = []
-    objects: list[pb.StoredObject] = []
-    for one_namespace in dict.fromkeys((namespace, SYSTEM_NAMESPACE)):
-        request = pb.ListRequest(kind=AuthorizationPolicy.__name__, namespace=one_namespace)
-        objects += (await client.call("/mesh.v1.Config/List", request, pb.ListReply)).objects
-    tokens = pb.ListRequest(kind=RequestAuthentication.__name__, namespace=namespace)
-    objects += (await client.call("/mesh.v1.Config/List", tokens, pb.ListReply)).objects
-    for one in objects:
-        ref = ObjectRef(one.key.kind, one.key.namespace, one.key.name)
-        try:
-            policy = codec.decode_object(one.value, ref.kind, str(ref))
-            if not isinstance(policy, AuthorizationPolicy | RequestAuthentication) or policy.ref != ref:
-                raise Corrupt(Problem(str(ref), f"the key holds {policy.ref}", "$.metadata", "delete the key"))
-            check_understood(policy, one.value, str(ref))
-        except Corrupt as error:
-            output.notice(printable(f"can't be read: {error}"))
-            unreadable.append(ref)
-        else:
-            if isinstance(policy, AuthorizationPolicy):
-                found.append(policy)
-    return found, unreadable
-
-
-async def _revoked(client: MeshClient) -> list[ServiceRef]:
-    reply = await client.call("/mesh.v1.Revocations/List", pb.ListRevocationsRequest(), pb.ListRevocationsReply)
-    records = [codec.decode(value, Revocation, "a revocation") for value in reply.revocations]
-    return [ServiceRef(one.namespace, one.service) for one in records if one.revoked]
-
-
-async def _trusted(client: MeshClient) -> frozenset[str]:
-    """The trust domains that an object federates with and that have a bundle with an authority."""
-    reply = await client.call("/mesh.v1.Federation/Status", pb.FederationStatusRequest(), pb.FederationStatusReply)
-    return frozenset(one.trust_domain for one in reply.domains if one.objects and one.x509_authorities)
-
-
-def _port(service: Service, number: int | None) -> ServicePort:
-    ports = service.spec.ports
-    found = [one for one in ports if number in (None, one.port)]
-    if not found:
-        raise NotFound(f"{service.ref} has no port {number}: it has {', '.join(str(one.port) for one in ports)}")
-    if len(found) > 1:
-        remedy = f"name one with --port: {', '.join(str(one.port) for one in ports)}"
-        raise InvalidInput(Problem(str(service.ref), "has several ports", remedy=remedy))
-    return found[0]
 
 
 def _claims(data: bytes) -> dict[str, Any]:

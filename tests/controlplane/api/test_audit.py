@@ -9,11 +9,13 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 from google.protobuf.message import Message
 
+import trio_etcd
 from controlplane.api.audit import QUIET, Audit
 from controlplane.api.authorize import ALLOWED
 from controlplane.api.caller import Listener
@@ -33,10 +35,11 @@ from tests.controlplane.access import (
     use_login_token,
 )
 from tests.controlplane.api.test_operators import put
+from tests.controlplane.api.test_questions import answer, next_question
 from tests.controlplane.replica import TRUST_DOMAIN, Caller, Joined, Replica, new_csr, new_id
 from tests.support.net import eventually
 from tests.support.pki import Authority
-from trio_grpc import RpcError
+from trio_grpc import TLS, RpcError
 
 # What changes the CA is driven, accepted, by the tests of its life: here it would change the CA of all other tests.
 OF_THE_CA = {
@@ -152,6 +155,27 @@ async def _sidecar(world: World) -> None:
     await world.call(world.sidecar, "Sidecars/Deregister", request)
 
 
+def etcd_of(replica: Replica) -> contextlib.AbstractAsyncContextManager[trio_etcd.Client]:
+    files = replica.config.etcd
+    tls = TLS(*(Path(path).read_bytes() for path in (files.ca, files.cert, files.key)))
+    return trio_etcd.open_etcd(files.endpoints, tls=tls)
+
+
+async def _question(world: World) -> None:
+    await world.joined.register(world.sidecar, "a")
+    asked = pb.AskRequest(about="request", request_id="id-1", services=[f"web.{world.namespace}"])
+    async with etcd_of(world.replica) as etcd, trio.open_nursery() as nursery:
+        nursery.start_soon(world.call, world.operator, "Questions/Ask", asked)
+        with trio.fail_after(10):
+            question = await next_question(etcd)
+        value = answer(world.joined, "a")
+        await world.call(
+            world.sidecar,
+            "Questions/Answer",
+            pb.AnswerRequest(instance="a", question=question.id, answer=value),
+        )
+
+
 async def _fetch(world: World) -> None:
     """From where nobody answers: asking is what is to be seen."""
     trust_domain = f"{world.namespace}.example"
@@ -225,6 +249,8 @@ ACCEPTED: dict[str, Drive] = {
     "Sidecars/SetLogLevel": _sidecar,
     "Sidecars/List": simply("operator", "Sidecars/List", lambda _: pb.ListSidecarsRequest()),
     "Sidecars/Wait": streaming("Sidecars/Wait", pb.WaitRequest(revision=1)),
+    "Questions/Ask": _question,
+    "Questions/Answer": _question,
     "Authority/Status": simply("operator", "Authority/Status", lambda _: pb.AuthorityStatusRequest()),
     "Authority/Follow": streaming("Authority/Follow", pb.FollowRotationRequest()),
     "Federation/Status": simply("operator", "Federation/Status", lambda _: pb.FederationStatusRequest()),

@@ -26,7 +26,7 @@ CA = Authority.create()
 READ = {
     "Revocations/List", "Revocations/EtcdList", "Config/Get", "Config/List", "Config/Watch", "Sidecars/List",
     "Sidecars/Wait", "Tokens/List", "Attestors/List", "Attestors/Where", "Authority/Status", "Authority/Follow",
-    "Federation/Status", "Federation/Bundle",
+    "Federation/Status", "Federation/Bundle", "Questions/Ask",
 }  # fmt: skip
 WRITE = {
     "Sidecars/SetLogLevel",
@@ -51,7 +51,7 @@ MAY_CALL: dict[Role, set[str]] = {
     Role.NONE: set(),
     Role.SIDECAR: {
         "Identity/Renew", "Identity/RenewBatch", "Identity/IssueX509", "Identity/IssueJwt", "Sidecars/Register",
-        "Sidecars/Deregister", "Sidecars/Report",
+        "Sidecars/Deregister", "Sidecars/Report", "Questions/Answer",
     },
     Role.CONTROL_PLANE: set(),
     Role.ANONYMOUS: {"Identity/Challenge", "Identity/Join", "Identity/Login"},

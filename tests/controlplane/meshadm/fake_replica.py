@@ -14,6 +14,7 @@ from controlplane.meshadm.__main__ import main
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.objects import AnyObject
+from schemas.questions import Answer
 from schemas.records import AnyRecord, TrustBundle
 from trio_grpc import (
     Context,
@@ -46,6 +47,10 @@ class FakeReplica:
     revocations: list[bytes] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     domains: list[pb.FederatedDomain] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+    past: dict[int, dict[Key, tuple[bytes, int]]] = field(default_factory=dict)
+    """The objects that there were at a revision; those of others can't be had any more."""
     waits: list[list[pb.WaitProgress]] = field(default_factory=list)
     """What each call of Wait tells; after the last message it goes on for ever, unless that says done."""
     watches: list[list[pb.WatchEvent]] = field(default_factory=list)
@@ -127,7 +132,7 @@ class FakeReplica:
 
     async def get(self, request: pb.GetRequest, context: Context) -> pb.StoredObject:
         self._enter("Get", request)
-        found = self.objects.get(key_of(request.key))
+        found = self._at(request.revision).get(key_of(request.key))
         if found is None:
             key = request.key
             raise RpcAbort(StatusCode.NOT_FOUND, f"{key.kind} {key.namespace}/{key.name} does not exist")
@@ -136,11 +141,20 @@ class FakeReplica:
     async def list(self, request: pb.ListRequest, context: Context) -> pb.ListReply:
         self._enter("List", request)
         reply = pb.ListReply(revision=self.revision)
-        for (kind, namespace, name), (value, revision) in self.objects.items():
+        for (kind, namespace, name), (value, revision) in self._at(request.revision).items():
             if kind == request.kind and request.namespace in ("", namespace):
                 key = pb.ObjectKey(kind=kind, namespace=namespace, name=name)
                 reply.objects.append(pb.StoredObject(key=key, value=value, revision=revision))
         return reply
+
+    def _at(self, revision: int) -> dict[Key, tuple[bytes, int]]:
+        if revision and revision not in self.past:
+            raise RpcAbort(StatusCode.NOT_FOUND, f"revision {revision} can't be read: compacted")
+        return self.past[revision] if revision else self.objects
+
+    async def ask(self, request: pb.AskRequest, context: Context) -> pb.AskReply:
+        self._enter("Ask", request)
+        return pb.AskReply(answers=map(codec.encode, self.answers), silent=self.silent)
 
     async def federation(self, request: pb.FederationStatusRequest, context: Context) -> pb.FederationStatusReply:
         self._enter("Federation", request)
@@ -213,6 +227,7 @@ class FakeReplica:
             "/mesh.v1.Config/Watch": many(self.watch, pb.WatchRequest),
             "/mesh.v1.Revocations/List": one(self.list_revocations, pb.ListRevocationsRequest),
             "/mesh.v1.Federation/Status": one(self.federation, pb.FederationStatusRequest),
+            "/mesh.v1.Questions/Ask": one(self.ask, pb.AskRequest),
             "/mesh.v1.Sidecars/List": one(self.sidecars, pb.ListSidecarsRequest),
             "/mesh.v1.Sidecars/SetLogLevel": one(self.set_log_level, pb.SetLogLevelRequest),
             "/mesh.v1.Sidecars/Wait": many(self.wait, pb.WaitRequest),

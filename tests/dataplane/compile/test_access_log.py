@@ -15,23 +15,9 @@ from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.dataplane.compile.shop import HTTP, TCP, Shop, apps, ask
 from tests.states.build import KEYS, balance, identity, policy, rule, telemetry, who
-from tests.states.routes import written
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
 WEB, ORDERS = identity("web"), identity("orders")
-TO_GHOST = f"""
-kind: HTTPRoute
-metadata: {{name: h}}
-spec:
-  parentRefs: [{{kind: Service, name: orders, port: {HTTP}}}]
-  rules: [{{backendRefs: [{{name: ghost, port: 1}}]}}]
----
-kind: TCPRoute
-metadata: {{name: t}}
-spec:
-  parentRefs: [{{kind: Service, name: orders, port: {TCP}}}]
-  rules: [{{backendRefs: [{{name: ghost, port: 2}}]}}]
-"""
 ALL = telemetry("everything.mesh-system", {"accessLogging": [{}]})
 
 
@@ -138,19 +124,6 @@ def test_a_peer_of_its_own_is_logged_by_its_certificate(shop: Shop) -> None:
     assert logged(shop.orders, path="/as-mallory")["source"] == identity("mallory")
 
 
-def test_why_nobody_is_called(shop: Shop) -> None:
-    shop.set(LET_WEB, *written(TO_GHOST))
-    assert shop.call("/to-nobody").status == 503
-    shop.bound_tcp()
-    http = logged(shop.web, path="/to-nobody", upstream_cluster="missing|ghost.shop|1")
-    tcp = logged(shop.web, side="client", upstream_cluster="missing|ghost.shop|2")
-    assert http["reason"] == tcp["reason"] == "service ghost.shop does not exist"
-    assert (http["status"], http["flags"], tcp["flags"]) == (503, "UH", "UH")
-    shop.set(LET_WEB, ALL)
-    assert shop.call("/to-somebody").status == 200
-    assert not [line for line in both(shop, path="/to-somebody") if "reason" in line]
-
-
 # -- the revision that decided
 
 
@@ -176,6 +149,26 @@ def test_failures_are_logged_where_nothing_is_said(shop: Shop) -> None:
     line = logged(shop.web, path="/gone")
     assert line["status"] == 503
     assert not [line for envoy in (shop.web, shop.orders) for line in lines(envoy) if line.get("path") == "/fine"]
+
+
+def test_denials_are_logged_where_nothing_is_said(shop: Shop) -> None:
+    """By the sidecar that denied, with all that `meshadm why` goes by; sampled or not, unless logging is disabled."""
+    never = telemetry("never", {"accessLogging": [{"randomSamplingPercentage": 0, "filter": {}}]}, ["orders"])
+    for number, said in enumerate(([], [never])):
+        shop.set(*said)
+        assert shop.call(f"/denied/{number}", **{"x-request-id": f"denied-{number}"}).status == 403
+        line = logged(shop.orders, request_id=f"denied-{number}")
+        assert (line["path"], line["port"], line["source"]) == (f"/denied/{number}", HTTP, WEB)
+        assert line["details"] == "rbac_access_denied_matched_policy[none]"
+    assert shop.ask_as(shop.leaves["mallory"], "/a%252e") == 400  # before any policy is asked
+    assert logged(shop.orders, status=400)["request_id"]  # of our own, where the caller has none
+    shop.set(telemetry("nothing", {"accessLogging": [{"disabled": True}]}, ["orders"]))
+    assert shop.call("/hidden").status == 403
+    shop.set()
+    assert shop.call("/seen").status == 403
+    logged(shop.orders, path="/seen")
+    assert "/hidden" not in shop.orders.access_log.read_text()
+    assert "/denied" not in shop.web.access_log.read_text()
 
 
 def test_grpc_failures_are_logged_where_nothing_is_said(shop: Shop) -> None:

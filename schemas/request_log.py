@@ -1,0 +1,78 @@
+"""A line of a sidecar's access log, as far as it says who asked for what and what came of it. Pure.
+
+The fields are those of docs/observability.md; lines of other versions have more, or fewer.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+# Envoy's words for a denial of its RBAC, with the policy's name; it writes spaces in a name as '_'.
+_DENIED = re.compile(r"rbac_access_denied_matched_policy\[(.*)\]")
+_RULE = re.compile(r"([a-z0-9-]+)/([a-z0-9.-]+)\[([0-9]{1,9})\]")
+_UNREADABLE = re.compile(r"([a-z0-9-]+)/([a-z0-9.-]+):[_ ]unreadable")
+
+
+class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What has nothing to say is empty."""
+
+    request_id: str
+    time: str = ""
+    side: str = ""
+    """``client`` or ``server``: of the sidecar that wrote it."""
+    source: str = ""
+    destination: str = ""
+    method: str = ""
+    authority: str = ""
+    path: str = ""
+    port: int = 0
+    """Of the service; of the server alone."""
+    downstream: str = ""
+    """The caller's address and port."""
+    status: int = 0
+    grpc_status: str = ""
+    flags: str = ""
+    details: str = ""
+    authorization_policy: str = ""
+    authorization_audit: str = ""
+    revision: int = 0
+    duration_ms: int = 0
+
+    @property
+    def denied_by(self) -> str | None:
+        """As Envoy has it: ``shop/no-admin[0]``, ``none``, ``revoked``, …; None: this sidecar has not denied it."""
+        match = _DENIED.fullmatch(self.details)
+        return match[1] if match is not None and self.side == "server" else None
+
+    @property
+    def address(self) -> str:
+        """Of the caller's host."""
+        return self.downstream.rpartition(":")[0].strip("[]")
+
+
+def rule_of(name: str) -> tuple[str, str, int] | None:
+    """``shop/no-admin[0]`` as namespace, name and index."""
+    match = _RULE.fullmatch(name)
+    return None if match is None else (match[1], match[2], int(match[3]))
+
+
+def unreadable_of(name: str) -> tuple[str, str] | None:
+    """Namespace and name of a policy that could not be read, where that is what denied."""
+    match = _UNREADABLE.fullmatch(name)
+    return None if match is None else (match[1], match[2])
+
+
+def logged_requests(lines: Iterable[str], request_id: str) -> Iterator[LoggedRequest]:
+    """In their order. There may be other lines, and something before each entry, as journalctl does."""
+    for line in lines:
+        if request_id in line and (start := line.find("{")) >= 0:
+            try:
+                found = _decoder.decode(line[start:])
+            except (msgspec.DecodeError, ValueError):
+                continue
+            if found.request_id == request_id:
+                yield found
+
+
+_decoder = msgspec.json.Decoder(LoggedRequest, strict=False)
