@@ -184,6 +184,9 @@ class Delivery:
             sequence = 1
         else:
             sequence = self.ads.update(update)
+        if log.isEnabledFor(logging.DEBUG):
+            changed, gone = (", ".join(names) or "nothing" for names in _names(update))
+            log.debug("revision %d goes to Envoy; changed: %s; removed: %s", update.revision, changed, gone)
         if learnt := self.pipeline.learnt():
             self._detours.append((sequence, learnt))
             self._open_detours()
@@ -256,6 +259,13 @@ class Delivery:
             await trio.to_thread.run_sync(lastgood.write_file, self._last_good_file, data)
         except OSError as error:
             log.error("the last known good could not be saved: %s", error)
+
+
+def _names(update: Update) -> tuple[list[str], list[str]]:
+    """Of what it changes, and of what it removes: ``Cluster outbound|api.shop|8080``."""
+    keys = [one.key for one in update.changed], update.removed
+    changed, removed = ([f"{key.type_url.rpartition('.')[2]} {key.name}" for key in some] for some in keys)
+    return changed, removed
 
 
 def _report_fault(method: str, error: Exception) -> None:

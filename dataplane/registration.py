@@ -207,6 +207,7 @@ class Registration:
         async with self._calling:
             endpoint = self._said.endpoint if self._said is not None else None
             await self._client.report(self._instance, lease_id, status)
+            log.debug("reported: revision %d acked, %d problems", status.acked_revision, len(status.problems))
             self._said = _Said(endpoint, status)
         self.problem = None
 
@@ -217,6 +218,7 @@ class Registration:
             asked_at = trio.current_time()
             registered = await self._client.register(self._instance, endpoint, status, self._ttl_seconds, lease_id)
             self._registered, self._said = registered, _Said(endpoint, status)
+            log.debug("registered at %s under lease %x", endpoint.address if endpoint else "-", registered.lease_id)
         if self.problem is not None:
             log.info("registered again")
         self.problem = None

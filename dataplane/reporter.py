@@ -161,6 +161,7 @@ class Reporter:
             for name in sorted(told.keys() - refused.keys()):
                 log.info("Envoy refuses %s no more", name)
             told = refused
+            log.debug("Envoy has acked revision %d", self.delivery.ads.acked_revision)
             await self.delivery.ads.changed()
             self.news.happened()
 

@@ -255,6 +255,8 @@ _SUMMARY_FIELDS = (
     "staleSince",
     "nacks",
     "problems",
+    "levels",
+    "logLevels",
     "sequence",
     "id",
 )

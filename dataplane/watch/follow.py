@@ -83,13 +83,20 @@ class Follower:
         if self._trouble is not None:
             self._trouble = None
             log.info("etcd answers again")
+        log.debug("listed %s at revision %d: %d keys", prefix.decode(), listing.revision, len(listing.kvs))
         items = tuple(Put(kv.key, kv.value, kv.mod_revision) for kv in listing.kvs)
         await self._send.send(Listing(prefix, listing.revision, items))
         async with self._client.watch(prefix, prefix=True, start_revision=listing.revision + 1, progress=True) as watch:
             async for batch in watch:
+                if batch.events and log.isEnabledFor(logging.DEBUG):
+                    log.debug("revision %d: %s", batch.revision, ", ".join(_words(event) for event in batch.events))
                 await self._send.send(Changes(prefix, batch.revision, tuple(map(_event, batch.events))))
 
 
 def _event(event: EtcdEvent) -> Put | Delete:
     kv = event.kv
     return Delete(kv.key, kv.mod_revision) if event.deleted else Put(kv.key, kv.value, kv.mod_revision)
+
+
+def _words(event: EtcdEvent) -> str:
+    return f"{'delete' if event.deleted else 'put'} {event.kv.key.decode(errors='backslashreplace')}"

@@ -44,6 +44,8 @@ async def test_a_sidecar_logs_more_for_a_time_and_goes_back_by_itself(mesh: E2eM
     raised = {name: "debug" if name == "http" else "error" for name in before}
     assert await levels(mesh) == raised
     assert await levels(mesh, "web-1") == before
+    assert "DEBUG mesh.registration: reported" in mesh.log(f"sidecar-{NAME}")
+    assert "DEBUG" not in mesh.log("sidecar-web-1")
     said = (await mesh.statuses())[NAME].log_levels
     assert said is not None
     assert abs(said.until - time.time() - 3600) < 60

@@ -39,6 +39,7 @@ def local_status(mesh: IdentityMesh, name: str) -> dict[str, Any]:
 async def test_renewals_under_load_fail_no_request(mesh: IdentityMesh) -> None:
     """Two of each sidecar: the second with a certificate that was renewed itself."""
     issued = sum([(await mesh.metrics(replica))[ISSUED] for replica in mesh.local.replicas])
+    await mesh.admin("api-1").post("/logging?paths=config:trace,secret:trace,grpc:trace,misc:trace")
     async with open_loop(mesh) as load:
         for _ in range(2):
             before = await expiries(mesh)
@@ -50,6 +51,9 @@ async def test_renewals_under_load_fail_no_request(mesh: IdentityMesh) -> None:
             await eventually("both sidecars have renewed", renewed)
             await load.more(10)
     assert load.failures == {}
+    await mesh.admin("api-1").post("/logging?level=warning")
+    await eventually("Envoy has written of it", lambda: "Secret is updated" in mesh.log("sidecar-api-1"))
+    mesh.assert_no_secret_in_logs()  # nor those that Envoy has got meanwhile
     seen = [await mesh.metrics(replica) for replica in mesh.local.replicas]
     assert sum(one[ISSUED] for one in seen) >= issued + 4
     for one in seen:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import InvalidInput
-from schemas.keys import EndpointRef, EpochRef, Keyspace, StatusRef, TrustRef
+from schemas.keys import EndpointRef, EpochRef, Keyspace, LogLevelRef, StatusRef, TrustRef
 from schemas.names import MAX_SPIFFE_ID_BYTES, ObjectRef, ServiceRef, SpiffeId, check_name, check_trust_domain
 from tests.schemas.values import names, object_refs, service_refs, spiffe_ids, trust_domains
 
@@ -109,6 +109,7 @@ def test_keys_round_trip(ref: ObjectRef, service: ServiceRef, name: str, domain:
     assert KEYS.parse(KEYS.endpoint(endpoint)) == endpoint
     assert KEYS.parse(KEYS.trust_bundle(domain)) == TrustRef(domain)
     assert KEYS.parse(KEYS.status(status)) == status
+    assert KEYS.parse(KEYS.log_level(LogLevelRef(service, name))) == LogLevelRef(service, name)
     assert KEYS.parse(KEYS.epoch()) == EpochRef()
 
 
@@ -126,6 +127,8 @@ def test_each_key_lies_under_its_prefixes(ref: ObjectRef, service: ServiceRef, n
         assert prefix.endswith(b"/")
     assert KEYS.endpoint(EndpointRef(service, name)).startswith(KEYS.endpoints_of(service))
     assert KEYS.status(StatusRef(ref.namespace, name)).startswith(KEYS.statuses())
+    assert KEYS.log_level(LogLevelRef(service, name)).startswith(KEYS.log_levels_of(service))
+    assert KEYS.log_levels_of(service).startswith(KEYS.data())
 
 
 def test_what_sidecars_may_read_sorts_after_what_they_may_not() -> None:
@@ -142,6 +145,8 @@ def test_a_foreign_key_is_none_or_what_it_says(key: bytes) -> None:
         assert KEYS.endpoint(ref) == key
     elif isinstance(ref, TrustRef):
         assert KEYS.trust_bundle(ref.trust_domain) == key
+    elif isinstance(ref, LogLevelRef):
+        assert KEYS.log_level(ref) == key
 
 
 @pytest.mark.parametrize(
