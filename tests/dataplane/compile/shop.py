@@ -11,6 +11,7 @@ import socketserver
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -250,6 +251,7 @@ class _HttpApp(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         seen = {"method": self.command, "path": self.path, "headers": list(self.headers.items())}
+        time.sleep(float(self.headers.get("x-takes", 0)))  # seconds
         body = json.dumps(seen).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
