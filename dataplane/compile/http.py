@@ -19,9 +19,12 @@ from dataplane.compile.tls import ads_source, packed
 
 _Manager = hcm_pb2.HttpConnectionManager
 
-# Protocols that HTTP/1.1 connections may be upgraded to: WebSocket (RFC 6455), and what container engines use. Envoy
-# knows no "all"; h2c is not among them, which nobody needs: apps may speak HTTP/2 at once.
+# Protocols that HTTP/1.1 connections may be upgraded to: WebSocket (RFC 6455), and what container engines use. What is
+# upgraded nobody judges any more, so it is a list; requests for anything else are refused.
 UPGRADES = ("websocket", "tcp", "spdy/3.1")
+# What clients offer with any request, to be answered without it (RFC 9110, 7.8): TLS within the connection (RFC 2817;
+# Apache's HttpClient does). Envoy passes over h2c by itself.
+_PASSED_OVER = "TLS/"
 
 
 DENIED_BY = "x-mesh-denied-by"
@@ -72,6 +75,7 @@ def connection_manager(
         # Over HTTP/2 they travel as extended CONNECT (RFC 8441), and arrive as what they were.
         upgrade_configs=[_Manager.UpgradeConfig(upgrade_type=one) for one in UPGRADES],
     )
+    manager.http_protocol_options.ignore_http_11_upgrade.add(prefix=_PASSED_OVER, ignore_case=True)
     harden(manager)
     if inbound:
         manager.set_current_client_cert_details.uri = True

@@ -107,8 +107,8 @@ class App:
                 headers = [(key.lower(), value) for key, value in self.headers.items()]
                 seen = {"who": app.name, "method": self.command, "path": self.path, "headers": headers}
                 app.requests.append(seen)
-                if self.headers.get("upgrade", "").lower() == "websocket":
-                    self._websocket()
+                if (protocol := self.headers.get("upgrade", "").lower()) in ("websocket", "tcp"):
+                    self._upgrade(protocol)
                     return
                 length = int(self.headers.get("content-length") or 0)
                 self.rfile.read(length)
@@ -130,12 +130,12 @@ class App:
 
             do_GET = do_POST = do_PUT = do_OPTIONS = do_HEAD = _answer  # noqa: N815  (the base class's names)
 
-            def _websocket(self) -> None:
+            def _upgrade(self, protocol: str) -> None:
                 """The handshake, then every byte again."""
-                key = self.headers["sec-websocket-key"].encode()
+                key = self.headers.get("sec-websocket-key", "").encode()
                 accept = base64.b64encode(hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest()).decode()
                 self.send_response(101)
-                self.send_header("Upgrade", "websocket")
+                self.send_header("Upgrade", protocol)
                 self.send_header("Connection", "Upgrade")
                 self.send_header("Sec-WebSocket-Accept", accept)
                 self.end_headers()
@@ -347,10 +347,10 @@ class Routed:
             answer.begin()
             return Answer(answer.status, answer.getheaders(), answer.read())
 
-    def websocket(self, path: str = "/") -> tuple[str, bytes]:
+    def upgraded(self, protocol: str = "websocket", path: str = "/") -> tuple[str, bytes]:
         """Status line, and what came back of one message."""
         lines = (
-            f"GET {path} HTTP/1.1", "Host: orders.shop", "Connection: Upgrade", "Upgrade: websocket",
+            f"GET {path} HTTP/1.1", "Host: orders.shop", "Connection: Upgrade", f"Upgrade: {protocol}",
             "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", "",
         )  # fmt: skip
         with socket.create_connection((self.addresses["web"], PROXY), timeout=_TIMEOUT) as sock:

@@ -442,12 +442,21 @@ def test_a_permanent_cookie(mesh: Routed) -> None:
 
 
 @pytest.mark.parametrize("with_route", [False, True])
-def test_websocket(mesh: Routed, with_route: bool) -> None:
+@pytest.mark.parametrize("protocol", ["websocket", "tcp"])
+def test_upgrades(mesh: Routed, with_route: bool, protocol: str) -> None:
     mesh.put(*([route(f"- timeouts: {{request: 200ms}}\n  {TO_V2}")] if with_route else []))
-    status, echoed = mesh.websocket()
+    status, echoed = mesh.upgraded(protocol)
     assert status == "HTTP/1.1 101 Switching Protocols"
     assert echoed == b"\x81\x05hello"
     assert mesh.apps[V2 if with_route else V1].requests
+
+
+def test_other_upgrades(mesh: Routed) -> None:
+    """What HTTP clients offer and need not be taken up on is no reason to refuse the request; all else is."""
+    mesh.put()
+    for protocol, status in (("h2c", 200), ("TLS/1.2", 200), ("tls/1.0", 200), ("made-up", 403)):
+        assert f" {status} " in mesh.upgraded(protocol)[0], protocol
+    assert all("upgrade" not in dict(one["headers"]) for one in mesh.apps[V1].requests)
 
 
 # -- gRPC
