@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 import trio
 
@@ -12,12 +13,14 @@ from controlplane.bootstrap.genesis import genesis
 from controlplane.ca import template as templates
 from controlplane.ca.authority import Authority
 from controlplane.ca.keystore import open_authority
-from controlplane.ca.seal import LocalKey
+from controlplane.ca.make import signing_request
+from controlplane.ca.seal import LocalKey, unseal_key
 from controlplane.ca.sign import Issuer, self_signed
 from controlplane.ca.template import Validity
 from schemas import codec
 from schemas.keys import Keyspace
 from schemas.records import SealedKey
+from tests.controlplane.rotation.upstream_ca import UpstreamCa
 from tests.spiffe.certificates import NOW, new_key
 
 TRUST_DOMAIN = "mesh.example"
@@ -51,6 +54,22 @@ async def make_ca(seed: int = 1, now: int = NOW) -> MadeCa:
         codec.decode(value, SealedKey, key.decode()) for key, value in plan.puts if key.startswith(keyspace.ca())
     )
     return MadeCa(records, kek, await open_authority(records, kek))
+
+
+async def below(made: MadeCa, upstream: UpstreamCa) -> MadeCa:
+    """The same keys, the issuing one signed by a CA above the mesh, as after `meshadm ca install`."""
+    (record,) = (one for one in made.records if one.role == "mesh-issuing")
+    issuing = await unseal_key(record, made.kek)
+    *chain, root = upstream.sign(signing_request(TRUST_DOMAIN, record.id, issuing.key))
+    records = tuple(
+        msgspec.structs.replace(one, chain=tuple(chain))
+        if one.role == "mesh-issuing"
+        else msgspec.structs.replace(one, chain=(root,), sealed=b"")
+        if one.role == "mesh-root"
+        else one
+        for one in made.records
+    )
+    return MadeCa(records, made.kek, await open_authority(records, made.kek))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ from schemas.names import ServiceRef, SpiffeId
 from schemas.records import TrustBundle
 from spiffe.bundle import record
 from spiffe.x509 import csr_public_key
-from tests.controlplane.ca.conftest import TRUST_DOMAIN, MadeCa, make_ca
+from tests.controlplane.ca.conftest import TRUST_DOMAIN, MadeCa, below, make_ca
+from tests.controlplane.rotation.upstream_ca import UpstreamCa
 from trio_grpc import Channel, Metadata
 
 ORDERS = ServiceRef("shop", "orders")
@@ -67,8 +68,9 @@ class Ca:
     """Whether the bundle has JWT keys."""
 
     @classmethod
-    async def make(cls, clock: Clock, seed: int = 1) -> Ca:
-        return cls([await _keys(seed, clock)], clock)
+    async def make(cls, clock: Clock, seed: int = 1, *, upstream: UpstreamCa | None = None) -> Ca:
+        """upstream: signs the issuing key, instead of the mesh's own root."""
+        return cls([await _keys(seed, clock, upstream)], clock)
 
     @property
     def bundle(self) -> TrustBundle:
@@ -115,8 +117,10 @@ class Ca:
             raise Unavailable("no replica answered")
 
 
-async def _keys(seed: int, clock: Clock) -> tuple[MadeCa, JwtSigner]:
+async def _keys(seed: int, clock: Clock, upstream: UpstreamCa | None = None) -> tuple[MadeCa, JwtSigner]:
     made = await make_ca(seed, int(clock()) - 60)
+    if upstream is not None:
+        made = await below(made, upstream)
     signer = await open_signer(made.records, made.kek)
     assert signer is not None
     return made, signer

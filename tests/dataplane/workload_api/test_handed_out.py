@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from dataplane.workload_api import workload_pb2 as pb
 from tests.controlplane.ca import openssl
+from tests.controlplane.rotation.upstream_ca import UpstreamCa
 from tests.dataplane.workload_api.asking import certificates
 from tests.dataplane.workload_api.stage import ORDERS_ID, Ca, Clock, Stage, running
 from tests.support.envoy import envoy_path
@@ -65,15 +66,21 @@ def _pem(of: list[x509.Certificate]) -> bytes:
 
 @asynccontextmanager
 async def two_meshes(directory: Path) -> AsyncIterator[tuple[Files, Files]]:
-    """What the Workload API hands out, and what that of a stranger's mesh of the same name does."""
+    """What the Workload API hands out below a company's CA; and what a stranger's mesh of the same name does."""
     found = []
-    for name, seed in (("ours", 1), ("theirs", 9)):
+    company = UpstreamCa()
+    for name, seed, upstream in (("ours", 1, company), ("theirs", 9, None)):
         place = directory / f"{name}-api"
         place.mkdir()
-        async with running(place, ca=await Ca.make(Clock(), seed=seed)) as stage:
+        async with running(place, ca=await Ca.make(Clock(), seed=seed, upstream=upstream)) as stage:
             await stage.served()
             found.append(await Files.of(stage, directory / name))
-    yield found[0], found[1]
+    ours, theirs = found
+    # Peers know the root alone, so the whole way to it has to be shown to them.
+    shown = x509.load_pem_x509_certificates(ours.chain.read_bytes())
+    assert (len(shown), shown[2]) == (3, company.intermediate)
+    assert x509.load_pem_x509_certificates(ours.bundle.read_bytes()) == [company.root]
+    yield ours, theirs
 
 
 # -- OpenSSL
