@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from controlplane.ca.keystore import read_kek
 from schemas import codec
@@ -59,6 +61,49 @@ async def test_an_upstream_ca_signs_the_issuing_key(own_replica: Replica) -> Non
         assert "external CA" in by_itself.value.details
         keys = {key.id: key for key in (await status(admin)).keys}
         assert keys[asked.key].external
+
+
+# Leaves the signing to the test: hands on the request, and prints the chain once it is there.
+SIGNER = """#!/bin/sh
+cd '{directory}' && cat > request.tmp && mv request.tmp request.pem
+until [ -f chain.pem ]; do sleep 0.05; done
+cat chain.pem
+"""
+
+
+async def test_a_replica_has_the_issuing_key_signed_by_the_program_of_its_configuration(
+    own_mesh: Mesh, tmp_path: Path
+) -> None:
+    """The first time at once: the mesh begins below a root of its own."""
+    program = tmp_path / "sign"
+    program.write_text(SIGNER.format(directory=tmp_path))
+    program.chmod(0o755)
+    with (own_mesh.directory / "controlplane.yaml").open("a") as settings:
+        settings.write(f"\nupstreamSigner: {{command: [{program}], timeoutSeconds: 30}}\n")
+    upstream = UpstreamCa()
+    async with running_replica(own_mesh, tmp_path / "a") as replica, replica.admin() as admin:
+
+        async def requested() -> bool:
+            return (tmp_path / "request.pem").exists()
+
+        await eventually("the program has a request", requested)
+        request = x509.load_pem_x509_csr((tmp_path / "request.pem").read_bytes())
+        chain = [x509.load_der_x509_certificate(one) for one in upstream.sign(request.public_bytes(Encoding.DER))]
+        (tmp_path / "chain.tmp").write_bytes(b"".join(one.public_bytes(Encoding.PEM) for one in chain))
+        (tmp_path / "chain.tmp").rename(tmp_path / "chain.pem")
+
+        async def issues() -> bool:
+            reply = (await replica.join("orders", "shop")).reply
+            return parse_chain(reply.chain)[1:] == (chain[0], upstream.intermediate)
+
+        await eventually("leaves below the upstream root", issues, 20)
+        with pytest.raises(RpcError) as theirs:
+            await rotate(admin, "root")
+        assert "is under way" in theirs.value.details
+        await step(admin, "StopRotation")
+        with pytest.raises(RpcError) as theirs:
+            await rotate(admin, "root")
+        assert "the root is the upstream signer's" in theirs.value.details
 
 
 async def test_another_key_encryption_key(own_mesh: Mesh, tmp_path: Path) -> None:
