@@ -7,7 +7,10 @@ import pytest
 import trio
 import trio.testing
 
+from controlplane.ca.keystore import open_authority
 from controlplane.ca.rotation import FENCE_SECONDS, Prepare, activated, next_step
+from controlplane.ca.seal import KeyRing, LocalKey
+from controlplane.rotation.external import reseal
 from controlplane.rotation.steps import GateClosed
 from controlplane.rotation.write import Actor
 from controlplane.store.lock import LOCK_SECONDS
@@ -56,6 +59,31 @@ async def test_a_replica_killed_at_any_step_is_followed_by_another(
         await world.drive(follower)
         await world.check()
         assert not before & set(await world.keys())
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("at", [1, 2, 3])  # lock, effect, release
+async def test_a_replica_killed_while_it_seals_the_keys_anew_leaves_all_or_none(
+    autojump_clock: trio.testing.MockClock, at: int, applied: bool
+) -> None:
+    async with made_world() as world:
+        fresh = LocalKey(world.rng.randbytes(32), world.rng.randbytes)
+        ring = KeyRing(world.kek, fresh)
+        with pytest.raises(Died):
+            await reseal(world.steps(world.mortal(at, applied=applied), ring), fresh.id, ME)
+        done = (at, applied) > (2, False)
+        under = fresh if done else world.kek
+        assert {key.kek_id for key in (await world.keys()).values()} == {under.id}
+        await open_authority(list((await world.keys()).values()), under)
+        await trio.sleep(LOCK_SECONDS + 1)
+        follower = world.steps(world.store(), ring)
+        if done:
+            with pytest.raises(Conflict, match=r"sealed under .* already"):
+                await reseal(follower, fresh.id, ME)
+        else:
+            await reseal(follower, fresh.id, ME)
+        await open_authority(list((await world.keys()).values()), fresh)
 
 
 async def test_two_replicas_at_once_do_every_step_once(autojump_clock: trio.testing.MockClock) -> None:

@@ -9,15 +9,17 @@ import pytest
 import trio
 import trio.testing
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from controlplane.ca import rotation
 from controlplane.ca.make import signing_request
 from controlplane.rotation.driver import SIGN_AGAIN_SECONDS
 from controlplane.rotation.upstream import UpstreamSigner
 from controlplane.rotation.write import Actor
+from controlplane.store.lock import LOCK_SECONDS
 from schemas.errors import InvalidInput, MeshError, Unavailable
 from tests.controlplane.rotation.upstream_ca import UpstreamCa
-from tests.controlplane.rotation.world import TRUST_DOMAIN, World, made_world
+from tests.controlplane.rotation.world import TRUST_DOMAIN, Died, World, made_world
 from tests.spiffe.certificates import new_key
 
 ME = Actor("test", "here")
@@ -31,12 +33,16 @@ class Upstream(UpstreamSigner):
         self.ca = ca
         self.asked = 0
         self.fails = False
+        self.issued: list[tuple[x509.Certificate, ...]] = []
+        """Without the root."""
 
     async def sign(self, csr: bytes) -> tuple[bytes, ...]:
         self.asked += 1
         if self.fails:
             raise Unavailable("the upstream signer /upstream ended with 1: no route to the CA")
-        return tuple(self.ca.sign(csr))
+        chain = tuple(self.ca.sign(csr))
+        self.issued.append(tuple(x509.load_der_x509_certificate(one) for one in chain[:-1]))
+        return chain
 
 
 async def settle(world: World, upstream: Upstream) -> None:
@@ -112,6 +118,38 @@ async def test_one_that_fails_is_asked_again_in_a_minute_and_harms_nothing(
         assert upstream.asked == 2
 
 
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("at", range(4, 10))  # lock, effect and release of the request, then of the certificate
+async def test_a_replica_killed_while_it_has_a_key_signed_is_followed_by_another(
+    autojump_clock: trio.testing.MockClock, at: int, applied: bool
+) -> None:
+    async with made_world() as world:
+        upstream = Upstream(UpstreamCa(lambda: world.now))
+        await world.everybody_follows()
+        rotator, _ = world.rotator(world.mortal(at, applied=applied), upstream=upstream)
+
+        async def to_its_end() -> None:
+            for _ in range(4):
+                await rotator.advance()
+
+        with pytest.raises(Died):
+            await to_its_end()
+        await world.check()
+        await trio.sleep(LOCK_SECONDS + 1)  # of the clock that jumps: the lock that the dead one may have held
+        assert (await world.look()).rotation is not None
+        follower, _ = world.rotator(world.store(), upstream=upstream)
+        for _ in range(4):
+            await world.everybody_follows()
+            await follower.advance()
+            await world.check()
+        key, root = await issuing_and_root(world)
+        assert x509.load_der_x509_certificate(root) == upstream.ca.root
+        keys = await world.keys()
+        assert keys[key].chain == tuple(one.public_bytes(Encoding.DER) for one in upstream.issued[-1])
+        assert "prepared" not in {one.state for one in keys.values()}, "no key is left over"
+
+
 async def test_its_root_is_not_ours_to_rotate(autojump_clock: trio.testing.MockClock) -> None:
     async with made_world() as world:
         with pytest.raises(InvalidInput, match="upstream signer's"):
@@ -130,8 +168,6 @@ def request() -> bytes:
 
 
 def printing(chain: Sequence[bytes]) -> str:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     pem = b"".join(x509.load_der_x509_certificate(one).public_bytes(Encoding.PEM) for one in chain)
     return (
         "import os, sys; request = sys.stdin.read(); assert set(os.environ) <= {'PATH', 'LC_CTYPE'}, os.environ; "

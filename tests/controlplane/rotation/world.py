@@ -121,7 +121,7 @@ class World:
             if (await self.look()).rotation is None:
                 return
             if await rotator.advance():
-                self.now += 600
+                self.now += 1900  # half of what a removal waits for: a few looks are held back
             await self.check()
         raise AssertionError("the rotation has no end")
 
