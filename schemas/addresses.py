@@ -16,6 +16,14 @@ def is_ip(text: str) -> bool:
     return True
 
 
+def of_one_spelling(text: str) -> str:
+    """As every part of the mesh compares it: without its zone, and an IPv4 address in IPv6's form as IPv4 (RFC 4291,
+    2.5.5.2). Raises ValueError where it is no IP address."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
 def is_reachable(text: str) -> bool:
     """Whether it is an IP address that other hosts can connect to.
 

@@ -12,6 +12,7 @@ import msgspec
 from authz.judge import Request, Verdict, judge
 from authz.rules import port_rules
 from schemas import checking
+from schemas.addresses import of_one_spelling
 from schemas.errors import InvalidInput, Problem
 from schemas.names import ServiceRef, SpiffeId
 from schemas.objects import AnyObject, AuthorizationPolicy, Mesh, Service, TrustBundle
@@ -118,8 +119,18 @@ def results(file: CasesFile, objects: Sequence[AnyObject], source: str) -> Itera
         port = _port(service.spec.ports, case.port, subject)
         rules = port_rules(to, port, policies, trust_domain=own, is_trusted=trusted.__contains__)
         host = case.host if case.host is not None else f"{to.name}.{to.namespace}"
-        request = Request(who, case.method, case.path, tuple(case.headers.items()), host, case.address)
+        address = caller_address(case.address, subject, "$.address")
+        request = Request(who, case.method, case.path, tuple(case.headers.items()), host, address)
         yield Result(case, judge(rules, port, request))
+
+
+def caller_address(text: str, subject: str, path: str = "") -> str:
+    """As sidecars see it; empty where it is not known. Raises InvalidInput."""
+    try:
+        return of_one_spelling(text) if text else ""
+    except ValueError as error:
+        remedy = "give the one of the caller's host: 10.1.2.3, 2001:db8::1"
+        raise InvalidInput(Problem(subject, f"{text!r} is no IP address", path, remedy)) from error
 
 
 def _port(ports: Iterable[ServicePort], number: int | None, subject: str) -> ServicePort:

@@ -7,7 +7,6 @@ agent that has just started knows as much as any other.
 """
 
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -20,6 +19,7 @@ from envoy.service.accesslog.v3 import als_pb2 as service_pb2
 
 from dataplane.compile import tokens
 from dataplane.compile.tls import packed
+from schemas.addresses import of_one_spelling
 
 AGENT_CLUSTER = "xds"
 """The bootstrap's cluster of the agent's socket."""
@@ -112,9 +112,7 @@ def _claims(common: entry_pb2.AccessLogCommon) -> bytes:
 
 def address_of(text: str, port: int) -> tuple[str, int]:
     """In one spelling: an IPv4 peer of an IPv6 socket is the IPv4 peer."""
-    address = ip_address(text.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address), port
+    return of_one_spelling(text), port
 
 
 def _address(given: address_pb2.Address) -> tuple[str, int]:

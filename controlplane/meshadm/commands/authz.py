@@ -9,7 +9,7 @@ from authz.judge import Outcome, Request
 from controlplane.exit_codes import ExitCode
 from controlplane.meshadm import manifests, output
 from controlplane.meshadm.authz import plain_tests, plain_verdict, test_lines, verdict_lines
-from controlplane.meshadm.authz_cases import Result, json_schema, read_cases, results
+from controlplane.meshadm.authz_cases import Result, caller_address, json_schema, read_cases, results
 from controlplane.meshadm.evidence import evidence
 from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
@@ -81,8 +81,9 @@ def explain(
     host = next((value for name, value in pairs if name.lower() == "host"), f"{to.name}.{to.namespace}")
     others = tuple(one for one in pairs if one[0].lower() != "host")
     token = None if claims is None else _claims(claims.read())
+    from_address = caller_address(address, "--address")
     known = connect.run(lambda client: evidence(client, to, revision))
-    verdict = known.verdict(port, Request(known.caller(caller), method, path, others, host, address, token))
+    verdict = known.verdict(port, Request(known.caller(caller), method, path, others, host, from_address, token))
     decided = known.revisions.get(verdict.policy) if verdict.policy is not None else None
     if form == "table":
         for text in verdict_lines(verdict):

@@ -104,8 +104,11 @@ async def test_policies_of_the_mesh_and_audits(cli: Cli, fake: FakeReplica) -> N
     )
     said = await cli.ok(*ASK, "--path", "/orders/7", "-H", "x-role=admin", "--address", "192.0.2.1")
     assert "rule 0 of AuthorizationPolicy shop/shadow would deny it" in said
-    result = await cli(*ASK, "--path", "/orders/7", "--address", "10.1.2.3", "-o", "json")
-    assert json.loads(result.stdout)["policy"] == {"namespace": "mesh-system", "name": "blocked"}
+    for address in ("10.1.2.3", "::ffff:10.1.2.3", "::FFFF:a01:203"):
+        result = await cli(*ASK, "--path", "/orders/7", "--address", address, "-o", "json")
+        assert json.loads(result.stdout)["policy"] == {"namespace": "mesh-system", "name": "blocked"}
+    result = await cli(*ASK, "--path", "/orders/7", "--address", "foo")
+    assert (result.exit_code, "'foo' is no IP address" in result.stderr) == (ExitCode.BAD_INPUT, True)
 
 
 CASES = """
@@ -116,19 +119,21 @@ cases:
   - {from: web.shop, to: orders.shop, path: /orders/7, method: DELETE, expect: denied, by: none}
   - {from: "spiffe://other.test/ns/a/svc/b", to: orders.shop, expect: denied}
   - {from: web.shop, to: orders.shop, path: "/a/%2e%2e;/b", expect: refused}
+  - {from: web.shop, to: orders.shop, address: "::ffff:10.1.2.3", expect: denied, by: "shop/blocked[0]"}
 """
+BLOCKED = policy("blocked", "DENY", rule(Source(ip_blocks=("10.0.0.0/8",))))
 
 
 def written(directory: Path, cases: str = CASES) -> str:
     (directory / "objects").mkdir()
-    objects = [codec.to_builtins(one) for one in (service("orders", port("http", 8080)), ALLOW)]
+    objects = [codec.to_builtins(one) for one in (service("orders", port("http", 8080)), ALLOW, BLOCKED)]
     (directory / "objects" / "shop.yaml").write_text(codec.dump_yaml(objects))
     (directory / "cases.yaml").write_text(cases)
     return str(directory / "cases.yaml")
 
 
 async def test_cases_as_expected(cli: Cli, tmp_path: Path) -> None:
-    assert await cli.ok("authz", "test", "-f", written(tmp_path)) == "4 of 4 cases as expected\n"
+    assert await cli.ok("authz", "test", "-f", written(tmp_path)) == "5 of 5 cases as expected\n"
 
 
 @pytest.mark.parametrize(
@@ -150,6 +155,7 @@ async def test_a_case_that_is_not_as_expected(cli: Cli, tmp_path: Path, old: str
         ("trustDomain: mesh.test\n", ""),
         ("objects: [objects]", "objects: [nothing]"),
         ("from: web.shop", "from: WEB"),
+        ("::ffff:10.1.2.3", "foo"),
     ],
 )
 async def test_cases_that_say_nothing(cli: Cli, tmp_path: Path, old: str, new: str) -> None:
