@@ -7,6 +7,7 @@ is only put into Envoy's words.
 
 from collections.abc import Iterable
 from ipaddress import ip_network
+from typing import NamedTuple
 
 from envoy.config.core.v3 import address_pb2
 from envoy.config.rbac.v3 import rbac_pb2
@@ -14,7 +15,7 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 
 from authz.patterns import Text
-from authz.rules import Alternative, Condition, PortRule, PortRules, applies, port_rules, possible
+from authz.rules import Alternative, Condition, PortRule, applies, port_rules, possible
 from dataplane.compile import tokens
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef
@@ -28,11 +29,25 @@ NO_PERMISSION = rbac_pb2.Permission(not_rule=ANY_PERMISSION)
 NO_PRINCIPAL = rbac_pb2.Principal(not_id=ANY_PRINCIPAL)
 
 
-def rules_for(
-    state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort
-) -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
-    """(deny, allow) for one port. `allow` without policies refuses everything."""
-    rules = _rules(state, service, trust_domain, port)
+class Judging(NamedTuple):
+    """What judges the requests to one port. `allow` without policies refuses everything."""
+
+    deny: rbac_pb2.RBAC
+    allow: rbac_pb2.RBAC
+    audit: rbac_pb2.RBAC | None = None
+    """What is to be counted, as if it were denied; None where there is nothing."""
+
+
+def rules_for(state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort) -> Judging:
+    rules = port_rules(
+        service,
+        port,
+        state.authorization_policies(service.namespace),
+        trust_domain=trust_domain,
+        is_trusted=state.is_trusted,
+        unreadable=state.unreadable_policies,
+        revoked=state.revoked.services(),
+    )
     deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
     if rules.revoked:
         revoked = [_caller(Text("exact", str(one))) for one in rules.revoked]
@@ -42,14 +57,9 @@ def rules_for(
     _add(deny, rules.deny)
     allow = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
     _add(allow, rules.allow)
-    return deny, allow
-
-
-def audit_for(state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort) -> rbac_pb2.RBAC | None:
-    """What is to be counted, as if it were denied; None where there is nothing."""
     audit = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
-    _add(audit, _rules(state, service, trust_domain, port).audit)
-    return audit if audit.policies else None
+    _add(audit, rules.audit)
+    return Judging(deny, allow, audit if audit.policies else None)
 
 
 def headers_judged(state: MeshState, service: ServiceRef) -> list[str]:
@@ -71,23 +81,11 @@ def asks_for_headers(policy: AuthorizationPolicy) -> bool:
     return any(to.headers or to.not_headers for rule in policy.spec.rules for to in rule.to or ())
 
 
-def _rules(state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort) -> PortRules:
-    return port_rules(
-        service,
-        port,
-        state.authorization_policies(service.namespace),
-        trust_domain=trust_domain,
-        is_trusted=state.is_trusted,
-        unreadable=state.unreadable_policies,
-        revoked=state.revoked.services(),
-    )
-
-
-def closed() -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
-    """(deny, allow) that let nobody in."""
+def closed() -> Judging:
+    """What lets nobody in."""
     deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
     deny.policies["closed"].CopyFrom(_everything())
-    return deny, rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
+    return Judging(deny, rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW))
 
 
 def _everything() -> rbac_pb2.Policy:

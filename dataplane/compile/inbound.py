@@ -59,10 +59,13 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             traffic_direction="INBOUND",
         )
         transport_socket = tls.downstream(workload.trust_domain, state.federated(workload.trust_domain))
-        if port.passes_bytes and not read_for(state, workload, port):
-            rules = authorization.rules_for(state, workload.service, workload.trust_domain, port)
-            logs = access_logs(workload, "server", http=False)
-            passing.add_chain(listener, clusters.app_name(port), *rules, transport_socket, logs)
+        if port.passes_bytes:
+            judging = authorization.rules_for(state, workload.service, workload.trust_domain, port)
+            if not read_for(state, workload, port, judging):
+                logs = access_logs(workload, "server", http=False)
+                passing.add_chain(
+                    listener, clusters.app_name(port), judging.deny, judging.allow, transport_socket, logs
+                )
         logs = access_logs(
             workload, "server", http=True, carries="connections" if port.protocol == "tcp" else "requests"
         )
@@ -111,18 +114,17 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     if service is None:
         return []
     own, namespace = workload.service, workload.service.namespace
-    judging = (one for one in state.authorization_policies(namespace) if applies(one, own))
+    policies = (one for one in state.authorization_policies(namespace) if applies(one, own))
     limiting = [one for one in state.rate_limits(namespace) if rate_limits.targets(one, own)]
     proving = tokens.authentications_of(state, own)
-    revision = newest(state, [service, *judging, *limiting, *proving])
+    revision = newest(state, [service, *policies, *limiting, *proving])
+    proofs = tokens.proofs_by(proving)
     result = []
     for port in service.spec.ports:
-        host = _virtual_host(port, revision, *_rules(state, workload, port, closed=closed))
-        audit = authorization.audit_for(state, own, workload.trust_domain, port)
-        if audit is not None and not closed:
-            _count(host, audit)
+        judging = None if closed else authorization.rules_for(state, own, workload.trust_domain, port)
+        host = _virtual_host(port, revision, judging or authorization.closed())
         if port.protocol != "tcp":
-            tokens.authenticate(host, proving, (DENY, ALLOW))
+            tokens.authenticate(host, proofs, (DENY, ALLOW))
         rate_limits.limit(host, rate_limits.rules_of(limiting, own, port), workload.trust_domain)
         tag(state, workload, [host])
         configuration = route_pb2.RouteConfiguration(name=host.name, virtual_hosts=[host])
@@ -131,23 +133,6 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
         configuration.validate_clusters.value = False  # the order of pushes sees to it
         result.append(Resource.of(ROUTES, host.name, configuration))
     return result
-
-
-def _count(host: route_components_pb2.VirtualHost, audit: rbac_pb2.RBAC) -> None:
-    """What `audit` would refuse, rule by rule: in Envoy's statistics and in the access log."""
-    per_route = http_rbac_pb2.RBACPerRoute()
-    host.typed_per_filter_config[DENY].Unpack(per_route)
-    per_route.rbac.shadow_rules.CopyFrom(audit)
-    per_route.rbac.track_per_rule_stats = True
-    host.typed_per_filter_config[DENY].CopyFrom(tls.packed(per_route))
-
-
-def _rules(
-    state: MeshState, workload: Workload, port: ServicePort, *, closed: bool
-) -> tuple[rbac_pb2.RBAC, rbac_pb2.RBAC]:
-    if closed:
-        return authorization.closed()
-    return authorization.rules_for(state, workload.service, workload.trust_domain, port)
 
 
 def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
@@ -159,14 +144,16 @@ def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
     ]
 
 
-def _virtual_host(
-    port: ServicePort, revision: int, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC
-) -> route_components_pb2.VirtualHost:
+def _virtual_host(port: ServicePort, revision: int, judging: authorization.Judging) -> route_components_pb2.VirtualHost:
     name = listener_name(port)
     host = route_components_pb2.VirtualHost(name=name, domains=["*"])
     stamp(host.metadata, revision=revision, port=port.port)
-    for filter_name, rules in ((DENY, deny), (ALLOW, allow)):
+    for filter_name, rules in ((DENY, judging.deny), (ALLOW, judging.allow)):
         per_route = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=rules))
+        if filter_name == DENY and judging.audit is not None:
+            # What it would refuse, rule by rule: in Envoy's statistics and in the access log.
+            per_route.rbac.shadow_rules.CopyFrom(judging.audit)
+            per_route.rbac.track_per_rule_stats = True
         host.typed_per_filter_config[filter_name].CopyFrom(tls.packed(per_route))
     route = host.routes.add()
     route.route.cluster = clusters.app_name(port)

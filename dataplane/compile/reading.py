@@ -1,10 +1,9 @@
 """For what an app's sidecar reads HTTP at a port whose bytes it could pass on (`ServicePort.passes_bytes`)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from envoy.config.rbac.v3 import rbac_pb2
-
-from dataplane.compile import authorization, passing, rate_limits, tokens
+from dataplane.compile import passing, rate_limits, tokens
+from dataplane.compile.authorization import Judging, rules_for
 from dataplane.compile.telemetry import asked_of_servers
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
@@ -13,14 +12,18 @@ from schemas.objects.rate_limit import RateLimitPolicy
 from schemas.objects.service import ServicePort
 
 
-def read_for(state: MeshState, workload: Workload, port: ServicePort) -> tuple[str, ...]:
-    """``Kind namespace/name[rule]`` of each object that is about requests, not connections; none: bytes pass."""
+def read_for(
+    state: MeshState, workload: Workload, port: ServicePort, judging: Judging | None = None
+) -> tuple[str, ...]:
+    """``Kind namespace/name[rule]`` of each object that is about requests, not connections; none: bytes pass.
+
+    judging: of the port, where the caller has it.
+    """
     own = workload.service
-    rules = authorization.rules_for(state, own, workload.trust_domain, port)
-    audit = authorization.audit_for(state, own, workload.trust_domain, port)
+    judging = judging or rules_for(state, own, workload.trust_domain, port)
     limits = rate_limits.rules_of(state.rate_limits(own.namespace), own, port)
     found = [
-        *(f"{AuthorizationPolicy.__name__} {name}" for name in sorted(_of_requests(rules, audit))),
+        *(f"{AuthorizationPolicy.__name__} {name}" for name in sorted(_of_requests(judging))),
         *(f"{RateLimitPolicy.__name__} {name}" for name, _ in limits),
         *(str(one.ref) for one in tokens.authentications_of(state, own)),
         *(str(one.ref) for one in asked_of_servers(state.telemetries(own))),
@@ -28,7 +31,7 @@ def read_for(state: MeshState, workload: Workload, port: ServicePort) -> tuple[s
     return tuple(dict.fromkeys(found))
 
 
-def _of_requests(rules: Iterable[rbac_pb2.RBAC], audit: rbac_pb2.RBAC | None) -> Iterator[str]:
-    for rbac in rules:
+def _of_requests(judging: Judging) -> Iterator[str]:
+    for rbac in (judging.deny, judging.allow):
         yield from (name for name, policy in rbac.policies.items() if not passing.judges_identities_only(policy))
-    yield from audit.policies if audit is not None else ()
+    yield from judging.audit.policies if judging.audit is not None else ()

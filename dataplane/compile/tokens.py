@@ -10,6 +10,7 @@ its own before any filter has looked at it: see `authz.tokens`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2
@@ -49,27 +50,35 @@ def authentications_of(state: MeshState, service: ServiceRef) -> list[RequestAut
     return [one for one in state.request_authentications(service.namespace) if applies(one, service)]
 
 
-def authenticate(
-    host: route_components_pb2.VirtualHost,
-    authentications: Sequence[RequestAuthentication],
-    unjudged: Iterable[str],
-) -> None:
-    """Let `host` take no token but good ones. unjudged: filters that have no say about what is answered 401
-    before all."""
-    rules = [
-        (f"{one.metadata.namespace}/{one.metadata.name}[{index}]", rule)
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How tokens by one rule, ``namespace/name[index]``, are proved at any port: its keys are read once."""
+
+    name: str
+    rule: JwtRule
+    provider: jwt_pb2.JwtProvider
+
+
+def proofs_by(authentications: Iterable[RequestAuthentication]) -> list[Proof]:
+    return [
+        Proof(f"{one.metadata.namespace}/{one.metadata.name}[{index}]", rule, _provider(rule, keys_in_force(rule)))
         for one in authentications
         for index, rule in enumerate(one.spec.jwt_rules)
     ]
-    if not rules:
+
+
+def authenticate(host: route_components_pb2.VirtualHost, proofs: Sequence[Proof], unjudged: Iterable[str]) -> None:
+    """Let `host` take no token but good ones. unjudged: filters that have no say about what is answered 401
+    before all."""
+    if not proofs:
         return
     config = jwt_pb2.JwtAuthentication()
     requirement = config.rules.add()
     requirement.match.prefix = "/"
     either = requirement.requires.requires_any.requirements
-    for name, rule in rules:
-        config.providers[name].CopyFrom(_provider(rule, keys_in_force(rule)))
-        either.add(provider_name=name)
+    for one in proofs:
+        config.providers[one.name].CopyFrom(one.provider)
+        either.add(provider_name=one.name)
     either.add().allow_missing.SetInParent()
     per_route = extension_matcher_pb2.ExtensionWithMatcherPerRoute()
     action = composite_pb2.ExecuteFilterAction()
@@ -79,7 +88,7 @@ def authenticate(
     made.name = FILTER
     made.typed_config.CopyFrom(packed(action))
     host.typed_per_filter_config[FILTER].CopyFrom(packed(per_route))
-    refusals = list(_refusals(places(rule for _, rule in rules), unjudged))
+    refusals = list(_refusals(places(one.rule for one in proofs), unjudged))
     kept = list(host.routes)
     del host.routes[:]
     host.routes.extend([*refusals, *kept])
