@@ -29,10 +29,13 @@ _STATISTICS = (
     r"http\..+\.downstream_cx_active$|(http\.|inbound\|).+\.rbac\.denied$)"
 )
 STATISTICS = f"/stats/prometheus?filter={quote(_STATISTICS, safe='')}"
-# As plain text: the other format ends a cluster's name at its first dot. To ask for before that one: Envoy gathers its
-# workers' histograms for each answer, but only after it has given it.
-_OUTLIERS = r"^cluster\.outbound\|.+\.outlier_detection\.ejections_(active|enforced_total)$"
-OUTLIERS = f"/stats?filter={quote(_OUTLIERS, safe='')}"
+# As plain text, for names with a dot in the part that the other format makes a label of. To ask for before that one:
+# Envoy gathers its workers' histograms for each answer, but only after it has given it.
+_NAMED = (
+    r"^(cluster\.outbound\|.+\.outlier_detection\.ejections_(active|enforced_total)|"
+    r"http\.inbound\|.+\.rbac\.policy\..+\.shadow_denied)$"
+)
+NAMED_STATISTICS = f"/stats?filter={quote(_NAMED, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Admin:
     async def statistics(self) -> str:
         """What `dataplane.envoy.stats` reads."""
         text = ""
-        for target in (OUTLIERS, STATISTICS):
+        for target in (NAMED_STATISTICS, STATISTICS):
             reply = await self.get(target)
             if reply.status != 200:
                 raise Unavailable(f"Envoy's admin answered {reply.status} to {target}: {reply.body[:200]!r}")

@@ -31,11 +31,13 @@ _DENIED = {
 }
 _LINE = re.compile(r"envoy_(\w+?)(?:\{(.*)\})? (\S+)")
 _OUTLIERS = re.compile(r"cluster\.outbound\|([^|]+)\|.+\.outlier_detection\.ejections_(active|enforced_total): (\d+)")
+_AUDITED = re.compile(r"http\.inbound\|([^.]+)\.rbac\.policy\.(.+)\.shadow_denied: (\d+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _CODES = {"1": "1xx", "2": "2xx", "3": "3xx", "4": "4xx", "5": "5xx"}
 REQUEST_LABELS = ("side", "source", "destination", "route", "code")
 ERROR_LABELS = REQUEST_LABELS[:-1]
 CONNECTION_LABELS = REQUEST_LABELS[:3]
+AUDIT_LABELS = ("port", "rule")
 DENIAL_LABELS = ("side", "port", "reason")
 UNKNOWN = "unknown"
 
@@ -52,6 +54,7 @@ class Counted:
     own: dict[str, float] = field(default_factory=dict)
     active: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     denied: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
+    audited: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
     ejected: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Instances of each destination that outlier detection leaves out now."""
     ejections: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -69,6 +72,8 @@ def read(exposition: str, trust_domain: str) -> Counted:
             _take(found, match[1], labels, float(match[3]), trust_domain)
         elif (outliers := _OUTLIERS.fullmatch(line)) is not None:  # of ports and subsets together
             (found.ejected if outliers[2] == "active" else found.ejections)[outliers[1]] += float(outliers[3])
+        elif (audited := _AUDITED.fullmatch(line)) is not None:
+            found.audited[audited[1], audited[2]] += float(audited[3])
     return found
 
 
@@ -152,6 +157,8 @@ def families(found: Counted | None) -> Iterator[Family]:
         "Refused requests, and connections where those are what is judged; at the client: paths that no app agrees on."
     )
     yield counters_by("denied", about, DENIAL_LABELS, found.denied)
+    about = "Requests that a rule of an AUDIT policy would have refused, and did not."
+    yield counters_by("audited", about, AUDIT_LABELS, found.audited)
     about = "Instances that are ejected now: they have failed too often, and get nothing for a while."
     yield gauges("ejected_instances", about, "destination", found.ejected)
     about_ejections = "How often an instance was ejected."

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dataplane.compile.request_metrics import MAX_SERIES
 from dataplane.envoy import stats
-from dataplane.envoy.admin import OUTLIERS, STATISTICS
+from dataplane.envoy.admin import NAMED_STATISTICS, STATISTICS
 from telemetry.families import registry
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
@@ -36,7 +36,7 @@ def shop(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Shop]
 
 def scraped(envoy: FedEnvoy) -> Samples:
     """By name, then by labels: as text, and read again, as Prometheus would."""
-    counted = stats.read(envoy.admin(OUTLIERS) + envoy.admin(STATISTICS), TRUST_DOMAIN)
+    counted = stats.read(envoy.admin(NAMED_STATISTICS) + envoy.admin(STATISTICS), TRUST_DOMAIN)
     text = generate_latest(registry(lambda: stats.families(counted))).decode()
     found: Samples = {}
     for family in text_string_to_metric_families(text):
@@ -157,3 +157,10 @@ def test_what_is_denied_is_counted_by_listener_and_reason(shop: Shop) -> None:
     wait_until(
         "the caller's sidecar has counted", lambda: number(shop.web, "denied_total", side="client", port="proxy")
     )
+
+
+def test_what_an_audit_would_have_refused(shop: Shop) -> None:
+    shop.set(LET_WEB, policy("trial", "AUDIT", rule(who("web")), on=["orders"]))
+    for _ in range(2):
+        assert shop.call("/").status == 200
+    counts(shop.orders, "audited_total", 2, port="http", rule="shop/trial[0]")
