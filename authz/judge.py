@@ -20,13 +20,13 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 class Request:
     """What reaches the sidecar of the service that is called. On a tcp port only `caller` and `address` count.
 
-    target: path and query. headers: names and values. host: the authority, with or without port. address: of the host
-    that the caller is on; empty where it is not known. claims: of a token that a RequestAuthentication of the service
-    proves; None: the request has none. unknown: what nobody knows of a request that is judged afterwards: no condition
-    about it is taken to hold, nor a negated one.
+    caller: None: who comes in plaintext, and so has no identity. target: path and query. headers: names and values.
+    host: the authority, with or without port. address: of the host that the caller is on; empty where it is not known.
+    claims: of a token that a RequestAuthentication of the service proves; None: the request has none. unknown: what
+    nobody knows of a request that is judged afterwards: no condition about it is taken to hold, nor a negated one.
     """
 
-    caller: SpiffeId
+    caller: SpiffeId | None
     method: str = "GET"
     target: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
@@ -48,6 +48,7 @@ class Reason(Enum):
     ALLOW = "ALLOW rule"
     DENY = "DENY rule"
     NOT_ADMITTED = "not admitted by mTLS"
+    PLAINTEXT = "plaintext to a port that takes mTLS only"
     REVOKED = "revoked identity"
     UNREADABLE = "unreadable policy"
     NOTHING_ALLOWS = "nothing allows it"
@@ -103,7 +104,7 @@ def judge(rules: PortRules, port: ServicePort, request: Request) -> Verdict:
     """What the sidecar answers. Of several rules that match, the first by name is told."""
     path = ""
     if not rules.admits(request.caller):
-        return Verdict(Outcome.DENIED, Reason.NOT_ADMITTED)
+        return Verdict(Outcome.DENIED, Reason.PLAINTEXT if request.caller is None else Reason.NOT_ADMITTED)
     if port.protocol != "tcp":
         try:
             path = _checked(request)
@@ -114,7 +115,7 @@ def judge(rules: PortRules, port: ServicePort, request: Request) -> Verdict:
     return replace(_decided(rules, facts, request.caller), path=path, audits=audits)
 
 
-def _decided(rules: PortRules, facts: "_Facts", caller: SpiffeId) -> Verdict:
+def _decided(rules: PortRules, facts: "_Facts", caller: SpiffeId | None) -> Verdict:
     if caller in rules.revoked:
         return Verdict(Outcome.DENIED, Reason.REVOKED)
     if rules.unreadable:
@@ -189,7 +190,7 @@ class _Facts:
             case "ipBlocks":
                 return self.request.address or None
             case "identities" | "namespaces" | "trustDomains" | "trustDomain":
-                return str(self.request.caller)
+                return None if self.request.caller is None else str(self.request.caller)
             case "from" | "to" | "ports" | "requestPrincipals" | "when":
                 return ""  # they have no values: what fails them is no part of the request
 

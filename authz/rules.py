@@ -43,9 +43,13 @@ class Condition:
     negated: bool = False
     header: str = ""
     claim: tuple[str, ...] = ()
+    or_nobody: bool = False
+    """Holds of a caller without an identity too."""
 
     def holds(self, *texts: str | None) -> bool:
-        """texts: of what has several, a claim, all of them; of what is not there, none."""
+        """texts: of what has several, a claim, all of them; of what is not there, none, or None."""
+        if self.or_nobody and texts == (None,):
+            return True
         return not self.never and any(value.holds(text) for value in self.values for text in texts) != self.negated
 
 
@@ -83,9 +87,14 @@ class PortRules:
     deny: tuple[PortRule, ...]
     allow: tuple[PortRule, ...]
     audit: tuple[PortRule, ...] = ()
+    plaintext: bool = False
+    """Whether the port takes callers without mTLS, who have no identity."""
 
-    def admits(self, caller: SpiffeId) -> bool:
-        """Whether mTLS takes the caller at all: any workload of the mesh, anybody of a federated trust domain."""
+    def admits(self, caller: SpiffeId | None) -> bool:
+        """Whether the port takes the caller at all: any workload of the mesh, anybody of a federated trust domain; and
+        None, who comes in plaintext, where it takes that."""
+        if caller is None:
+            return self.plaintext
         if caller.trust_domain == self.trust_domain:
             return caller.path.startswith("/ns/")
         return self.is_trusted(caller.trust_domain)
@@ -114,13 +123,14 @@ def port_rules(
     is_trusted: Callable[[str], bool],
     unreadable: Collection[ObjectRef] = (),
     revoked: Collection[ServiceRef] = (),
+    plaintext: bool = False,
 ) -> PortRules:
-    """For one port of `service`; `policies` may be those of other services too."""
+    """For one port of `service`; `policies` may be those of other services too. plaintext: as in `PortRules`."""
     by_action: dict[str, list[PortRule]] = {"ALLOW": [], "DENY": [], "AUDIT": []}
     for policy in sorted(policies, key=lambda one: one.ref):
         if not applies(policy, service):
             continue
-        reading = _Reading(port, trust_domain, is_trusted, denies=policy.spec.action != "ALLOW")
+        reading = _Reading(port, trust_domain, is_trusted, policy.spec.action != "ALLOW", plaintext)
         for index, rule in enumerate(policy.spec.rules):
             made = PortRule(policy.ref, index, tuple(reading.sources(rule)), tuple(reading.operations(rule)))
             by_action[policy.spec.action].append(made)
@@ -132,6 +142,7 @@ def port_rules(
         deny=tuple(by_action["DENY"]),
         allow=tuple(by_action["ALLOW"]),
         audit=tuple(by_action["AUDIT"]),
+        plaintext=plaintext,
     )
 
 
@@ -148,6 +159,7 @@ class _Reading:
     trust_domain: str
     is_trusted: Callable[[str], bool]
     denies: bool
+    plaintext: bool = False
 
     # -- who
 
@@ -161,12 +173,16 @@ class _Reading:
             conditions = tuple(self._source(source))
             named = source.identities is not None or source.namespaces is not None or source.trust_domains is not None
             # A token says who asks, not who calls: whom it does not name is anybody still.
-            yield (*(() if named else self._anybody()), *conditions, *when)
+            yield (*(() if named else self._anybody(by_address=_goes_by_address(source))), *conditions, *when)
 
-    def _anybody(self) -> Alternative:
-        """Federated peers pass TLS too. Who names nobody lets in anybody of the own mesh; a denial means all."""
+    def _anybody(self, *, by_address: bool = False) -> Alternative:
+        """Federated peers pass TLS too. Who names nobody lets in anybody of the own mesh; a denial means all.
+
+        by_address: the rule names addresses and no identity: the one way to let in who shows none.
+        """
         of_the_mesh = (Text("prefix", f"spiffe://{self.trust_domain}/ns/"),)
-        return () if self.denies else (Condition("trustDomain", of_the_mesh, (self.trust_domain,)),)
+        nobody = by_address and self.plaintext
+        return () if self.denies else (Condition("trustDomain", of_the_mesh, (self.trust_domain,), or_nobody=nobody),)
 
     def _source(self, source: Source) -> Iterator[Condition]:
         if source.identities is not None:
@@ -268,6 +284,12 @@ class _Reading:
         if operation.grpc is not None:
             patterns = [grpc_pattern(one.service, one.method) for one in operation.grpc]
             yield _any_of("grpc", _all(patterns, path_texts, wide), tuple(map(_grpc, operation.grpc)))
+
+
+def _goes_by_address(source: Source) -> bool:
+    """And not by identity, not even to exclude one: who shows none may be anybody."""
+    excluded = (source.not_identities, source.not_namespaces, source.not_trust_domains)
+    return source.ip_blocks is not None and not any(excluded)
 
 
 def _spelled(identity: str) -> tuple[str, str]:

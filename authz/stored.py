@@ -6,10 +6,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import msgspec
 
+from authz.peers import peer_faults
 from authz.tokens import authentication_faults
 from schemas import checking
 from schemas.errors import Corrupt, Problem
-from schemas.objects import AuthorizationPolicy, RequestAuthentication
+from schemas.objects import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
 from schemas.objects.authorization import AuthorizationPolicySpec
 
 
@@ -40,14 +41,19 @@ def _block_fault(text: str, path: tuple[str | int, ...]) -> checking.Fault | Non
     return checking.Fault(path, f"{text!r} is a block of IPv4 and matches nobody", f"write {instead}")
 
 
-def check_understood(policy: AuthorizationPolicy | RequestAuthentication, data: bytes, subject: str) -> None:
+def check_understood(
+    policy: AuthorizationPolicy | RequestAuthentication | PeerAuthentication, data: bytes, subject: str
+) -> None:
     """`data`: what `policy` was decoded from. Raises Corrupt.
 
     Of other objects an unknown field is passed over. Of a policy it may be a condition that a newer replica knows:
-    without it an ALLOW would allow more. Of a RequestAuthentication, what a token must be.
+    without it an ALLOW would allow more. Of a RequestAuthentication, what a token must be; of a PeerAuthentication,
+    whom it is not for.
     """
     if isinstance(policy, AuthorizationPolicy):
         wrong = next(policy_faults(policy.spec), None)
+    elif isinstance(policy, PeerAuthentication):
+        wrong = next(peer_faults(policy.spec), None)
     else:
         wrong = next(authentication_faults(policy.spec), None)
     if wrong is not None:

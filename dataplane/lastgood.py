@@ -15,7 +15,7 @@ from dataplane.snapshot.state import MeshState, Stored, from_stored
 from schemas.errors import Problem
 from schemas.keys import Keyspace, RevocationRef
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import AuthorizationPolicy, RequestAuthentication
+from schemas.objects import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
 from schemas.records import Revocation
 
 FORMAT = 1  # of the file; another one is not read
@@ -35,6 +35,8 @@ class LastGood(msgspec.Struct, frozen=True, kw_only=True):
     """Namespace and name; they close their namespaces, after a restart too."""
     unreadable_authentications: tuple[tuple[str, str], ...] = ()
     """The same of each RequestAuthentication."""
+    unreadable_peer_authentications: tuple[tuple[str, str], ...] = ()
+    """The same of each PeerAuthentication; they keep plaintext out."""
     learnt: tuple[str, ...] = ()
     """Authorities that the app turned out to call."""
     revocations: tuple[Revocation, ...] = ()
@@ -58,6 +60,7 @@ def dump(state: MeshState, learnt: Iterable[str] = (), *, now: int) -> bytes:
             values={key: (one.value, one.revision) for key, one in state.stored.items()},
             unreadable_policies=_unreadable(state, AuthorizationPolicy),
             unreadable_authentications=_unreadable(state, RequestAuthentication),
+            unreadable_peer_authentications=_unreadable(state, PeerAuthentication),
             learnt=tuple(learnt),
             revocations=tuple(state.revoked.records[service] for service in sorted(state.revoked.records)),
             unreadable_revocations=tuple(sorted((one.namespace, one.name) for one in state.revoked.unreadable)),
@@ -83,6 +86,7 @@ def restore(saved: LastGood) -> MeshState:
     stored = {key: Stored(value, revision) for key, (value, revision) in saved.values.items()}
     unreadable = [ObjectRef(AuthorizationPolicy.__name__, *one) for one in saved.unreadable_policies]
     unreadable += [ObjectRef(RequestAuthentication.__name__, *one) for one in saved.unreadable_authentications]
+    unreadable += [ObjectRef(PeerAuthentication.__name__, *one) for one in saved.unreadable_peer_authentications]
     state = from_stored(Keyspace(saved.prefix), saved.revision, stored, unreadable, saved.revocations)
     for service in (ServiceRef(*one) for one in saved.unreadable_revocations):
         state.revoked.unreadable.add(service)

@@ -10,6 +10,10 @@ from schemas.keys import Keyspace
 from schemas.names import ObjectRef
 from schemas.objects import ExternalService, Gateway, Mesh, Service, TrustBundle
 
+_LOOKED_AT = frozenset(
+    {"BackendTrafficPolicy", "ExternalService", "Gateway", "PeerAuthentication", "Telemetry", "TrustBundle"}
+)
+
 
 def objects_needed(changes: Sequence[Change]) -> frozenset[ObjectRef]:
     """What is written, what that names, and what it must not be beside."""
@@ -28,13 +32,12 @@ def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known)
     if any(narrows(change, known) for change in changes):
         return frozenset({keyspace.config()}) | blocks  # a dependency may name a service from any namespace
     # Two policies must not speak for one service, nor two Telemetry objects in one matter, so the others of the
-    # namespace are looked at; nor two bundles for one trust domain, two external services for one host name, two
-    # gateways in one service for one port.
+    # namespace are looked at, nor two PeerAuthentications; nor two bundles for one trust domain, two external services
+    # for one host name, two gateways in one service for one port.
     return blocks | frozenset(
         keyspace.config_of_kind(change.ref.kind, change.ref.namespace)
         for change in changes
-        if change.put
-        and change.ref.kind in ("BackendTrafficPolicy", "ExternalService", "Gateway", "Telemetry", "TrustBundle")
+        if change.put and change.ref.kind in _LOOKED_AT
     )
 
 

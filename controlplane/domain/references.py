@@ -12,6 +12,7 @@ from schemas.objects import (
     Gateway,
     GRPCRoute,
     HTTPRoute,
+    PeerAuthentication,
     RateLimitPolicy,
     RequestAuthentication,
     Service,
@@ -47,7 +48,14 @@ def references(value: AnyObject) -> Iterator[Reference]:
                 yield Reference(ref, f"$.spec.parentRefs[{index}]")
             for path, backend in backend_refs(value):
                 yield Reference(ObjectRef(backend.kind, backend.namespace or own, backend.name), path)
-        case AuthorizationPolicy() | BackendTrafficPolicy() | RateLimitPolicy() | RequestAuthentication() | Telemetry():
+        case (
+            AuthorizationPolicy()
+            | BackendTrafficPolicy()
+            | PeerAuthentication()
+            | RateLimitPolicy()
+            | RequestAuthentication()
+            | Telemetry()
+        ):
             for index, target in enumerate(value.spec.target_refs or ()):
                 ref = ObjectRef(target.kind, value.metadata.namespace, target.name)
                 yield Reference(ref, f"$.spec.targetRefs[{index}]")

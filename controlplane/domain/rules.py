@@ -13,6 +13,7 @@ from controlplane.domain.federation import (
 )
 from controlplane.domain.gateways import gateway_problems
 from controlplane.domain.known import After
+from controlplane.domain.peer_authentications import peer_authentication_problems
 from controlplane.domain.rate_limits import rate_limit_problems
 from controlplane.domain.references import ANY_SERVICE, Reference, dependency_target, references
 from controlplane.domain.routes import route_problems
@@ -29,6 +30,7 @@ from schemas.objects import (
     GRPCRoute,
     HTTPRoute,
     Mesh,
+    PeerAuthentication,
     RateLimitPolicy,
     RequestAuthentication,
     Service,
@@ -67,6 +69,8 @@ def problems_of(value: AnyObject, after: After, subject: str) -> Iterator[Proble
             yield from telemetry_problems(value, after, subject)
         case RateLimitPolicy():
             yield from rate_limit_problems(value, after, subject)
+        case PeerAuthentication():
+            yield from peer_authentication_problems(value, after, subject)
         case RequestAuthentication():
             for fault in authentication_faults(value.spec):
                 yield Problem(subject, fault.message, json_path(fault.path), fault.remedy)

@@ -10,15 +10,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from authz.judge import Request, Verdict, judge
+from authz.peers import mode_of
 from authz.rules import port_rules
 from schemas import checking
 from schemas.addresses import of_one_spelling
 from schemas.errors import InvalidInput, Problem
 from schemas.names import ServiceRef, SpiffeId
-from schemas.objects import AnyObject, AuthorizationPolicy, Mesh, Service, TrustBundle
+from schemas.objects import AnyObject, AuthorizationPolicy, Mesh, PeerAuthentication, Service, TrustBundle
 from schemas.objects.common import Port, TrustDomain
 from schemas.objects.service import ServicePort
 from schemas.yaml_text import read_documents
+
+PLAINTEXT = "plaintext"
+"""Stands for a caller that shows no certificate; no service has a name without a namespace."""
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
 
@@ -27,7 +31,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}, 
     """A request, and what is to become of it."""
 
     name: str = ""
-    from_: Annotated[str, msgspec.Meta(min_length=1, description="NAME.NAMESPACE, or a SPIFFE ID")]
+    from_: Annotated[str, msgspec.Meta(min_length=1, description="NAME.NAMESPACE, a SPIFFE ID, or plaintext")]
     to: Annotated[str, msgspec.Meta(min_length=1, description="NAME.NAMESPACE")]
     port: Port | None = None
     """Of the service; needed where it has several."""
@@ -101,23 +105,21 @@ def results(file: CasesFile, objects: Sequence[AnyObject], source: str) -> Itera
         ServiceRef(one.metadata.namespace, one.metadata.name): one for one in objects if isinstance(one, Service)
     }
     policies = [one for one in objects if isinstance(one, AuthorizationPolicy)]
+    modes = [one for one in objects if isinstance(one, PeerAuthentication)]
     trusted = {one.spec.trust_domain for one in objects if isinstance(one, TrustBundle)}
     for index, case in enumerate(file.cases):
         subject = f"{source} case {index}" + (f" ({case.name})" if case.name else "")
         try:
             to = ServiceRef.parse(case.to)
-            who = (
-                SpiffeId.parse(case.from_)
-                if "://" in case.from_
-                else SpiffeId.of_service(own, ServiceRef.parse(case.from_))
-            )
+            who = caller_of(case.from_, own)
         except InvalidInput as error:
             raise InvalidInput(*(Problem(subject, one.message, remedy=one.remedy) for one in error.problems)) from error
         service = services.get(to)
         if service is None:
             raise InvalidInput(Problem(subject, f"there is no Service {to} among the objects", "$.to"))
         port = _port(service.spec.ports, case.port, subject)
-        rules = port_rules(to, port, policies, trust_domain=own, is_trusted=trusted.__contains__)
+        permissive = mode_of(to, port.port, modes).permissive
+        rules = port_rules(to, port, policies, trust_domain=own, is_trusted=trusted.__contains__, plaintext=permissive)
         host = case.host if case.host is not None else f"{to.name}.{to.namespace}"
         address = caller_address(case.address, subject, "$.address")
         request = Request(who, case.method, case.path, tuple(case.headers.items()), host, address)
@@ -131,6 +133,13 @@ def caller_address(text: str, subject: str, path: str = "") -> str:
     except ValueError as error:
         remedy = "give the one of the caller's host: 10.1.2.3, 2001:db8::1"
         raise InvalidInput(Problem(subject, f"{text!r} is no IP address", path, remedy)) from error
+
+
+def caller_of(text: str, trust_domain: str) -> SpiffeId | None:
+    """``NAME.NAMESPACE``, a SPIFFE ID, or ``plaintext``, which is nobody. Raises InvalidInput."""
+    if text == PLAINTEXT:
+        return None
+    return SpiffeId.parse(text) if "://" in text else SpiffeId.of_service(trust_domain, ServiceRef.parse(text))
 
 
 def _port(ports: Iterable[ServicePort], number: int | None, subject: str) -> ServicePort:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from authz.rules import applies
 from controlplane.meshadm import sidecars as judging
@@ -15,6 +15,7 @@ from schemas.names import ServiceRef
 from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
+    PeerAuthentication,
     RateLimitPolicy,
     RequestAuthentication,
     Service,
@@ -23,8 +24,15 @@ from schemas.objects import (
 from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
 from schemas.objects.rate_limit import LimitMatch, LimitSource, RateLimitRule
 
-POLICY_KINDS = ("AuthorizationPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "RequestAuthentication", "Telemetry")
-_POLICIES = AuthorizationPolicy | BackendTrafficPolicy | RateLimitPolicy | RequestAuthentication | Telemetry
+_POLICIES = (
+    AuthorizationPolicy
+    | BackendTrafficPolicy
+    | PeerAuthentication
+    | RateLimitPolicy
+    | RequestAuthentication
+    | Telemetry
+)
+POLICY_KINDS = tuple(kind.__name__ for kind in get_args(_POLICIES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from authz.judge import Request, Verdict, judge
+from authz.peers import mode_of
 from authz.rules import port_rules
 from authz.stored import check_understood
 from controlplane.meshadm import output
+from controlplane.meshadm.authz_cases import caller_of
 from controlplane.meshadm.client import MeshClient
 from controlplane.meshadm.table import printable
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import Corrupt, InvalidInput, NotFound, Problem
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId
-from schemas.objects import AuthorizationPolicy, Mesh, RequestAuthentication, Service
+from schemas.objects import AuthorizationPolicy, Mesh, PeerAuthentication, RequestAuthentication, Service
 from schemas.objects.service import ServicePort
 from schemas.records import Revocation
+
+_KINDS = AuthorizationPolicy | PeerAuthentication | RequestAuthentication
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Evidence:
     revoked: tuple[ServiceRef, ...]
     trusted: frozenset[str]
     """Trust domains that are federated with now: of them etcd's past is not asked."""
+    modes: tuple[PeerAuthentication, ...] = ()
     revisions: Mapping[ObjectRef, int] = field(default_factory=dict)
 
     @property
@@ -52,22 +57,22 @@ class Evidence:
     def verdict(self, number: int | None, request: Request) -> Verdict:
         """number: of the port, as for `port`."""
         port = self.port(number)
+        permissive = mode_of(self.to, port.port, self.modes, self.unreadable).permissive
         rules = port_rules(
             self.to,
             port,
             self.policies,
             trust_domain=self.trust_domain,
             is_trusted=self.trusted.__contains__,
-            unreadable=self.unreadable,
+            unreadable=[one for one in self.unreadable if one.kind != PeerAuthentication.__name__],
             revoked=self.revoked,
+            plaintext=permissive,
         )
         return judge(rules, port, request)
 
-    def caller(self, text: str) -> SpiffeId:
-        """``NAME.NAMESPACE`` of the own trust domain, or a SPIFFE ID."""
-        if "://" in text:
-            return SpiffeId.parse(text)
-        return SpiffeId.of_service(self.trust_domain, ServiceRef.parse(text))
+    def caller(self, text: str) -> SpiffeId | None:
+        """``NAME.NAMESPACE`` of the own trust domain, a SPIFFE ID, or ``plaintext``, which is nobody."""
+        return caller_of(text, self.trust_domain)
 
 
 async def evidence(client: MeshClient, to: ServiceRef, revision: int = 0) -> Evidence:
@@ -82,7 +87,8 @@ async def evidence(client: MeshClient, to: ServiceRef, revision: int = 0) -> Evi
         service=service,
         trust_domain=mesh.spec.trust_domain,
         revision=revision or seen,
-        policies=tuple(policies),
+        policies=tuple(one for one in policies if isinstance(one, AuthorizationPolicy)),
+        modes=tuple(one for one in policies if isinstance(one, PeerAuthentication)),
         unreadable=tuple(unreadable),
         revoked=tuple(await _revoked(client, revision)),
         trusted=await _trusted(client),
@@ -98,14 +104,15 @@ async def _object(client: MeshClient, ref: ObjectRef, revision: int) -> object:
 
 async def _policies(
     client: MeshClient, namespace: str, revision: int
-) -> tuple[list[AuthorizationPolicy], list[ObjectRef], dict[ObjectRef, int], int]:
+) -> tuple[list[AuthorizationPolicy | PeerAuthentication], list[ObjectRef], dict[ObjectRef, int], int]:
     """Those of a namespace and of the mesh, and which can't be read (RequestAuthentications too): as a sidecar reads
     them that starts then. The revision of each policy, and of the list."""
-    found: list[AuthorizationPolicy] = []
+    found: list[AuthorizationPolicy | PeerAuthentication] = []
     unreadable: list[ObjectRef] = []
     replies: list[pb.ListReply] = []
     for one_namespace in dict.fromkeys((namespace, SYSTEM_NAMESPACE)):
-        replies.append(await _list(client, AuthorizationPolicy.__name__, one_namespace, revision))
+        for kind in (AuthorizationPolicy, PeerAuthentication):
+            replies.append(await _list(client, kind.__name__, one_namespace, revision))
     replies.append(await _list(client, RequestAuthentication.__name__, namespace, revision))
     revisions: dict[ObjectRef, int] = {}
     for one in (each for reply in replies for each in reply.objects):
@@ -113,14 +120,14 @@ async def _policies(
         revisions[ref] = one.revision
         try:
             policy = codec.decode_object(one.value, ref.kind, str(ref))
-            if not isinstance(policy, AuthorizationPolicy | RequestAuthentication) or policy.ref != ref:
+            if not isinstance(policy, _KINDS) or policy.ref != ref:
                 raise Corrupt(Problem(str(ref), f"the key holds {policy.ref}", "$.metadata", "delete the key"))
             check_understood(policy, one.value, str(ref))
         except Corrupt as error:
             output.notice(printable(f"can't be read: {error}"))
             unreadable.append(ref)
         else:
-            if isinstance(policy, AuthorizationPolicy):
+            if not isinstance(policy, RequestAuthentication):
                 found.append(policy)
     return found, unreadable, revisions, min(reply.revision for reply in replies)
 

@@ -16,6 +16,7 @@ SHORT_FORMS = {
     "BackendTrafficPolicy": ("btp",),
     "RateLimitPolicy": ("rlp",),
     "RequestAuthentication": ("reqauth",),
+    "PeerAuthentication": ("peerauth", "pa"),
     "Telemetry": ("tel",),
     "ExternalService": ("extsvc",),
     "Gateway": ("gtw",),

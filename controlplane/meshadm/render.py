@@ -90,6 +90,11 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),
         ("ISSUERS", lambda one: joined(rule.issuer for rule in one.spec.jwt_rules)),
     ),
+    "PeerAuthentication": (
+        ("TARGETS", lambda one: _targets(one.spec.target_refs)),
+        ("MODE", lambda one: one.spec.mtls.mode if one.spec.mtls is not None else "-"),
+        ("PORTS", lambda one: joined(f"{port}:{said.mode}" for port, said in one.spec.port_level_mtls.items())),
+    ),
     "Telemetry": (
         ("TARGETS", lambda one: _targets(one.spec.target_refs)),
         ("SAYS", lambda one: joined(one.sections)),

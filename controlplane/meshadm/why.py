@@ -8,6 +8,7 @@ from authz.judge import Reason, Request, Verdict
 from authz.paths import REFUSED
 from authz.rules import Field
 from controlplane.meshadm.authz import plain_verdict, verdict_lines
+from controlplane.meshadm.authz_cases import PLAINTEXT
 from schemas.names import SpiffeId
 from schemas.request_log import LoggedRequest, rule_of, unreadable_of
 
@@ -44,9 +45,9 @@ class Looked:
 
 
 def request_of(entry: LoggedRequest) -> Request:
-    """As far as the log has it. Raises InvalidInput where the caller has no SPIFFE ID."""
+    """As far as the log has it. Raises InvalidInput where it does not say who called."""
     return Request(
-        SpiffeId.parse(entry.source),
+        None if entry.source == PLAINTEXT else SpiffeId.parse(entry.source),
         entry.method or "GET",
         entry.path or "/",
         host=entry.authority,

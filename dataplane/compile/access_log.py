@@ -11,7 +11,7 @@ from envoy.config.core.v3 import substitution_format_string_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
 
 from dataplane.compile.log_filters import Carries, is_logged
-from dataplane.compile.request_metrics import request_metrics
+from dataplane.compile.request_metrics import PLAINTEXT, request_metrics
 from dataplane.compile.stamps import NAMESPACE
 from dataplane.compile.telemetry import Side
 from dataplane.compile.tls import packed
@@ -60,23 +60,25 @@ _SERVER_HTTP = {
 
 
 def access_logs(
-    workload: Workload, side: Side, *, http: bool, carries: Carries = "requests"
+    workload: Workload, side: Side, *, http: bool, carries: Carries = "requests", plaintext: bool = False
 ) -> list[accesslog_pb2.AccessLog]:
     """For an HTTP connection manager, or for a TCP proxy, which carries connections alone: what is counted, and, but
     where the workload logs nowhere, the log.
 
-    A function of the workload's settings alone: what is said at run time goes by the runtime.
+    A function of the workload's settings alone: what is said at run time goes by the runtime. plaintext: of who shows
+    no certificate.
     """
-    logs = request_metrics(workload, side, carries if http else "connections")
+    logs = request_metrics(workload, side, carries if http else "connections", plaintext=plaintext)
     if workload.access_log:
-        logs.append(_access_log(workload.access_log, str(workload.identity), side, http=http))
+        logs.append(_access_log(workload.access_log, str(workload.identity), side, http=http, plaintext=plaintext))
     return logs
 
 
 @lru_cache(maxsize=8)  # a listener for each bound port; all of them log alike
-def _access_log(path: str, own: str, side: Side, *, http: bool) -> accesslog_pb2.AccessLog:
+def _access_log(path: str, own: str, side: Side, *, http: bool, plaintext: bool) -> accesslog_pb2.AccessLog:
     file = file_pb2.FileAccessLog(path=path)
-    file.log_format.CopyFrom(_format(_fields(own, side, http=http)))
+    fields = _fields(own, side, http=http) | ({"source": PLAINTEXT} if plaintext else {})
+    file.log_format.CopyFrom(_format(fields))
     log = accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(file))
     is_logged(log.filter, side, http=http)
     return log

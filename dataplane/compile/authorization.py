@@ -15,11 +15,12 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 
 from authz.patterns import Text
+from authz.peers import mode_of
 from authz.rules import Alternative, Condition, PortRule, applies, port_rules, possible
 from dataplane.compile import tokens
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef
-from schemas.objects import AuthorizationPolicy
+from schemas.objects import AuthorizationPolicy, PeerAuthentication
 from schemas.objects.service import ServicePort
 
 ANY_PERMISSION = rbac_pb2.Permission(any=True)
@@ -27,6 +28,8 @@ ANY_PRINCIPAL = rbac_pb2.Principal(any=True)
 # What matches nothing, since Envoy takes no empty list.
 NO_PERMISSION = rbac_pb2.Permission(not_rule=ANY_PERMISSION)
 NO_PRINCIPAL = rbac_pb2.Principal(not_id=ANY_PRINCIPAL)
+# Who has shown no certificate: on such a connection `authenticated` never holds, whatever it asks for.
+NOBODY = rbac_pb2.Principal(not_id=rbac_pb2.Principal(authenticated=rbac_pb2.Principal.Authenticated()))
 
 
 class Judging(NamedTuple):
@@ -45,8 +48,9 @@ def rules_for(state: MeshState, service: ServiceRef, trust_domain: str, port: Se
         state.authorization_policies(service.namespace),
         trust_domain=trust_domain,
         is_trusted=state.is_trusted,
-        unreadable=state.unreadable_policies,
+        unreadable=[one for one in state.unreadable_policies if one.kind != PeerAuthentication.__name__],
         revoked=state.revoked.services(),
+        plaintext=is_permissive(state, service, port),
     )
     deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
     if rules.revoked:
@@ -79,6 +83,12 @@ def headers_judged(state: MeshState, service: ServiceRef) -> list[str]:
 def asks_for_headers(policy: AuthorizationPolicy) -> bool:
     """Whether what `headers_judged` says may change with it."""
     return any(to.headers or to.not_headers for rule in policy.spec.rules for to in rule.to or ())
+
+
+def is_permissive(state: MeshState, service: ServiceRef, port: ServicePort) -> bool:
+    """Whether the port takes plaintext beside mTLS."""
+    objects = state.peer_authentications(service.namespace)
+    return mode_of(service, port.port, objects, state.unreadable_policies).permissive
 
 
 def closed() -> Judging:
@@ -155,13 +165,15 @@ def _principal(conditions: Alternative) -> rbac_pb2.Principal:
     match conditions:
         case ():
             return ANY_PRINCIPAL
-        case (Condition(field="trustDomain", values=(text,)),):
+        case (Condition(field="trustDomain", values=(text,), or_nobody=False),):
             return _caller(text)
     return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=[_calling(one) for one in conditions]))
 
 
 def _calling(condition: Condition) -> rbac_pb2.Principal:
     ids = [one for text in condition.values for one in _callers(condition, text)] or [NO_PRINCIPAL]
+    if condition.or_nobody:
+        ids.append(NOBODY)
     principal = rbac_pb2.Principal(or_ids=rbac_pb2.Principal.Set(ids=ids))
     return rbac_pb2.Principal(not_id=principal) if condition.negated else principal
 

@@ -47,6 +47,7 @@ from schemas.objects import (
     ExternalService,
     Gateway,
     Mesh,
+    PeerAuthentication,
     RateLimitPolicy,
     RequestAuthentication,
     Service,
@@ -149,7 +150,7 @@ class Compiler:
         for change in changes:
             dirty |= self._touched(state, change)
         own = state.service(self.workload.service)
-        if INBOUND_ROUTES in dirty and own is not None and any(port.passes_bytes for port in own.spec.ports):
+        if INBOUND_ROUTES in dirty and own is not None and inbound.holds_rules(state, own):
             dirty.add(INBOUND)  # which holds the rules of such ports
         return self._build(state, dirty)
 
@@ -279,6 +280,9 @@ class Compiler:
             case ObjectRef(kind=RequestAuthentication.__name__, namespace=namespace):
                 # One that becomes readable, or is no longer, closes or opens the whole namespace.
                 return {INBOUND_ROUTES} if namespace == self.workload.service.namespace else set()
+            case ObjectRef(kind=PeerAuthentication.__name__, namespace=namespace):
+                near = namespace in (self.workload.service.namespace, SYSTEM_NAMESPACE)
+                return {INBOUND, INBOUND_ROUTES} if near else set()  # what rules mean depends on it too
             case ObjectRef(kind=Telemetry.__name__):
                 return self._touched_by_telemetry(state, change)
             case EndpointRef(service=service):

@@ -50,16 +50,19 @@ def connection_manager(
     access_logs: Sequence[accesslog_pb2.AccessLog] = (),
     judged_headers: Sequence[str] = (),
     edge: Edge | None = None,
+    plaintext: bool = False,
     tracer: Callable[[hcm_pb2.HttpConnectionManager], None] | None = None,
 ) -> listener_components_pb2.Filter:
     """A network filter that serves the RouteConfiguration `name`.
 
     inbound: from other sidecars over mTLS, else from the own app. takes_connect: HTTP CONNECT is for us to answer.
-    judged_headers: those that rules ask for. edge: from outside of the mesh.
+    judged_headers: those that rules ask for. edge: from outside of the mesh. plaintext: inbound, from whoever comes
+    without mTLS, and so a stranger too.
     tracer: has it make spans (compile/tracing.py).
     """
+    edge = Edge() if plaintext else edge
     manager = _Manager(
-        stat_prefix=name,
+        stat_prefix=f"{name}|plaintext" if plaintext else name,
         codec_type=_Manager.AUTO,
         rds=hcm_pb2.Rds(route_config_name=name, config_source=ads_source()),
         use_remote_address=wrappers_pb2.BoolValue(value=True),
@@ -79,7 +82,8 @@ def connection_manager(
     harden(manager)
     if inbound:
         manager.set_current_client_cert_details.uri = True
-        unserved.tell(manager)
+        if not plaintext:
+            unserved.tell(manager)
         manager.local_reply_config.mappers.extend([_denial(told=True), _denial(told=False)])
         add_reports(manager, name, judged_headers)
     else:
@@ -88,6 +92,8 @@ def connection_manager(
             manager.local_reply_config.mappers.append(_reason())
     if edge is not None:
         against_strangers(manager, edge.trusted_hops)
+    if plaintext:  # who sends is to be known when a request begins, not only when it ends
+        manager.access_log_options.flush_access_log_on_new_request = True
     if tracer is not None:
         tracer(manager)
     if takes_connect:

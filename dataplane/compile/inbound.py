@@ -1,4 +1,5 @@
-"""Inbound: one listener a port of the own service. It takes mTLS, authorizes, and hands on to the app.
+"""Inbound: one listener a port of the own service. It takes mTLS (`plaintext`: where that is asked for, not only that),
+authorizes, and hands on to the app.
 
 The rules of a port are in its RouteConfiguration: there Envoy applies a new policy to the next request of connections
 that are already open, which a changed listener would not.
@@ -20,8 +21,9 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from google.protobuf import duration_pb2
 
+from authz.peers import concerns
 from authz.rules import applies
-from dataplane.compile import authorization, clusters, passing, rate_limits, tls, tokens, unserved
+from dataplane.compile import authorization, clusters, passing, plaintext, rate_limits, tls, tokens, unserved
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.one_identity import one_identity
@@ -31,7 +33,8 @@ from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.tracing import KEEP, Tracer, add_chains, set_up, tag, traced
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
-from schemas.objects.service import ServicePort
+from schemas.names import ServiceRef
+from schemas.objects.service import Service, ServicePort
 
 DENY = "mesh.authorization.deny"
 ALLOW = "mesh.authorization.allow"
@@ -41,6 +44,15 @@ HTTP = "http"
 
 def listener_name(port: ServicePort) -> str:
     return f"inbound|{port.name}"
+
+
+def holds_rules(state: MeshState, service: Service) -> bool:
+    """Whether there are rules in the listeners too: of connections whose bytes are passed on."""
+    own = ServiceRef(service.metadata.namespace, service.metadata.name)
+    return any(
+        port.passes_bytes or (port.protocol == "tcp" and authorization.is_permissive(state, own, port))
+        for port in service.spec.ports
+    )
 
 
 def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
@@ -58,6 +70,7 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             address=clusters.socket_address(workload.inbound_address, workload.inbound_ports.get(port.name, port.port)),
             traffic_direction="INBOUND",
         )
+        plaintext.tell_apart(listener)
         transport_socket = tls.downstream(workload.trust_domain, state.federated(workload.trust_domain))
         if port.passes_bytes:
             judging = authorization.rules_for(state, workload.service, workload.trust_domain, port)
@@ -76,25 +89,51 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             listener.filter_chains[-1].name = HTTP  # what is open in it goes on when the other goes
         else:
             add_chains(listener, HTTP, http, partial(set_up, workload, "server"), spans=traced(state, workload))
+        if authorization.is_permissive(state, workload.service, port):
+            _add_plaintext(listener, state, workload, port, judged)
         result.append(Resource.of(LISTENER, listener.name, listener))
     return result
 
 
+def _add_plaintext(
+    listener: listener_pb2.Listener,
+    state: MeshState,
+    workload: Workload,
+    port: ServicePort,
+    judged_headers: Sequence[str],
+) -> None:
+    """The same rules; where HTTP is read, they come with the same route."""
+    is_tcp = port.protocol == "tcp"
+    logs = [*access_logs(workload, "server", http=not is_tcp, plaintext=True), plaintext.seen(port.port)]
+    if is_tcp:
+        judging = authorization.rules_for(state, workload.service, workload.trust_domain, port)
+        plaintext.add_tcp(listener, clusters.app_name(port), judging, logs)
+        return
+    http = partial(_http_chain, port, None, logs, judged_headers)
+    if listener.HasField("filter_chain_matcher"):
+        plaintext.add_http(listener, http, partial(set_up, workload, "server"), spans=traced(state, workload))
+    else:
+        plaintext.add_http_beside_bytes(listener, http)
+
+
 def _http_chain(
     port: ServicePort,
-    transport_socket: base_pb2.TransportSocket,
+    transport_socket: base_pb2.TransportSocket | None,
     logs: Sequence[accesslog_pb2.AccessLog],
     judged_headers: Sequence[str],
     tracer: Tracer | None,
 ) -> listener_components_pb2.FilterChain:
+    """transport_socket: None: for plaintext."""
     chain = listener_components_pb2.FilterChain(transport_socket=transport_socket)
-    # A peer that connects and then says nothing holds a connection no longer than this.
-    chain.transport_socket_connect_timeout.seconds = passing.HANDSHAKE_S
-    chain.filters.append(one_identity(listener_name(port)))
+    if transport_socket is not None:
+        # A peer that connects and then says nothing holds a connection no longer than this.
+        chain.transport_socket_connect_timeout.seconds = passing.HANDSHAKE_S
+        chain.filters.append(one_identity(listener_name(port)))
     chain.filters.append(
         connection_manager(
             name=listener_name(port),
             inbound=True,
+            plaintext=transport_socket is None,
             filters=[*tokens.filters(), *_authorization_filters(), *rate_limits.filters()],
             takes_connect=port.protocol == "tcp",
             judged_headers=judged_headers,
@@ -117,7 +156,8 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     policies = (one for one in state.authorization_policies(namespace) if applies(one, own))
     limiting = [one for one in state.rate_limits(namespace) if rate_limits.targets(one, own)]
     proving = tokens.authentications_of(state, own)
-    revision = newest(state, [service, *policies, *limiting, *proving])
+    taking = [one for one in state.peer_authentications(namespace) if concerns(one, own)]
+    revision = newest(state, [service, *policies, *limiting, *proving, *taking])
     proofs = tokens.proofs_by(proving)
     result = []
     for port in service.spec.ports:

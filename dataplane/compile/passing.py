@@ -13,13 +13,12 @@ one.
   the agent ends its connections as it does with all that is open (`open_streams`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.rbac.v3 import rbac_pb2
-from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import wrappers_pb2
@@ -60,22 +59,33 @@ def add_chain(
     access_logs: Iterable[accesslog_pb2.AccessLog],
 ) -> None:
     """The way past HTTP, for callers that ask for it. What is logged of it are connections."""
-    inspector = listener_components_pb2.ListenerFilter(name="envoy.filters.listener.tls_inspector")
-    inspector.typed_config.CopyFrom(packed(tls_inspector_pb2.TlsInspector()))
-    listener.listener_filters.append(inspector)
     chain = listener.filter_chains.add(name="bytes", transport_socket=transport_socket)
     chain.filter_chain_match.application_protocols.append(BYTES_ALPN)
     chain.transport_socket_connect_timeout.seconds = HANDSHAKE_S
     chain.filters.append(one_identity(listener.name))
-    for what, rules in (("deny", deny), ("allow", allow)):
-        judge = network_rbac_pb2.RBAC(stat_prefix=f"{listener.name}|{what}|", rules=rules)
-        chain.filters.append(_Filter(name="envoy.filters.network.rbac", typed_config=packed(judge)))
-    proxy = tcp_proxy_pb2.TcpProxy(
-        stat_prefix=listener.name,
+    chain.filters.extend(judging(listener.name, deny, allow))
+    chain.filters.append(proxy(listener.name, listener.name, cluster, access_logs))
+
+
+def judging(
+    stat_prefix: str, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC, audit: rbac_pb2.RBAC | None = None
+) -> Iterator[listener_components_pb2.Filter]:
+    """By the first byte, and before `proxy` connects to the app. audit: what is to be counted only."""
+    for what, rules, shadow in (("deny", deny, audit), ("allow", allow, None)):
+        judge = network_rbac_pb2.RBAC(stat_prefix=f"{stat_prefix}|{what}|", rules=rules, shadow_rules=shadow)
+        yield _Filter(name="envoy.filters.network.rbac", typed_config=packed(judge))
+
+
+def proxy(
+    stat_prefix: str, name: str, cluster: str, access_logs: Iterable[accesslog_pb2.AccessLog]
+) -> listener_components_pb2.Filter:
+    """Passes bytes on to `cluster`, from the first one that was let through. name: under which the open is reported."""
+    made = tcp_proxy_pb2.TcpProxy(
+        stat_prefix=stat_prefix,
         access_log=access_logs,
         cluster=cluster,
         upstream_connect_mode=tcp_proxy_pb2.ON_DOWNSTREAM_DATA,
         max_early_data_bytes=wrappers_pb2.UInt32Value(value=_EARLY_BYTES),
     )
-    add_connection_reports(proxy, listener.name)
-    chain.filters.append(_Filter(name="envoy.filters.network.tcp_proxy", typed_config=packed(proxy)))
+    add_connection_reports(made, name)
+    return _Filter(name="envoy.filters.network.tcp_proxy", typed_config=packed(made))

@@ -9,6 +9,7 @@ The logger's message is written as plain values (``xds.type.v3.TypedStruct``): E
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/access_loggers/stats/v3/stats.proto
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,8 @@ PREFIX = "mesh"
 """Of the names in Envoy."""
 OTHER = "other"
 """Who calls from another trust domain."""
+PLAINTEXT = "plaintext"
+"""Who calls without a certificate."""
 
 DURATION, ERRORS = "request_duration", "request_errors"
 CONNECTIONS, RECEIVED, SENT = "connections", "connection_received_bytes", "connection_sent_bytes"
@@ -38,14 +41,19 @@ _INPUT = "type.googleapis.com/envoy.extensions.matching.common_inputs.stats.v3.S
 _TRANSFORM = "type.googleapis.com/envoy.extensions.matching.actions.transform_stat.v3.TransformStat"
 
 
-def request_metrics(workload: Workload, side: Side, carries: Carries) -> list[accesslog_pb2.AccessLog]:
-    """A function of the workload's settings alone: whether they count goes by the runtime."""
-    return list(_request_metrics(str(workload.identity), workload.trust_domain, side, carries))
+def request_metrics(
+    workload: Workload, side: Side, carries: Carries, *, plaintext: bool = False
+) -> list[accesslog_pb2.AccessLog]:
+    """A function of the workload's settings alone: whether they count goes by the runtime. plaintext: of who shows no
+    certificate."""
+    return list(_request_metrics(str(workload.identity), workload.trust_domain, side, carries, plaintext=plaintext))
 
 
 @lru_cache(maxsize=8)  # a listener for each bound port; all of them count alike
-def _request_metrics(own: str, trust_domain: str, side: Side, carries: Carries) -> tuple[accesslog_pb2.AccessLog, ...]:
-    tags = _tags(own, trust_domain, side)
+def _request_metrics(
+    own: str, trust_domain: str, side: Side, carries: Carries, *, plaintext: bool
+) -> tuple[accesslog_pb2.AccessLog, ...]:
+    tags = _tags(own, trust_domain, side, plaintext=plaintext)
     route = [_tag("route", "%ROUTE_NAME%")] if side == "client" else []
     # Of a status its first digit. What ended without one, ends without one here.
     code = _tag("code", "%RESP(:STATUS):1%")
@@ -75,19 +83,31 @@ def _request_metrics(own: str, trust_domain: str, side: Side, carries: Carries) 
     return tuple(logs)
 
 
-def _log(only: accesslog_pb2.AccessLogFilter, stats: dict[str, Any]) -> accesslog_pb2.AccessLog:
+def counter(
+    only: accesslog_pb2.AccessLogFilter, name: str, tags: Mapping[str, str], *, scope: str, limit: int
+) -> accesslog_pb2.AccessLog:
+    """Counts what `only` lets through by the values of `tags`, no more than `limit` of them in that `scope`."""
+    said = [_tag(one, value) for one, value in tags.items()]
+    return _log(only, {"counters": [{"stat": _stat(name, said), "value_fixed": "1"}]}, scope, limit)
+
+
+def _log(
+    only: accesslog_pb2.AccessLogFilter, stats: dict[str, Any], prefix: str = PREFIX, limit: int = MAX_SERIES
+) -> accesslog_pb2.AccessLog:
     config = typed_struct_pb2.TypedStruct(type_url=_TYPE)
-    # One scope for all: they share it where all its fields are the same.
-    scope = {"prefix": PREFIX, "max_counters": MAX_SERIES, "max_histograms": MAX_SERIES, "sharing_name": PREFIX}
+    # One scope for all of a prefix: they share it where all its fields are the same.
+    scope = {"prefix": prefix, "max_counters": limit, "max_histograms": limit, "sharing_name": prefix}
     config.value.update({"stats_scope": scope, **stats})
     log = accesslog_pb2.AccessLog(name="envoy.access_loggers.stats", typed_config=packed(config))
     log.filter.CopyFrom(only)
     return log
 
 
-def _tags(own: str, trust_domain: str, side: Side) -> list[dict[str, Any]]:
+def _tags(own: str, trust_domain: str, side: Side, *, plaintext: bool) -> list[dict[str, Any]]:
     if side == "client":
         source, destination = _tag("source", own), _tag("destination", f"%METADATA(CLUSTER:{NAMESPACE}:destination)%")
+    elif plaintext:
+        source, destination = _tag("source", PLAINTEXT), _tag("destination", own)
     else:
         source = _tag("source", "%DOWNSTREAM_PEER_URI_SAN%") | {"rules": _only_of(trust_domain)}
         destination = _tag("destination", own)

@@ -132,6 +132,8 @@ def _principal(principal: rbac_pb2.Principal, stream: OpenStream) -> bool:
             return any(_principal(one, stream) for one in principal.or_ids.ids)
         case "not_id":
             return not _principal(principal.not_id, stream)
+        case "authenticated" if not principal.authenticated.HasField("principal_name"):
+            return bool(stream.identities)
         case "authenticated":
             return _string(principal.authenticated.principal_name, stream.identities)
         case "direct_remote_ip" if stream.connection.remote[0]:

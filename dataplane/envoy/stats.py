@@ -122,7 +122,7 @@ def _service(identity: str, trust_domain: str) -> str:
     if identity in ("", "-"):
         return UNKNOWN
     if not identity.startswith("spiffe://"):
-        return counted.OTHER
+        return counted.PLAINTEXT if identity == counted.PLAINTEXT else counted.OTHER
     try:
         parsed = SpiffeId.parse(identity)
     except InvalidInput:

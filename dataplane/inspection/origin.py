@@ -1,5 +1,6 @@
 """Resource ▸ the objects that it came from, by its name (compile.clusters, compile.inbound, compile.outbound). Pure."""
 
+from authz.peers import concerns
 from authz.rules import applies
 from dataplane.compile import rate_limits, tokens
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, ROUTES, SECRET, ResourceKey
@@ -25,7 +26,7 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
     if kind == "app":
         return own
     if kind == "inbound":
-        return own + (_policies(state, workload.service) if key.type_url == ROUTES else [])
+        return [*own, *(_policies(state, workload.service) if key.type_url == ROUTES else []), *_modes(state, workload)]
     if kind == "gateway":
         gateways = state.gateways(workload.service)
         routes = {str(route.ref) for one in gateways for route in state.routes_for_gateway(one)}
@@ -65,6 +66,11 @@ def _routes_to(state: MeshState, rest: str) -> list[str]:
     except InvalidInput:
         return ["a route"]
     return [str(route.ref) for route in state.routes_to(service)] or ["a route"]
+
+
+def _modes(state: MeshState, workload: Workload) -> list[str]:
+    found = state.peer_authentications(workload.service.namespace)
+    return [str(one.ref) for one in found if concerns(one, workload.service)]
 
 
 def _policies(state: MeshState, service: ServiceRef) -> list[str]:

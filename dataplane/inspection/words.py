@@ -16,6 +16,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from dataplane.compile import one_identity
 from dataplane.compile.backends import HTTP_OPTIONS
 from dataplane.compile.inbound import ALLOW, DENY, listener_name
+from dataplane.compile.plaintext import CHAIN as PLAINTEXT
 from dataplane.compile.reading import read_for
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
 from dataplane.compile.tracing import TRACED
@@ -67,9 +68,13 @@ def _listener(listener: Any) -> Iterator[str]:
     inside = listener.HasField("internal_listener")
     parts = ["takes spans, and sends them on" if inside else f"on {address(listener.address)}"]
     chosen = listener.filter_chain_matcher.on_no_match.action.name
+    by_protocol = listener.filter_chain_matcher.matcher_tree.exact_match_map.map.values()
+    all_chosen = {chosen, *(one.action.name for one in by_protocol)}
     for chain in listener.filter_chains:
-        if chosen and chain.name != chosen:
+        if chosen and chain.name not in all_chosen:
             continue  # what is open goes on in it
+        if chain.name.removesuffix(TRACED) == PLAINTEXT:
+            parts.append("takes plaintext too, from whoever speaks first")
         if chosen.endswith(TRACED):
             parts.append("makes spans")
         if chain.filter_chain_match.application_protocols:

@@ -25,6 +25,7 @@ from schemas.objects import (
     Gateway,
     GRPCRoute,
     HTTPRoute,
+    PeerAuthentication,
     RequestAuthentication,
     Service,
     TCPRoute,
@@ -57,7 +58,7 @@ def read(ref: DataRef, data: bytes) -> Value:
                     _check_external(value, subject)
                 case Gateway():
                     _check_gateway(value, subject)
-                case AuthorizationPolicy() | RequestAuthentication():
+                case AuthorizationPolicy() | RequestAuthentication() | PeerAuthentication():
                     check_understood(value, data, subject)
                 case BackendTrafficPolicy():
                     _check_traffic(value, subject)

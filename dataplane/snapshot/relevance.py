@@ -14,6 +14,7 @@ from schemas.objects import (
     BackendTrafficPolicy,
     ExternalService,
     Gateway,
+    PeerAuthentication,
     RateLimitPolicy,
     RequestAuthentication,
     Service,
@@ -61,7 +62,7 @@ class Relevance:
             # In sidecars of its own namespace, where others call.
             case Gateway.__name__ | RateLimitPolicy.__name__ | RequestAuthentication.__name__:
                 return ref.namespace == self.own.namespace
-            case AuthorizationPolicy.__name__ | Telemetry.__name__:
+            case AuthorizationPolicy.__name__ | PeerAuthentication.__name__ | Telemetry.__name__:
                 return ref.namespace in (self.own.namespace, SYSTEM_NAMESPACE)
         return True
 

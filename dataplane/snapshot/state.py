@@ -1,9 +1,8 @@
 """The mesh as this sidecar knows it. One writer (`MeshState.apply`), many readers; no IO, no clock.
 
 Bad input becomes a `Problem`: a value that can't be read leaves the last good one of that key in force. Where there is
-none, the object is absent, except that an unreadable AuthorizationPolicy or RequestAuthentication closes what it might
-have closed
-(`unreadable_policies`): nothing bad in etcd ever opens a door.
+none, the object is absent, except that an unreadable AuthorizationPolicy, RequestAuthentication or PeerAuthentication
+closes what it might have closed (`unreadable_policies`): nothing bad in etcd ever opens a door.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from schemas.objects import (
     ExternalService,
     Gateway,
     Mesh,
+    PeerAuthentication,
     RateLimitPolicy,
     RequestAuthentication,
     Service,
@@ -39,8 +39,8 @@ from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
 from schemas.virtual_addresses import Ranges
 
 K = TypeVar("K")
-_CLOSING = frozenset({AuthorizationPolicy.__name__, RequestAuthentication.__name__})
-"""Kinds of which one that nobody can read closes its namespace: it may refuse anything."""
+_CLOSING = frozenset({AuthorizationPolicy.__name__, RequestAuthentication.__name__, PeerAuthentication.__name__})
+"""Kinds of which one that nobody can read closes its namespace: it may refuse anything, or, the last, plaintext."""
 _MESH = ObjectRef(Mesh.__name__, SYSTEM_NAMESPACE, "mesh")
 
 
@@ -81,6 +81,7 @@ class MeshState:
     _policies: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _rate_limits: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _authentications: dict[str, set[ObjectRef]] = field(default_factory=dict)
+    _peer_authentications: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _telemetries: dict[str, set[ObjectRef]] = field(default_factory=dict)
     _routes_for: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
     _routes_to: dict[ServiceRef, set[ObjectRef]] = field(default_factory=dict)
@@ -197,6 +198,12 @@ class MeshState:
         """All of a namespace, in the order of their names."""
         found = (self.values.get(ref) for ref in sorted(self._authentications.get(namespace, ())))
         return [one for one in found if isinstance(one, RequestAuthentication)]
+
+    def peer_authentications(self, namespace: str) -> list[PeerAuthentication]:
+        """All that may speak for services of a namespace: its own, and those of mesh-system; in order."""
+        refs = set().union(*(self._peer_authentications.get(one, ()) for one in (namespace, SYSTEM_NAMESPACE)))
+        found = (self.values.get(ref) for ref in sorted(refs))
+        return [one for one in found if isinstance(one, PeerAuthentication)]
 
     def telemetries(self, service: ServiceRef) -> list[Telemetry]:
         """Those that speak for the service, the narrowest first: for it by name, its namespace, the mesh; of several of
@@ -414,6 +421,11 @@ class MeshState:
                     _discard(self._authentications, ref.namespace, ref)
                 else:
                     self._authentications.setdefault(ref.namespace, set()).add(ref)
+            case (PeerAuthentication(), _) | (_, PeerAuthentication()) if isinstance(ref, ObjectRef):
+                if after is None:
+                    _discard(self._peer_authentications, ref.namespace, ref)
+                else:
+                    self._peer_authentications.setdefault(ref.namespace, set()).add(ref)
             case (Telemetry(), _) | (_, Telemetry()) if isinstance(ref, ObjectRef):
                 if after is None:
                     _discard(self._telemetries, ref.namespace, ref)

@@ -8,6 +8,7 @@ from schemas.objects.gateway import Gateway
 from schemas.objects.grpc_route import GRPCRoute
 from schemas.objects.http_route import HTTPRoute
 from schemas.objects.mesh import Mesh
+from schemas.objects.peer_authentication import PeerAuthentication
 from schemas.objects.rate_limit import RateLimitPolicy
 from schemas.objects.request_authentication import RequestAuthentication
 from schemas.objects.service import Service
@@ -23,6 +24,7 @@ AnyObject = (
     | BackendTrafficPolicy
     | AuthorizationPolicy
     | RequestAuthentication
+    | PeerAuthentication
     | RateLimitPolicy
     | ExternalService
     | Gateway
@@ -41,6 +43,7 @@ KINDS: dict[str, type[AnyObject]] = {
         BackendTrafficPolicy,
         AuthorizationPolicy,
         RequestAuthentication,
+        PeerAuthentication,
         RateLimitPolicy,
         ExternalService,
         Gateway,
@@ -69,6 +72,7 @@ __all__ = [
     "Mesh",
     "Metadata",
     "Object",
+    "PeerAuthentication",
     "RateLimitPolicy",
     "RequestAuthentication",
     "Service",

@@ -44,7 +44,7 @@ class JudgeEnvoy:
     )
     _number: int = 0
     _contexts: dict[SpiffeId, ssl.SSLContext] = field(default_factory=dict)
-    _streams: dict[tuple[SpiffeId, int, str], _Stream] = field(default_factory=dict)
+    _streams: dict[tuple[SpiffeId | None, int, str], _Stream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._leaf = self.authorities[TRUST_DOMAIN].issue(uri=identity("orders"))
@@ -92,10 +92,10 @@ class JudgeEnvoy:
         marker.typed_per_filter_config[ALLOW].CopyFrom(packed(http_rbac_pb2.RBACPerRoute()))  # which is off, here
         return Resource.of(ROUTES, configuration.name, configuration)
 
-    def ask(self, caller: SpiffeId, port: int, head: bytes, address: str = "127.0.0.1") -> int:
+    def ask(self, caller: SpiffeId | None, port: int, head: bytes, address: str = "127.0.0.1") -> int:
         """The status of a request, written as it goes over the wire; on one connection kept open between calls.
 
-        address: that the caller comes from.
+        caller: None: in plaintext. address: that the caller comes from.
         """
         stream = self._streams.pop((caller, port, address), None) or self._connect(caller, port, address)
         status = stream.ask(head)
@@ -105,19 +105,19 @@ class JudgeEnvoy:
             self._streams[caller, port, address] = stream
         return status
 
-    def head(self, caller: SpiffeId, port: int, head: bytes) -> bytes:
+    def head(self, caller: SpiffeId | None, port: int, head: bytes) -> bytes:
         """All that is answered to a request on a connection of its own, up to the body."""
         stream = self._connect(caller, port, "127.0.0.1")
         stream.ask(head)
         stream.close()
         return stream.head
 
-    def _connect(self, caller: SpiffeId, port: int, address: str) -> _Stream:
-        if caller not in self._contexts:
+    def _connect(self, caller: SpiffeId | None, port: int, address: str) -> _Stream:
+        if caller is not None and caller not in self._contexts:
             self._contexts[caller] = self._context(caller)
         plain = socket.create_connection((self.address, port), timeout=_TIMEOUT, source_address=(address, 0))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return _Stream(self._contexts[caller].wrap_socket(plain))
+        return _Stream(plain if caller is None else self._contexts[caller].wrap_socket(plain))
 
     def _context(self, caller: SpiffeId) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -137,7 +137,7 @@ class JudgeEnvoy:
 class _Stream:
     """One connection, one request at a time: Envoy drops pipelined ones where it answers by itself."""
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.ended = False
         self.head = b""
         self._sock = sock

@@ -18,6 +18,7 @@ def rules_of(
     *,
     revoked: Iterable[str] = (),
     unread: Iterable[ObjectRef] = (),
+    plaintext: bool = True,
 ) -> PortRules:
     return port_rules(
         ORDERS,
@@ -27,4 +28,5 @@ def rules_of(
         is_trusted=lambda domain: domain == OTHER_DOMAIN,
         unreadable=list(unread),
         revoked=[ref(one) for one in revoked],
+        plaintext=plaintext,
     )

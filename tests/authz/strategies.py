@@ -21,6 +21,8 @@ CALLERS = tuple(
         *(identity(name, "other.test") for name in ("web", "cart")),
     )
 )
+WHO: tuple[SpiffeId | None, ...] = (*CALLERS[:-1], None)
+"""Who shows no certificate asks as well, of ports that take plaintext."""
 METHODS = ("GET", "POST", "DELETE")
 
 _IDENTITIES = st.sampled_from(
@@ -100,6 +102,14 @@ _sources = st.builds(
     ip_blocks=_rarely(_few(_BLOCKS)),
     not_ip_blocks=_rarely(_few(_BLOCKS)),
 )
+# What lets in who shows no certificate, or all but does.
+_addresses = st.builds(
+    Source,
+    not_identities=_rarely(_few(_IDENTITIES)),
+    not_trust_domains=_rarely(_few(_DOMAINS)),
+    ip_blocks=_few(_BLOCKS, 1),
+    not_ip_blocks=_rarely(_few(_BLOCKS)),
+)
 _operations = st.builds(
     Operation,
     methods=_rarely(_few(st.sampled_from(METHODS))),
@@ -114,7 +124,7 @@ _operations = st.builds(
     ports=_rarely(_few(_NUMBERS)),
     not_ports=_rarely(_few(_NUMBERS)),
 )
-_rules = st.builds(Rule, from_=_maybe(_few(_sources)), to=_maybe(_few(_operations)))
+_rules = st.builds(Rule, from_=_maybe(_few(st.one_of(_sources, _sources, _addresses))), to=_maybe(_few(_operations)))
 
 
 @st.composite

@@ -19,13 +19,14 @@ from schemas.objects.mesh import MeshSpec
 from schemas.objects.service import ServicePort
 from tests.authz.judge_envoy import APP, HEAD, JudgeEnvoy, judge_envoy
 from tests.authz.rules import OTHER_DOMAIN, rules_of
-from tests.authz.strategies import CALLERS, DRESSES, HEADER_LISTS, METHODS, PORTS, Dress, policies, targets
+from tests.authz.strategies import CALLERS, DRESSES, HEADER_LISTS, METHODS, PORTS, WHO, Dress, policies, targets
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.states.build import (
     TRUST_DOMAIN,
     Item,
     federates,
     identity,
+    peers,
     policy,
     revocation,
     rule,
@@ -35,14 +36,18 @@ from tests.states.build import (
 )
 
 STATUS = {Outcome.ALLOWED: APP, Outcome.DENIED: 403, Outcome.REFUSED: 400}
-FIXED: tuple[Item, ...] = (service("orders", *PORTS), federates("other", OTHER_DOMAIN))
+FIXED: tuple[Item, ...] = (
+    service("orders", *PORTS),
+    federates("other", OTHER_DOMAIN),
+    peers("orders", "PERMISSIVE"),
+)
 HTTP_PORTS = tuple(one for one in PORTS if one.protocol != "tcp")
 TCP_PORT = PORTS[-1]
 ALL_PORTS = [one.port for one in HTTP_PORTS]
 
 LET_ALL = policy("all", "ALLOW", Rule())
 
-Question = tuple[SpiffeId, ServicePort, str, str, Dress]
+Question = tuple[SpiffeId | None, ServicePort, str, str, Dress]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def by_envoy(envoy: JudgeEnvoy, asked: Sequence[str]) -> dict[Question, int]:
     plain = DRESSES[0]
     good = [one for one in dict.fromkeys(asked) if ask(CALLERS[0], HTTP_PORTS[0], METHODS[0], one, plain) != 400]
     pairs = list(zip(itertools.cycle(METHODS), (*DRESSES, *DRESSES[:2]), strict=False))
-    for caller, port, target, (method, dress) in itertools.product(CALLERS, HTTP_PORTS, good, pairs):
+    for caller, port, target, (method, dress) in itertools.product(WHO, HTTP_PORTS, good, pairs):
         ask(caller, port, method, target, dress)
     for caller, dress in itertools.product(CALLERS, DRESSES):
         ask(caller, TCP_PORT, "CONNECT", "orders.shop:7000", dress)

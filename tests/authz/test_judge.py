@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from authz.judge import Lack, Miss, Outcome, Reason, Request, Verdict, judge
 from authz.stored import policy_faults
@@ -17,7 +18,7 @@ from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
 from tests.authz.rules import rules_of
-from tests.authz.strategies import CALLERS, DRESSES, METHODS, PORTS, policies
+from tests.authz.strategies import DRESSES, METHODS, PORTS, WHO, policies
 from tests.states.build import TRUST_DOMAIN, identity, policy, rule, who
 
 HTTP, _, TCP = PORTS
@@ -26,7 +27,7 @@ WEB = SpiffeId.parse(identity("web"))
 REQUESTS = [
     (port, Request(caller, method, path, dress.headers, dress.host, dress.address))
     for port in PORTS
-    for caller in CALLERS
+    for caller in WHO
     for method, path, dress in (
         (METHODS[0], "/", DRESSES[0]),
         (METHODS[1], "/a", DRESSES[1]),
@@ -69,6 +70,31 @@ def test_what_decided() -> None:
     for stranger in (f"spiffe://{TRUST_DOMAIN}/operator/anna", "spiffe://third.test/ns/shop/svc/web"):
         assert (
             verdict([policy("all", "ALLOW", Rule())], Request(SpiffeId.parse(stranger))).reason is Reason.NOT_ADMITTED
+        )
+
+
+def test_who_shows_no_certificate_is_let_in_by_address_alone() -> None:
+    here, there = Source(ip_blocks=("127.0.0.0/8",)), Source(ip_blocks=("10.0.0.0/8",))
+    nobody = Request(None, address="127.0.0.1")
+    let_in = policy("here", "ALLOW", rule(here))
+    for port in (HTTP, TCP):
+        assert verdict([let_in], nobody, port).allowed
+        assert judge(rules_of([let_in], port, plaintext=False), port, nobody).reason is Reason.PLAINTEXT
+        not_so = (
+            there,
+            Source(),
+            Source(not_ip_blocks=("10.0.0.0/8",)),
+            structs.replace(here, namespaces=("shop",)),
+            structs.replace(here, not_identities=(identity("web"),)),
+            structs.replace(here, not_trust_domains=("third.test",)),
+        )
+        for one in (rule(), *map(rule, not_so)):
+            assert verdict([policy("p", "ALLOW", one)], nobody, port).reason is Reason.NOTHING_ALLOWS, one
+        for one, denied in ((rule(), True), (rule(who("web")), False), (rule(here), True)):
+            found = verdict([let_in, policy("d", "DENY", one)], nobody, port)
+            assert (found.reason is Reason.DENY) is denied
+        assert (
+            verdict([let_in, policy("d", "DENY", rule(Source(not_identities=())))], nobody, port).reason is Reason.DENY
         )
 
 

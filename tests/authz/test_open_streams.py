@@ -32,7 +32,7 @@ def stream_of(request: Request, known: Sequence[str] = KNOWN) -> OpenStream:
             joined[name.lower()] = ",".join(filter(None, (joined.get(name.lower()), value.strip())))
     return OpenStream(
         Connection(HERE, (request.address, 4711)),
-        (str(request.caller),),
+        () if request.caller is None else (str(request.caller),),
         request.method,
         request.target,
         request.host,

@@ -12,7 +12,7 @@ from schemas.objects import KINDS, AnyObject, Mesh
 from tests.e2e.lasting import grpc_chat, tunnel, web_socket
 from tests.e2e.load import Load, open_loop
 from tests.e2e.mesh import API_ID, WEB_ID, E2eMesh
-from tests.states.build import authentication, federates, rate_limit, telemetry, traffic
+from tests.states.build import authentication, federates, peers, rate_limit, telemetry, traffic
 from tests.states.routes import written
 
 _PORTS = """
@@ -119,6 +119,10 @@ HISTORIES: dict[str, tuple[AnyObject, ...]] = {
         authorization(f"rules: [{{from: [{{identities: ['{WEB_ID}']}}], to: [{{methods: [GET, POST]}}]}}]"),
         authorization(f"action: DENY, rules: [{{from: [{{identities: ['{API_ID}']}}]}}]"),
         authorization("action: DENY, rules: [{to: [{paths: ['/nothing/*'], ports: [8080]}]}]"),
+    ),
+    "PeerAuthentication": (
+        peers("changes", "PERMISSIVE", ["api"]),
+        peers("changes", "STRICT", ["api"], p8080="PERMISSIVE"),
     ),
     "RateLimitPolicy": (
         rate_limit("changes", {"limit": {"requests": 10_000, "unit": "Second"}}, on=["api"]),

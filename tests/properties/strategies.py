@@ -17,6 +17,7 @@ from schemas.objects import (
     Gateway,
     Mesh,
     Metadata,
+    PeerAuthentication,
     RateLimitPolicy,
     RequestAuthentication,
     Service,
@@ -33,6 +34,7 @@ from schemas.objects.gateway import (
     RouteNamespaces,
 )
 from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy, VirtualRanges
+from schemas.objects.peer_authentication import MutualTls, PeerAuthenticationSpec
 from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, LimitSource, RateLimitPolicySpec, RateLimitRule
 from schemas.objects.request_authentication import FromHeader, JwtRule, RequestAuthenticationSpec
 from schemas.objects.service import Dependency, ServicePort, ServiceSpec, VirtualAddress
@@ -281,6 +283,18 @@ _authentications = _object(
     ),
     _namespaces | st.just(SYSTEM_NAMESPACE),
 )
+_modes = st.builds(MutualTls, mode=st.sampled_from(["STRICT", "PERMISSIVE", "PERMISSIVE"]))
+_peers = _object(
+    PeerAuthentication,
+    st.sampled_from(["m1", "m2"]),
+    st.builds(
+        PeerAuthenticationSpec,
+        target_refs=_maybe(_targets),
+        mtls=_maybe(_modes),
+        port_level_mtls=st.dictionaries(_port_numbers.map(str), _modes, max_size=2),
+    ),
+    _namespaces | st.just(SYSTEM_NAMESPACE),
+)
 _traffic = _object(
     BackendTrafficPolicy,
     st.sampled_from(["b1", "b2"]),
@@ -419,6 +433,7 @@ items = st.one_of(
     _telemetry.map(_stored),
     _limits.map(_stored),
     _authentications.map(_stored),
+    _peers.map(_stored),
     _mesh.map(_stored),
     _externals.map(_stored),
     _gateways.map(_stored),

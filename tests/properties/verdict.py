@@ -30,6 +30,7 @@ from tests.states.build import TRUST_DOMAIN, identity
 DENY, ALLOW = "mesh.authorization.deny", "mesh.authorization.allow"
 LIMITS = {"mesh.rate_limit", "mesh.rate_limit.headers"}
 TOKENS = "mesh.tokens"
+PLAINTEXT = {"plaintext", "plaintext traced"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def _bytes_rules(body: bytes) -> tuple[Any, ...]:
     listener = listener_pb2.Listener.FromString(body)
     chains = listener.filter_chains
     first = one_identity(listener.name)
-    assert all(chain.filters[0] == first for chain in chains), "a chain takes peers with several identities"
+    of_tls = [chain for chain in chains if chain.HasField("transport_socket")]
+    assert all(chain.filters[0] == first for chain in of_tls), "a chain takes peers with several identities"
+    assert all(chain.name in PLAINTEXT for chain in chains if chain not in of_tls)
     found = []
     for one in (each for chain in chains if chain.name == "bytes" for each in chain.filters[1:-1]):
         judge = network_rbac_pb2.RBAC()

@@ -14,6 +14,7 @@ from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalSer
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.federation import TrustBundle as FederatedTrustBundle
 from schemas.objects.mesh import Mesh, MeshSpec, VirtualRanges
+from schemas.objects.peer_authentication import MutualTls, PeerAuthentication, PeerAuthenticationSpec
 from schemas.objects.rate_limit import (
     Limit,
     LimitHeader,
@@ -236,6 +237,15 @@ AUTHENTICATION = RequestAuthentication(
         ),
     ),
 )
+PEERS = PeerAuthentication(
+    api_version="mesh/v1",
+    metadata=Metadata(name="orders", namespace="shop"),
+    spec=PeerAuthenticationSpec(
+        target_refs=(TargetRef(name="orders"),),
+        mtls=MutualTls(mode="STRICT"),
+        port_level_mtls={"8080": MutualTls(mode="PERMISSIVE")},
+    ),
+)
 OBJECTS: tuple[AnyObject, ...] = (
     SERVICE,
     MESH,
@@ -247,6 +257,7 @@ OBJECTS: tuple[AnyObject, ...] = (
     *ROUTES,
     TELEMETRY,
     AUTHENTICATION,
+    PEERS,
 )
 
 RECORDS: tuple[AnyRecord, ...] = (

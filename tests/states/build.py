@@ -31,6 +31,7 @@ from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Ru
 from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
 from schemas.objects.mesh import VirtualRanges
+from schemas.objects.peer_authentication import PeerAuthentication, PeerAuthenticationSpec
 from schemas.objects.rate_limit import RateLimitPolicy, RateLimitPolicySpec
 from schemas.objects.request_authentication import RequestAuthentication, RequestAuthenticationSpec
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec, VirtualAddress
@@ -183,6 +184,15 @@ def authentication(name: str, *rules: object, on: Sequence[str] | None = None) -
     targets = {"targetRefs": [{"name": one} for one in on]} if on is not None else {}
     spec = msgspec.convert({**targets, "jwtRules": rules}, RequestAuthenticationSpec)
     return RequestAuthentication(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
+
+
+def peers(name: str, mode: str | None = None, on: Sequence[str] | None = None, **ports: str) -> PeerAuthentication:
+    """ports: ``p8080="PERMISSIVE"``."""
+    targets = {"targetRefs": [{"name": one} for one in on]} if on is not None else {}
+    said = {"mtls": {"mode": mode}} if mode is not None else {}
+    of_ports = {"portLevelMtls": {port[1:]: {"mode": one} for port, one in ports.items()}}
+    spec = msgspec.convert({**targets, **said, **of_ports}, PeerAuthenticationSpec)
+    return PeerAuthentication(api_version="mesh/v1", metadata=_metadata(name), spec=spec)
 
 
 def rule(*sources: Source, to: Sequence[Operation] | None = None) -> Rule:

@@ -34,7 +34,13 @@ meshadm authz explain --from spiffe://partner.example/ns/a/svc/b --to orders.sho
 meshadm authz explain --from web.shop --to orders.shop --at-revision 4711
 """,
 )
-@click.option("--from", "caller", required=True, metavar="SERVICE|ID", help="Who calls: NAME.NAMESPACE or a SPIFFE ID.")
+@click.option(
+    "--from",
+    "caller",
+    required=True,
+    metavar="SERVICE|ID|plaintext",
+    help="Who calls: NAME.NAMESPACE, a SPIFFE ID, or `plaintext` for who comes without mTLS.",
+)
 @click.option("--to", "service", required=True, metavar="SERVICE", help="The service that is called: NAME.NAMESPACE.")
 @click.option("--method", default="GET", show_default=True, help="The method of the request.")
 @click.option("--path", default="/", show_default=True, help="Path and query, as the client would write them.")
