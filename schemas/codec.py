@@ -4,8 +4,9 @@ Canonical: map keys sorted, so the same object always has the same bytes; maps w
 so any MessagePack library reads them.
 """
 
+import functools
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -226,14 +227,18 @@ def _carry_over(stored: Any, ours: Any, type_: Any) -> None:
     type_ = _bare(type_)
     if get_origin(type_) is tuple and isinstance(stored, list) and isinstance(ours, list):
         item_type = get_args(type_)[0]
+        earlier: dict[bytes, Any] = {}
+        for one in stored:
+            for key in _keys_of_item(_known_part(one, item_type), one):
+                earlier.setdefault(key, one)
         for item in ours:
-            previous = next((one for one in stored if _same_item(one, item, item_type)), None)
-            _carry_over(previous, item, item_type)
+            # By its name where it has one, else by all that it is.
+            _carry_over(earlier.get(next(_keys_of_item(item, item), b"")), item, item_type)
     if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
         return
     if not isinstance(stored, dict) or not isinstance(ours, dict):
         return
-    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    fields = _fields(type_)
     tag = type_.__struct_config__.tag_field
     for key, value in stored.items():
         if key == tag:
@@ -250,13 +255,14 @@ def _carry_over(stored: Any, ours: Any, type_: Any) -> None:
                 ours[key] = part
 
 
-def _same_item(stored: Any, ours: Any, type_: Any) -> bool:
-    if isinstance(stored, dict) and isinstance(ours, dict):
-        if "name" in ours:
-            # A dependency is told from another by its namespace as well.
-            return all(stored.get(key) == ours.get(key) for key in ("name", "namespace", "kind"))
-        return bool(_known_part(stored, type_) == ours)
-    return False
+def _keys_of_item(known: Any, plain: Any) -> Iterator[bytes]:
+    """By which the items of two lists are the same; nothing for what is no object."""
+    if not isinstance(plain, dict):
+        return
+    if "name" in plain:
+        # A dependency is told from another by its namespace as well.
+        yield _encoder.encode([plain.get(key) for key in ("name", "namespace", "kind")])
+    yield _encoder.encode(known)
 
 
 def _known_part(plain: Any, type_: Any) -> Any:
@@ -265,9 +271,15 @@ def _known_part(plain: Any, type_: Any) -> Any:
     if get_origin(type_) is tuple and isinstance(plain, list):
         return [_known_part(item, get_args(type_)[0]) for item in plain]
     if isinstance(type_, type) and issubclass(type_, msgspec.Struct) and isinstance(plain, dict):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(type_)}
-        return {key: _known_part(value, fields[key]) for key, value in plain.items() if key in fields}
+        fields = _fields(type_)
+        return {key: _known_part(value, fields[key].type) for key, value in plain.items() if key in fields}
     return plain
+
+
+@functools.cache
+def _fields(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    """By the names that are stored."""
+    return {field.encode_name: field for field in msgspec.structs.fields(type_)}
 
 
 def _bare(type_: Any) -> Any:

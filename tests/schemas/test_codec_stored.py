@@ -1,6 +1,7 @@
 """Stored values: canonical, readable by any MessagePack library, and no bytes but the right ones accepted."""
 
 import re
+import time
 from typing import Any
 
 import msgpack
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from schemas import checking, codec, joinfile
 from schemas.errors import Corrupt, InvalidInput
 from schemas.objects import KINDS, AnyObject, Service
+from schemas.objects.authorization import AuthorizationPolicy, Rule, Source
 from schemas.records import AnyRecord, Endpoint, SealedKey
 from tests.schemas.values import OBJECTS, POLICY, RECORDS, SERVICE, plain_service
 
@@ -278,3 +280,18 @@ def test_join_file_of_another_version() -> None:
 def test_join_file_of_any_bytes(data: bytes) -> None:
     with pytest.raises(InvalidInput, match="make a new one"):
         joinfile.load(data, "f")
+
+
+def test_a_write_over_a_long_list_takes_time_in_proportion_to_it() -> None:
+    def policy(first: int, count: int) -> AuthorizationPolicy:
+        rules = [Rule(from_=(Source(namespaces=(f"n-{number}",)),)) for number in range(first, first + count)]
+        return msgspec.structs.replace(POLICY, spec=msgspec.structs.replace(POLICY.spec, rules=tuple(rules)))
+
+    def seconds(count: int) -> float:
+        stored, ours = codec.encode(policy(0, count)), policy(count, count)
+        started = time.process_time()
+        codec.encode_over(stored, ours)
+        return time.process_time() - started
+
+    seconds(1)
+    assert min(seconds(1000) for _ in range(3)) < 40 * min(seconds(100) for _ in range(3))
