@@ -111,7 +111,7 @@ def judge(rules: PortRules, port: ServicePort, request: Request) -> Verdict:
         except Refused as error:
             return Verdict(Outcome.REFUSED, Reason.MALFORMED, detail=str(error))
     facts = _Facts(request, path)
-    audits = tuple((rule.policy, rule.index) for rule in rules.audit if not facts.lacks(rule))
+    audits = tuple((rule.policy, rule.index) for rule in rules.audit if facts.match(rule))
     return replace(_decided(rules, facts, request.caller), path=path, audits=audits)
 
 
@@ -125,7 +125,7 @@ def _decided(rules: PortRules, facts: "_Facts", caller: SpiffeId | None) -> Verd
         (Outcome.ALLOWED, Reason.ALLOW, rules.allow),
     ):
         for rule in several:
-            if not facts.lacks(rule):
+            if facts.match(rule):
                 return Verdict(outcome, reason, rule.policy, rule.index)
     return Verdict(Outcome.DENIED, Reason.NOTHING_ALLOWS, nearest=_nearest(facts, rules.allow))
 
@@ -148,6 +148,14 @@ def _checked(request: Request) -> str:
 class _Facts:
     request: Request
     path: str
+
+    def match(self, rule: PortRule) -> bool:
+        return all(
+            any(all(map(self._holds, one)) for one in alternatives) for alternatives in (rule.sources, rule.operations)
+        )
+
+    def _holds(self, condition: Condition) -> bool:
+        return condition.field not in self.request.unknown and condition.holds(*self._texts(condition))
 
     def lacks(self, rule: PortRule) -> tuple[Lack, ...]:
         """The fewest conditions that would have to change for the rule to match; none: it does."""
