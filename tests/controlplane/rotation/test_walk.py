@@ -59,6 +59,17 @@ async def silent_sidecar(replica: Replica) -> None:
         await joined.report(sidecar, "one", lease, trust_sequence=1)
 
 
+async def nobody_hears_of_it(mesh: Mesh) -> None:
+    """Its status is gone, and its replica remembers it."""
+    async with mesh.client() as client:
+
+        async def gone() -> bool:
+            return not (await client.list(mesh.keyspace.statuses())).kvs
+
+        await eventually("the status of the silent sidecar is gone", gone, SECONDS)
+        assert len((await client.list(mesh.keyspace.silent())).kvs) == 1
+
+
 @pytest.mark.fault(14)
 async def test_every_step_by_the_command_line(own_mesh: Mesh, tmp_path: Path) -> None:
     kek = tmp_path / "kek.new"
@@ -82,6 +93,7 @@ async def test_every_step_by_the_command_line(own_mesh: Mesh, tmp_path: Path) ->
         assert "is active: only a prepared key can be given up" in await anna.ca("retire", next_key, code=4)
 
         # The root: somebody fell silent, and is waited for.
+        await nobody_hears_of_it(own_mesh)
         assert "started at revision" in await anna.ca("rotate", "--no-wait", "--reason", "test")
 
         async def waits() -> bool:
