@@ -219,7 +219,8 @@ def activation_holds(facts: Facts, key_id: str) -> tuple[Hold, ...]:
         for one in facts.replicas
         if one.trust_sequence < anchor.trust_sequence and facts.now - one.seen < REPLICA_GONE_SECONDS
     ]
-    holds += _silence_holds(facts, anchor.trust_sequence)
+    if anchor.state == "prepared":  # one that is active has been waited for
+        holds += _silence_holds(facts, anchor.trust_sequence)
     published = anchor.since + facts.publish_ahead
     if anchor.state == "prepared" and facts.now < published:
         why = "other trust domains follow our bundle and must have seen the new key before it is used"

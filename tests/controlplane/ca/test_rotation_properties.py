@@ -432,6 +432,17 @@ def test_who_fell_silent_before_it_acked_is_waited_for_until_its_certificate_has
     assert rotation.activation_holds(world.facts(), "mesh-issuing-4") == ()
 
 
+def test_who_fell_silent_holds_no_key_back_below_a_root_that_is_in_use() -> None:
+    """Such as one that died before it said anything."""
+    world = made_world()
+    root = world.keys["mesh-root-1"]
+    world.keys["mesh-root-1"] = msgspec.structs.replace(root, trust_sequence=1)
+    world.keys = rotation.after(world.keys, world.prepared(Prepare("mesh-issuing")))
+    world.hosts["h1"].trust = 0
+    world.falls_silent(world.hosts["h1"])
+    assert rotation.activation_holds(world.facts(), "mesh-issuing-3") == ()
+
+
 def test_a_lost_replica_may_have_renewed_whom_nobody_hears() -> None:
     world = with_prepared_root()
     for host in world.hosts.values():
