@@ -9,6 +9,7 @@ judge      rules and a request ▸ a verdict: what decided, or the nearest miss
 claims     what a policy can ask of a token
 tokens     RequestAuthentication ▸ where tokens stand, and of what form they must be
 jwks       the public keys of an issuer
+key_sources  where they come from
 peers      PeerAuthentication ▸ whether a port takes plaintext too
 stored     whether a stored policy was understood in full
 """

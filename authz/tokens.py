@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from authz.jwks import NOBODYS, InvalidKeys, public_keys
+from authz.key_sources import source_faults
 from schemas.checking import Fault
 from schemas.names import ServiceRef
 from schemas.objects import RequestAuthentication
@@ -73,14 +73,6 @@ def pairs(found: Iterable[Place]) -> Iterator[tuple[Place, Place]]:
     return combinations(found, 2)
 
 
-def keys_in_force(rule: JwtRule) -> str:
-    """The JWKS document that tokens are verified by; where none is good, nobody's key."""
-    try:
-        return public_keys(rule.jwks)
-    except InvalidKeys:
-        return NOBODYS
-
-
 def authentication_faults(spec: RequestAuthenticationSpec) -> Iterator[Fault]:
     """What the types do not say. Paths begin at the object."""
     for index, rule in enumerate(spec.jwt_rules):
@@ -88,10 +80,7 @@ def authentication_faults(spec: RequestAuthenticationSpec) -> Iterator[Fault]:
 
 
 def _rule_faults(rule: JwtRule, path: tuple[str | int, ...]) -> Iterator[Fault]:
-    try:
-        public_keys(rule.jwks, own=True)
-    except InvalidKeys as error:
-        yield Fault((*path, "jwks"), f"is no usable JWKS document: {error}", "give the issuer's public keys")
+    yield from source_faults(rule, path)
     seen: set[tuple[str, str]] = set()
     for number, header in enumerate(rule.from_headers):
         if (header.name.lower(), header.prefix) in seen:

@@ -24,17 +24,21 @@ bundleEndpoint:                      # publishes the trust bundle for other trus
   # cert: /etc/mesh/web.crt
   # key: /etc/mesh/web.key
   path: /
+tokenKeys:                           # networks in which no issuer of tokens is asked for its keys; default: as here
+  refusedNetworks: [127.0.0.0/8, "::1/128", 0.0.0.0/8, "::/128", 169.254.0.0/16, "fe80::/10", "fd00:ec2::254/128"]
 metrics: 127.0.0.1:9465              # where Prometheus finds them; default: nowhere
 log: {format: text}                  # or json: one object a line, for programs
 ```
 """
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from controlplane.https_get import Network
 from schemas.errors import InvalidInput, Problem
 from schemas.keys import DEFAULT_PREFIX
 from schemas.settings import Settings, load_settings
@@ -95,6 +99,23 @@ class UpstreamSignerConfig(Settings, frozen=True, kw_only=True):
             raise ValueError("the program must be named by its absolute path")
 
 
+class TokenKeysConfig(Settings, frozen=True, kw_only=True):
+    # Whoever writes a RequestAuthentication names what a replica connects to: not the replica's own host, nor what
+    # tells hosts of a cloud who they are.
+    refused_networks: tuple[str, ...] = (
+        "127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """msgspec tells a ValueError with the place of this part."""
+        _ = self.refused
+
+    @property
+    def refused(self) -> tuple[Network, ...]:
+        """Raises ValueError."""
+        return tuple(ip_network(one) for one in self.refused_networks)
+
+
 class LogConfig(Settings, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
@@ -108,6 +129,7 @@ class ReplicaConfig(Settings, frozen=True, kw_only=True):
     advertise: AdvertiseConfig = AdvertiseConfig()
     bundle_endpoint: BundleEndpointConfig | None = None
     upstream_signer: UpstreamSignerConfig | None = None
+    token_keys: TokenKeysConfig = TokenKeysConfig()
     log: LogConfig = LogConfig()
     metrics: Address | None = None
 

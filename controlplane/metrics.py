@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import trio
 
 from controlplane.api.issuing import Issuing
+from controlplane.key_sets.places import Places
 from controlplane.revocations import Revocations
 from controlplane.rotation.expiry import Watch
 from controlplane.store.boards import ConfigClock, MeshView, StatusBoard
@@ -29,10 +30,12 @@ class ReplicaMetrics:
         leases: LeaseAlarm,
         revocations: Revocations,
         link: Link,
+        places: Places,
         watch: Watch,
     ) -> None:
         self._issuing = issuing
         self._revocations = revocations
+        self._places = places
         self._view = view
         self._board = board
         self._clock = clock
@@ -44,6 +47,7 @@ class ReplicaMetrics:
         yield from self._of_certificates()
         yield from self._of_etcd()
         yield from self._of_sidecars()
+        yield from self._of_key_sets()
 
     def _of_certificates(self) -> Iterable[Family]:
         moments = {str(life.what): float(life.not_after) for life in self._watch.not_renewed()}
@@ -85,3 +89,15 @@ class ReplicaMetrics:
             soonest = min(status.svid_expires for status in heard)
             about = "The soonest end of the SVID of a sidecar with a live lease that is not revoked."
             yield families.gauge("replica_soonest_svid_expiry_timestamp_seconds", about, soonest)
+
+    def _of_key_sets(self) -> Iterable[Family]:
+        places = [one for one in self._places.all() if one.source is not None]
+        yield families.gauge("replica_key_sets", "Places that keys of token issuers are fetched from.", len(places))
+        failing = sum(one.status is not None and bool(one.status.failures) for one in places)
+        yield families.gauge("replica_key_sets_failing", "Those whose last attempt failed.", failing)
+        unknown = sum(not one.usable for one in places)
+        yield families.gauge("replica_key_sets_unknown", "Those without keys: their tokens are refused.", unknown)
+        fetched = [one.status.fetched for one in places if one.usable and one.status is not None]
+        if fetched:
+            about = "When the keys that were not fetched for longest were fetched."
+            yield families.gauge("replica_oldest_key_set_timestamp_seconds", about, min(fetched))

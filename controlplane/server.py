@@ -8,6 +8,7 @@
                           │                       │  Sidecars  lease ▸ write; reports in batches  │
                           │  follow: Mesh, data/trust, control/ca ▸ AuthorityKeeper ▸ CA, TLS     │◀── etcd
      bundle TLS  ────────▶│  BundleEndpoint;  Follower ▸ data/trust of other trust domains        │
+                          │  KeySetFollower ▸ data/jwks, the keys of token issuers                │
                           │  follow: control/status ▸ StatusBoard;  data/config ▸ ConfigClock     │
                           │  watchdog, signals                                                    │
                           └──────────────────────────────────────────────────────────────────────┘
@@ -56,6 +57,7 @@ from controlplane.federation_life import FederationLife
 from controlplane.floors import Floors
 from controlplane.issuing_beat import IssuingBeat
 from controlplane.jwt_key_maker import make_jwt_key
+from controlplane.key_sets_life import KeySetsLife
 from controlplane.log import event
 from controlplane.metrics import ReplicaMetrics
 from controlplane.presence import replica_id, replica_name
@@ -175,6 +177,7 @@ async def run(
         federation = FederationLife(
             store, issuing, keeper, view, config.bundle_endpoint, address=config.advertised_api[0]
         )
+        key_sets = KeySetsLife(store, issuing, config.token_keys.refused, address=config.advertised_api[0])
         life.drive(nursery)
 
         operators = Operators(store, floors)
@@ -201,6 +204,7 @@ async def run(
             RevocationService(store, writer, issuing, revocations),
             life.service,
             federation.service,
+            key_sets.service,
             ConfigService(store, writer, now),
             IdentityService(issuing, attestors, possession),
             SvidService(issuing),
@@ -214,7 +218,9 @@ async def run(
         rpcs = {path: rpc for service in services for path, rpc in service.rpcs().items()}
         trust_domain = issuing.current().authority.trust_domain
         if config.metrics is not None:
-            metrics = ReplicaMetrics(issuing, view, board, clock, leases, revocations, client.watch_link, life.watch)
+            metrics = ReplicaMetrics(
+                issuing, view, board, clock, leases, revocations, client.watch_link, key_sets.places, life.watch
+            )
             await _serve_metrics(nursery, metrics, config.metrics)
         async with AsyncExitStack() as doors:
             ports = await _open_doors(
@@ -225,6 +231,7 @@ async def run(
                 lambda one: Door(one, trust_domain, now, operators, revocations.check_caller),
             )
             bundle_port = await federation.start(nursery)
+            key_sets.start(nursery)
             starting.cancel()
             notifier.ready(f"serving {trust_domain}")
             event(logger, logging.INFO, "ready", trust_domain=trust_domain, api=ports[0], join=ports[1])

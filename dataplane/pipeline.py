@@ -11,13 +11,14 @@ from dataplane.compile.compiler import Compiler
 from dataplane.compile.reach import reached
 from dataplane.compile.resources import Update
 from dataplane.compile.scope import Scope
+from dataplane.compile.tokens import places_of_keys
 from dataplane.compile.workload import Credentials, KeyPair
 from dataplane.snapshot.relevance import Relevance, routes_from
 from dataplane.snapshot.state import Change, MeshState
 from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing
 from schemas.errors import Problem
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import ROUTE_KINDS, Gateway, Service, Telemetry
+from schemas.objects import ROUTE_KINDS, Gateway, RequestAuthentication, Service, Telemetry
 from schemas.objects.common import CertificateFiles
 from schemas.records import TrustBundle
 
@@ -115,8 +116,14 @@ class Pipeline:
     def _apply(self, event: Event) -> None:
         changes = self.state.apply(event)
         self._pending += changes
-        if any(isinstance(change.ref, ObjectRef) and change.ref.kind in _LEADING for change in changes):
+        if any(isinstance(change.ref, ObjectRef) and self._leads(change.ref) for change in changes):
             self._wanted = frozenset()
+
+    def _leads(self, ref: ObjectRef) -> bool:
+        """Whether it may ask for something beside the configuration."""
+        if ref.kind == RequestAuthentication.__name__:
+            return ref.namespace == self.compiler.workload.service.namespace
+        return ref.kind in _LEADING
 
     def wanted(self) -> frozenset[bytes]:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
@@ -141,9 +148,10 @@ class Pipeline:
     def _wanted_for(self, callers: set[ServiceRef]) -> frozenset[bytes]:
         """callers: the own service, where what a zone gets depends on the instances of it."""
         keyspace = self.state.keyspace
+        keys = {keyspace.key_set(one) for one in places_of_keys(self.state, self.compiler.workload.service)}
         if self._scope.everything:
-            return base_prefixes(self.state) | {keyspace.endpoints()}
-        return base_prefixes(self.state) | {keyspace.endpoints_of(one) for one in self._services | callers}
+            return base_prefixes(self.state) | keys | {keyspace.endpoints()}
+        return base_prefixes(self.state) | keys | {keyspace.endpoints_of(one) for one in self._services | callers}
 
     @property
     def complete(self) -> bool:

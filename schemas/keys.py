@@ -37,6 +37,16 @@ class RevocationRef:
         return f"Revocation {self.service.namespace}/{self.service.name}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class KeySetRef:
+    """Of keys that are fetched; `digest` is of where from (`schemas.key_sets`)."""
+
+    digest: str
+
+    def __str__(self) -> str:
+        return f"KeySet {self.digest}"
+
+
 @dataclass(frozen=True, slots=True)
 class EpochRef:
     def __str__(self) -> str:
@@ -61,7 +71,7 @@ class LogLevelRef:
         return f"LogLevel {self.service.namespace}/{self.service.name}/{self.instance}"
 
 
-DataRef = ObjectRef | EndpointRef | TrustRef | RevocationRef | EpochRef
+DataRef = ObjectRef | EndpointRef | TrustRef | RevocationRef | KeySetRef | EpochRef
 AnyRef = DataRef | StatusRef | LogLevelRef
 
 
@@ -111,6 +121,12 @@ class Keyspace:
     def log_level(self, ref: LogLevelRef) -> bytes:
         return self.log_levels_of(ref.service) + ref.instance.encode()
 
+    def key_sets(self) -> bytes:
+        return f"{self.prefix}/data/jwks/".encode()
+
+    def key_set(self, ref: KeySetRef) -> bytes:
+        return f"{self.prefix}/data/jwks/{ref.digest}".encode()
+
     def epoch(self) -> bytes:
         return f"{self.prefix}/data/epoch".encode()
 
@@ -138,6 +154,12 @@ class Keyspace:
 
     def federation_status(self, trust_domain: str) -> bytes:
         return f"{self.prefix}/control/federation/{trust_domain}".encode()
+
+    def key_set_statuses(self) -> bytes:
+        return f"{self.prefix}/control/jwks/".encode()
+
+    def key_set_status(self, ref: KeySetRef) -> bytes:
+        return f"{self.prefix}/control/jwks/{ref.digest}".encode()
 
     def lock(self, name: str) -> bytes:
         return f"{self.prefix}/control/locks/{name}".encode()
@@ -226,6 +248,8 @@ class Keyspace:
                 return RevocationRef(ServiceRef(namespace, service))
             case ["data", "log-levels", namespace, service, instance] if namespace and service and instance:
                 return LogLevelRef(ServiceRef(namespace, service), instance)
+            case ["data", "jwks", digest] if digest:
+                return KeySetRef(digest)
             case ["data", "epoch"]:
                 return EpochRef()
             case ["control", "status", namespace, sidecar] if namespace and sidecar:

@@ -278,6 +278,40 @@ class FederationStatus(Record, frozen=True, kw_only=True, tag="FederationStatus"
     """The replica that wrote it."""
 
 
+CaDigest = Annotated[bytes, msgspec.Meta(max_length=32)]
+
+
+class KeySet(Record, frozen=True, kw_only=True, tag="KeySet"):
+    """The public keys of an issuer of tokens, fetched by a replica; written anew when they have changed."""
+
+    uri: str
+    ca_sha256: CaDigest = b""
+    """Of the PEM certificates by which its server was believed; empty: those of the replica's host."""
+    fetched: int
+    """When these keys were first seen there."""
+    jwks: str
+    """A JWKS document (RFC 7517), of nothing but keys that verify tokens."""
+
+
+class KeySetStatus(Record, frozen=True, kw_only=True, tag="KeySetStatus"):
+    """How it goes with fetching an issuer's keys: written by a replica at each attempt."""
+
+    uri: str
+    ca_sha256: CaDigest = b""
+    tried: int = 0
+    """Last attempt; 0: none yet."""
+    fetched: int = 0
+    """Last success; 0: none yet."""
+    failures: int = 0
+    """Attempts that failed since."""
+    problem: str = ""
+    """Why the last one did; empty: it did not."""
+    next: int = 0
+    """When the next attempt is due, for what refreshes as often as the object did that it was made for."""
+    by: str = ""
+    """The replica that wrote it."""
+
+
 # A service by name, or "*" for any of its namespace (schemas/selectors.py).
 ServiceOrAny = Annotated[str, msgspec.Meta(pattern=rf"^({NAME_PATTERN}|\*)\Z", description="a name, or *")]
 OperatorRole = Literal["viewer", "editor", "admin"]
@@ -422,6 +456,8 @@ AnyRecord = (
     | Rotation
     | ReplicaStatus
     | FederationStatus
+    | KeySet
+    | KeySetStatus
     | JoinToken
     | LoginToken
     | Operator

@@ -43,6 +43,7 @@ QUIET = frozenset(
         "/mesh.v1.Authority/Follow",
         "/mesh.v1.Federation/Status",
         "/mesh.v1.Federation/Bundle",
+        "/mesh.v1.KeySets/Status",
     }
 )
 

@@ -88,6 +88,9 @@ ALLOWED: Mapping[str, frozenset[Role]] = {
     "/mesh.v1.Federation/Status": _VIEWERS,
     "/mesh.v1.Federation/Bundle": _VIEWERS,
     "/mesh.v1.Federation/Fetch": _ADMINS,
+    # Public keys. Of places that only objects of an editor's namespaces name.
+    "/mesh.v1.KeySets/Status": _VIEWERS,
+    "/mesh.v1.KeySets/Fetch": _EDITORS,
 }
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import h11
 import trio
 
-from controlplane.federation.fetch import Tls
+from controlplane.https_get import Tls
 from controlplane.log import event
 from schemas.errors import MeshError
 from schemas.records import TrustBundle

@@ -10,6 +10,7 @@ from controlplane.meshadm.commands.check import check
 from controlplane.meshadm.commands.federation import bundle, federation
 from controlplane.meshadm.commands.identity import identity
 from controlplane.meshadm.commands.init import init
+from controlplane.meshadm.commands.jwks import jwks
 from controlplane.meshadm.commands.login import login, logout
 from controlplane.meshadm.commands.operator import operator
 from controlplane.meshadm.commands.proxy import proxy
@@ -33,7 +34,7 @@ def main() -> None:
 
 COMMANDS = (
     init, login, logout, token, operator, identity, attestor, apply, get, describe, delete, status, validate, watch, ca,
-    check, route, authz, why, federation, bundle, proxy, schema, completion,
+    check, route, authz, why, jwks, federation, bundle, proxy, schema, completion,
 )  # fmt: skip
 
 for command in COMMANDS:

@@ -58,6 +58,10 @@ class NotFederated(Unavailable):
     """Another trust domain's bundle could not be had, or was refused."""
 
 
+class NotFetched(Unavailable):
+    """Keys of a token issuer could not be had, or were refused."""
+
+
 class RotationWaits(MeshError):
     """The time is up and the rotation is not at its end; replicas go on with it."""
 

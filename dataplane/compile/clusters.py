@@ -94,11 +94,17 @@ def static(name: str, address: address_pb2.Address) -> cluster_pb2.Cluster:
     return cluster
 
 
+def nobody(name: str) -> cluster_pb2.Cluster:
+    """It has no instance."""
+    cluster = _cluster(name)
+    cluster.type = cluster_pb2.Cluster.STATIC
+    cluster.load_assignment.cluster_name = name
+    return cluster
+
+
 def missing_cluster(target: Target) -> Resource:
     """Where a route's requests go that leads to nothing: no instance, 503, and the reason in the answer."""
-    cluster = _cluster(name_of(target))
-    cluster.type = cluster_pb2.Cluster.STATIC
-    cluster.load_assignment.cluster_name = cluster.name
+    cluster = nobody(name_of(target))
     cluster.metadata.filter_metadata["mesh"].update({"reason": f": {target.missing}"})
     return Resource.of(CLUSTER, cluster.name, cluster)
 

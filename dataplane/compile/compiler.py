@@ -21,6 +21,7 @@ from dataplane.compile import (
     rate_limits,
     telemetry,
     tls,
+    tokens,
     tracing,
     virtual,
 )
@@ -37,7 +38,7 @@ from routing.gateways import gateway_parents, service_of_gateway
 from routing.table import parents
 from schemas.errors import Problem
 from schemas.external_faults import tls_parts
-from schemas.keys import EndpointRef, RevocationRef, TrustRef
+from schemas.keys import EndpointRef, KeySetRef, RevocationRef, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import (
     ROUTE_KINDS,
@@ -295,6 +296,8 @@ class Compiler:
                 return {INBOUND} | self._touched_by_trust(state, {one.spec.trust_domain for one in values})
             case TrustRef(trust_domain=domain):
                 return self._touched_by_trust(state, {domain})
+            case KeySetRef():
+                return {INBOUND_ROUTES} if change.ref in tokens.places_of_keys(state, self.workload.service) else set()
             case RevocationRef(service=service):
                 return {INBOUND_ROUTES} | ({endpoints_of(service)} if self._reaches(state, service) else set())
         return set()
@@ -392,6 +395,8 @@ class Compiler:
                     after = {} if self.expired else _by_key(inbound.inbound_listeners(state, self.workload))
                 case Unit("inbound routes"):
                     after = _by_key(inbound.inbound_routes(state, self.workload, closed=self.expired))
+                    if lacking := tokens.without_keys(state, self.workload.service):
+                        self._problems[unit] = tuple(lacking)
                 case Unit("proxy listener"):
                     listener = outbound.proxy_listener(state, self.workload, self.scope, closed=self.expired)
                     # An expired sidecar keeps no way on for what is open.

@@ -28,7 +28,7 @@ from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.one_identity import one_identity
 from dataplane.compile.reading import read_for
-from dataplane.compile.resources import LISTENER, ROUTES, Resource
+from dataplane.compile.resources import CLUSTER, LISTENER, ROUTES, Resource
 from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.tracing import KEEP, Tracer, add_chains, set_up, tag, traced
 from dataplane.compile.workload import Workload
@@ -158,7 +158,7 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     proving = tokens.authentications_of(state, own)
     taking = [one for one in state.peer_authentications(namespace) if concerns(one, own)]
     revision = newest(state, [service, *policies, *limiting, *proving, *taking])
-    proofs = tokens.proofs_by(proving)
+    proofs = tokens.proofs_by(proving, state.key_set)
     result = []
     for port in service.spec.ports:
         judging = None if closed else authorization.rules_for(state, own, workload.trust_domain, port)
@@ -172,6 +172,8 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
         unserved.keep_from_apps(configuration)
         configuration.validate_clusters.value = False  # the order of pushes sees to it
         result.append(Resource.of(ROUTES, host.name, configuration))
+    if tokens.without_keys(state, own):
+        result.append(Resource.of(CLUSTER, tokens.NO_KEYS, clusters.nobody(tokens.NO_KEYS)))
     return result
 
 

@@ -21,10 +21,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.type.matcher.v3 import metadata_pb2, regex_pb2, string_pb2, value_pb2
 
 from authz.claims import SPACED, value_text
+from authz.key_sources import Fetched, fetched_from, keys_in_force
 from authz.patterns import Text
-from authz.tokens import Place, applies, headers_of, keys_in_force, pairs, places
+from authz.tokens import Place, applies, headers_of, pairs, places
 from dataplane.compile.tls import packed
 from dataplane.snapshot.state import MeshState
+from schemas.checking import json_path
+from schemas.errors import Problem
+from schemas.keys import KeySetRef
 from schemas.names import ServiceRef
 from schemas.objects import RequestAuthentication
 from schemas.objects.request_authentication import JwtRule
@@ -34,6 +38,9 @@ METADATA, PAYLOAD = "envoy.filters.http.jwt_authn", "payload"
 """Where Envoy has the claims of a token that it proved."""
 # Seconds by which clocks may differ; Envoy's own default, written out since docs tell of it.
 CLOCK_SKEW_S = 60
+NO_KEYS = "keys|not known"
+"""A cluster without instances, in place of keys: Envoy asks it for them, and answers 401 to tokens of that issuer with
+words of its own. It refuses a route whole for an empty key set, and nobody's key would not tell the reason."""
 _ANYTHING = value_text("*")
 
 
@@ -50,6 +57,27 @@ def authentications_of(state: MeshState, service: ServiceRef) -> list[RequestAut
     return [one for one in state.request_authentications(service.namespace) if applies(one, service)]
 
 
+def places_of_keys(state: MeshState, service: ServiceRef) -> frozenset[KeySetRef]:
+    """What the sidecar has to know of the keys that replicas fetch."""
+    rules = (rule for one in authentications_of(state, service) for rule in one.spec.jwt_rules)
+    return frozenset(where for rule in rules if (where := fetched_from(rule)) is not None)
+
+
+def without_keys(state: MeshState, service: ServiceRef) -> list[Problem]:
+    """The rules whose tokens are all refused, since nobody knows the issuer's keys (yet)."""
+    return [
+        Problem(
+            str(one.ref),
+            f"the keys of {rule.issuer} are not known: they have yet to be fetched from {rule.jwks_uri}",
+            json_path(("spec", "jwtRules", index)),
+            "see `meshadm jwks status`; until then its tokens are answered 401",
+        )
+        for one in authentications_of(state, service)
+        for index, rule in enumerate(one.spec.jwt_rules)
+        if keys_in_force(rule, state.key_set) is None
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """How tokens by one rule, ``namespace/name[index]``, are proved at any port: its keys are read once."""
@@ -59,9 +87,13 @@ class Proof:
     provider: jwt_pb2.JwtProvider
 
 
-def proofs_by(authentications: Iterable[RequestAuthentication]) -> list[Proof]:
+def proofs_by(authentications: Iterable[RequestAuthentication], fetched: Fetched) -> list[Proof]:
     return [
-        Proof(f"{one.metadata.namespace}/{one.metadata.name}[{index}]", rule, _provider(rule, keys_in_force(rule)))
+        Proof(
+            f"{one.metadata.namespace}/{one.metadata.name}[{index}]",
+            rule,
+            _provider(rule, keys_in_force(rule, fetched)),
+        )
         for one in authentications
         for index, rule in enumerate(one.spec.jwt_rules)
     ]
@@ -94,7 +126,7 @@ def authenticate(host: route_components_pb2.VirtualHost, proofs: Sequence[Proof]
     host.routes.extend([*refusals, *kept])
 
 
-def _provider(rule: JwtRule, keys: str) -> jwt_pb2.JwtProvider:
+def _provider(rule: JwtRule, keys: str | None) -> jwt_pb2.JwtProvider:
     provider = jwt_pb2.JwtProvider(
         issuer=rule.issuer,
         audiences=rule.audiences,
@@ -104,7 +136,12 @@ def _provider(rule: JwtRule, keys: str) -> jwt_pb2.JwtProvider:
         clock_skew_seconds=CLOCK_SKEW_S,
     )
     provider.normalize_payload_in_metadata.space_delimited_claims.extend(SPACED)
-    provider.local_jwks.inline_string = keys
+    if keys is not None:
+        provider.local_jwks.inline_string = keys
+    else:
+        provider.remote_jwks.http_uri.cluster = NO_KEYS
+        provider.remote_jwks.http_uri.uri = "http://nowhere.invalid"
+        provider.remote_jwks.http_uri.timeout.seconds = 1
     for header in headers_of(rule):
         provider.from_headers.add(name=header.name.lower(), value_prefix=header.prefix)
     return provider

@@ -25,6 +25,8 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
     own = _service(state, workload.service)
     if kind == "app":
         return own
+    if key.name == tokens.NO_KEYS:
+        return [str(one.ref) for one in tokens.authentications_of(state, workload.service)]
     if kind == "inbound":
         return [*own, *(_policies(state, workload.service) if key.type_url == ROUTES else []), *_modes(state, workload)]
     if kind == "gateway":

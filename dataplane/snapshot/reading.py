@@ -6,6 +6,7 @@ in the same resource, is not let through. Replicas refuse the same on a write; t
 
 from collections.abc import Hashable, Iterable, Mapping
 
+from authz.jwks import InvalidKeys, public_keys
 from authz.stored import check_understood
 from routing.check import route_faults
 from schemas import checking, codec
@@ -13,7 +14,8 @@ from schemas.addresses import is_reachable
 from schemas.errors import Corrupt, InvalidInput, Problem
 from schemas.external_faults import external_faults, tls_parts
 from schemas.gateway_faults import gateway_faults
-from schemas.keys import DataRef, EndpointRef, EpochRef, RevocationRef, TrustRef
+from schemas.key_sets import place_of
+from schemas.keys import DataRef, EndpointRef, EpochRef, KeySetRef, RevocationRef, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId, check_name
 from schemas.objects import (
     MESH_WIDE,
@@ -32,13 +34,13 @@ from schemas.objects import (
     Telemetry,
 )
 from schemas.objects.external import ExternalTls
-from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
+from schemas.records import Endpoint, Epoch, KeySet, Revocation, TrustBundle
 from schemas.telemetry_faults import telemetry_faults
 from schemas.traffic_faults import traffic_faults
 from spiffe.bundle import certificates
 from spiffe.pem import holds_certificates
 
-Value = AnyObject | Endpoint | TrustBundle | Revocation | Epoch
+Value = AnyObject | Endpoint | TrustBundle | Revocation | KeySet | Epoch
 
 
 def read(ref: DataRef, data: bytes) -> Value:
@@ -80,8 +82,21 @@ def read(ref: DataRef, data: bytes) -> Value:
             if ServiceRef(record.namespace, record.service) != service:
                 raise Corrupt(Problem(subject, f"holds the revocation of {record.namespace}/{record.service}"))
             return record
+        case KeySetRef():
+            return _key_set(ref, data, subject)
         case EpochRef():
             return codec.decode(data, Epoch, subject)
+
+
+def _key_set(ref: KeySetRef, data: bytes, subject: str) -> KeySet:
+    found = codec.decode(data, KeySet, subject)
+    if place_of(found) != ref:
+        raise Corrupt(Problem(subject, f"holds the keys of {found.uri[:200]!r}", "$.uri", "delete the key"))
+    try:
+        public_keys(found.jwks)
+    except InvalidKeys as error:
+        raise Corrupt(Problem(subject, f"holds no usable keys: {error}", "$.jwks", "delete the key")) from error
+    return found
 
 
 def _check_service(service: Service, subject: str) -> None:

@@ -17,7 +17,17 @@ from routing.gateways import gateway_parents, service_of_gateway
 from routing.table import parents
 from schemas.errors import Corrupt, Problem
 from schemas.external_faults import tls_parts
-from schemas.keys import DataRef, EndpointRef, EpochRef, Keyspace, LogLevelRef, RevocationRef, StatusRef, TrustRef
+from schemas.keys import (
+    DataRef,
+    EndpointRef,
+    EpochRef,
+    KeySetRef,
+    Keyspace,
+    LogLevelRef,
+    RevocationRef,
+    StatusRef,
+    TrustRef,
+)
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import (
     ROUTE_KINDS,
@@ -35,7 +45,7 @@ from schemas.objects import (
     federation,
 )
 from schemas.objects.mesh import VirtualRanges
-from schemas.records import Endpoint, Epoch, Revocation, TrustBundle
+from schemas.records import Endpoint, Epoch, KeySet, Revocation, TrustBundle
 from schemas.virtual_addresses import Ranges
 
 K = TypeVar("K")
@@ -204,6 +214,11 @@ class MeshState:
         refs = set().union(*(self._peer_authentications.get(one, ()) for one in (namespace, SYSTEM_NAMESPACE)))
         found = (self.values.get(ref) for ref in sorted(refs))
         return [one for one in found if isinstance(one, PeerAuthentication)]
+
+    def key_set(self, ref: KeySetRef) -> str | None:
+        """The JWKS document that replicas fetched there; None: none is known."""
+        found = self.values.get(ref)
+        return found.jwks if isinstance(found, KeySet) else None
 
     def telemetries(self, service: ServiceRef) -> list[Telemetry]:
         """Those that speak for the service, the narrowest first: for it by name, its namespace, the mesh; of several of

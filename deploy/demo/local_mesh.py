@@ -181,6 +181,7 @@ class LocalMesh:
             },
             "kek": str(self.etc / "kek"),
             "metrics": self.metrics(replica),
+            "tokenKeys": {"refusedNetworks": []},  # all of the mesh is on loopback, and so may an issuer be
             "listen": {
                 "api": f"{self.control}:{7443 + offset}",
                 "join": f"{self.control}:{7444 + offset}",

@@ -1011,3 +1011,51 @@ class BundleReply(_message.Message):
     sequence: int
     jwks: bytes
     def __init__(self, trust_domain: _Optional[str] = ..., sequence: _Optional[int] = ..., jwks: _Optional[bytes] = ...) -> None: ...
+
+class KeySetsRequest(_message.Message):
+    __slots__ = ("namespace", "with_keys")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    WITH_KEYS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    with_keys: bool
+    def __init__(self, namespace: _Optional[str] = ..., with_keys: bool = ...) -> None: ...
+
+class FetchKeySetsRequest(_message.Message):
+    __slots__ = ("uri",)
+    URI_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    def __init__(self, uri: _Optional[str] = ...) -> None: ...
+
+class KeySetsReply(_message.Message):
+    __slots__ = ("key_sets",)
+    KEY_SETS_FIELD_NUMBER: _ClassVar[int]
+    key_sets: _containers.RepeatedCompositeFieldContainer[KeySet]
+    def __init__(self, key_sets: _Optional[_Iterable[_Union[KeySet, _Mapping[str, object]]]] = ...) -> None: ...
+
+class KeySet(_message.Message):
+    __slots__ = ("uri", "ca_sha256", "objects", "keys", "since", "tried", "fetched", "next", "failures", "problem", "by", "jwks")
+    URI_FIELD_NUMBER: _ClassVar[int]
+    CA_SHA256_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    TRIED_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    JWKS_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    ca_sha256: bytes
+    objects: _containers.RepeatedScalarFieldContainer[str]
+    keys: int
+    since: int
+    tried: int
+    fetched: int
+    next: int
+    failures: int
+    problem: str
+    by: str
+    jwks: str
+    def __init__(self, uri: _Optional[str] = ..., ca_sha256: _Optional[bytes] = ..., objects: _Optional[_Iterable[str]] = ..., keys: _Optional[int] = ..., since: _Optional[int] = ..., tried: _Optional[int] = ..., fetched: _Optional[int] = ..., next: _Optional[int] = ..., failures: _Optional[int] = ..., problem: _Optional[str] = ..., by: _Optional[str] = ..., jwks: _Optional[str] = ...) -> None: ...

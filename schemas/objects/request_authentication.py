@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from schemas.durations import PositiveDuration, milliseconds
 from schemas.objects.common import Object, Part, TargetRef
 
 MAX_RULES = 16
@@ -14,9 +15,22 @@ MAX_AUDIENCES = 32
 MAX_HEADERS = 4
 # Some 100 RSA keys; it is in the configuration of each sidecar that the object is for.
 MAX_JWKS_CHARACTERS = 64 * 1024
+MAX_CA_CHARACTERS = 64 * 1024
 DEFAULT_PREFIX = "Bearer "  # RFC 6750, 2.1
+DEFAULT_REFRESH = "20m"  # Istio's PILOT_JWT_PUB_KEY_REFRESH_INTERVAL
+# Oftener would be a burden for issuers; a key that was withdrawn should not be believed for longer than a day.
+MIN_REFRESH_SECONDS, MAX_REFRESH_SECONDS = 60, 24 * 3600
 
 Text = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,1024}\Z", description="printable ASCII without spaces")]
+# User info would be a secret in the open; a fragment is sent by nobody.
+JwksUri = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^https://[A-Za-z0-9._:\[\]-]+(/[!\"$-\[\]-~]*)?\Z",
+        max_length=2048,
+        description="an https URL without user info and fragment",
+    ),
+]
 TokenHeader = Annotated[
     str,
     msgspec.Meta(
@@ -45,12 +59,22 @@ class JwtRule(Part, frozen=True, kw_only=True):
     """The token's `iss`, to the character."""
     audiences: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_AUDIENCES)] = ()
     """Any of them must be in the token's `aud`; none given: `aud` is not looked at."""
-    jwks: Annotated[str, msgspec.Meta(max_length=MAX_JWKS_CHARACTERS)]
-    """The issuer's public keys, a JWKS document (RFC 7517)."""
+    jwks: Annotated[str, msgspec.Meta(max_length=MAX_JWKS_CHARACTERS)] | None = None
+    """The issuer's public keys, a JWKS document (RFC 7517). Either they, or `jwksUri`."""
+    jwks_uri: JwksUri | None = None
+    """Where the issuer publishes them: replicas fetch them from there, sidecars have them from etcd."""
+    jwks_ca: Annotated[str, msgspec.Meta(max_length=MAX_CA_CHARACTERS)] | None = None
+    """PEM certificates of the CAs to believe about `jwksUri`'s server, in place of those of the replica's host."""
+    jwks_refresh_interval: PositiveDuration = DEFAULT_REFRESH
+    """How long what was fetched from `jwksUri` counts as new, from 1m to 24h."""
     from_headers: Annotated[tuple[FromHeader, ...], msgspec.Meta(max_length=MAX_HEADERS)] = ()
     """None given: ``Authorization: Bearer``."""
     forward_original_token: bool = False
     """Leave the token in the request for the app."""
+
+    @property
+    def refresh_seconds(self) -> int:
+        return milliseconds(self.jwks_refresh_interval) // 1000
 
 
 class RequestAuthenticationSpec(Part, frozen=True, kw_only=True):

@@ -14,7 +14,9 @@ import pytest
 import trio
 import yaml
 
+from authz.jwks import NOBODYS
 from controlplane.api.issuing import Issuing, Told
+from controlplane.key_sets.places import Places
 from controlplane.metrics import ReplicaMetrics
 from controlplane.revocations import Revocations
 from controlplane.rotation.expiry import Watch
@@ -25,11 +27,13 @@ from dataplane import metrics
 from dataplane.envoy import stats
 from dataplane.identity.material import EtcdAccess, Identity
 from schemas import codec
+from schemas.key_sets import place_of
 from schemas.keys import Keyspace, StatusRef
 from schemas.names import SpiffeId
 from schemas.objects import Telemetry
-from schemas.records import SidecarStatus, TrustBundle
+from schemas.records import KeySetStatus, SidecarStatus, TrustBundle
 from telemetry.families import Family
+from tests.states.build import authentication, key_set
 from tests.support.metrics import Metrics, as_scraped, documented
 from trio_etcd import Client, KeyValue, Listing, open_etcd
 
@@ -70,9 +74,24 @@ def replica(etcd: Client) -> Iterator[Family]:
     leases = LeaseAlarm(store, board)
     leases.leases = 3
     view, clock, revocations = MeshView(KEYS), ConfigClock(), Revocations(store, None)
-    yield from ReplicaMetrics(
-        issuing, view, board, clock, leases, revocations, etcd.watch_link, Watch((), float)
-    ).collect()
+    metrics = ReplicaMetrics(
+        issuing, view, board, clock, leases, revocations, etcd.watch_link, places_of_keys(), Watch((), float)
+    )
+    yield from metrics.collect()
+
+
+def places_of_keys() -> Places:
+    """One that was fetched."""
+    places, uri = Places(KEYS, lambda: None), "https://login.example.com/keys"
+    people = authentication("people", {"issuer": "https://login.example.com", "jwksUri": uri})
+    status = KeySetStatus(uri=uri, tried=1, fetched=1)
+    for sink, (key, value) in (
+        (places.naming, (KEYS.object(people.ref), codec.encode(people))),
+        (places.key_sets, key_set(uri, NOBODYS)),
+        (places.statuses, (KEYS.key_set_status(place_of(status)), codec.encode(status))),
+    ):
+        sink.listed(Listing(1, (KeyValue(key, value, 1, 1, 1, 0),)))
+    return places
 
 
 def named(families: Iterable[Family]) -> tuple[Metrics, set[str]]:

@@ -21,7 +21,7 @@ EDGE = replace(
     certificates={CertificateFiles(certificate="a.crt", key="a.key"): KeyPair(b"chain", b"key", ("a.example",))},
 )
 """A sidecar of orders on a host that is a gateway, and has one of the certificates that objects may name."""
-PREFIXES = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.epoch())
+PREFIXES = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.key_sets(), KEYS.epoch())
 
 
 @dataclass

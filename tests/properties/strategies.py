@@ -67,8 +67,9 @@ from schemas.objects.traffic import (
 )
 from schemas.records import Endpoint, Locality, TrustBundle
 from tests.properties.routes import LABELS, routes
-from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity
+from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity, key_set
 
+ANOTHERS = NOBODYS.replace('"kty"', '"kid":"other","kty"')
 PORTS = (
     ServicePort(name="http", port=80, protocol="http"),
     ServicePort(name="raw", port=7, protocol="tcp"),
@@ -264,6 +265,8 @@ _limits = _object(
         ),
     ),
 )
+_key_places = st.sampled_from(["https://three.example/keys", "https://three.example/others"])
+_key_sets = st.builds(key_set, _key_places, st.sampled_from([NOBODYS, ANOTHERS]))
 _authentications = _object(
     RequestAuthentication,
     st.sampled_from(["t1", "t2"]),
@@ -277,7 +280,8 @@ _authentications = _object(
                 jwks=st.sampled_from([NOBODYS, NOBODYS, "no keys"]),
                 from_headers=st.sampled_from([(), (FromHeader(name="X-Token"),)]),
                 forward_original_token=st.booleans(),
-            ),
+            )
+            | st.builds(JwtRule, issuer=st.just("https://three.example"), jwks_uri=_key_places),
             1,
         ),
     ),
@@ -440,6 +444,7 @@ items = st.one_of(
     _federated.map(_stored),
     _endpoints,
     _bundles,
+    _key_sets,
     st.sampled_from(["e1", "e2"]).map(epoch),
 )
 
@@ -473,7 +478,9 @@ _segments = st.one_of(
 foreign_keys = st.one_of(
     st.binary(max_size=40),
     st.tuples(
-        st.sampled_from(["data/config", "data/endpoints", "data/trust", "data/epoch", "data", "control/status", ""]),
+        st.sampled_from(
+            ["data/config", "data/endpoints", "data/trust", "data/jwks", "data/epoch", "data", "control/status", ""]
+        ),
         st.lists(_segments, max_size=4),
     ).map(lambda parts: f"/mesh/v1/{'/'.join([parts[0], *parts[1]])}".encode(errors="replace")),
 )

@@ -63,7 +63,7 @@ class Watched:
         everything = Sidecar(EDGE)
         for authority in self.pipeline.compiler.learnt:
             everything.learn(authority, detour=False)
-        for prefix in (KEYS.config(), KEYS.trust(), KEYS.epoch(), KEYS.endpoints()):
+        for prefix in (KEYS.config(), KEYS.trust(), KEYS.key_sets(), KEYS.epoch(), KEYS.endpoints()):
             everything.take(self.listing(prefix))
         assert self.pipeline.compiler.resources() == everything.compiler.resources()
         assert self.pipeline.compiler.problems() == everything.compiler.problems()

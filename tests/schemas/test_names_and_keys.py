@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import InvalidInput
-from schemas.keys import EndpointRef, EpochRef, Keyspace, LogLevelRef, StatusRef, TrustRef
+from schemas.keys import EndpointRef, EpochRef, KeySetRef, Keyspace, LogLevelRef, StatusRef, TrustRef
 from schemas.names import MAX_SPIFFE_ID_BYTES, ObjectRef, ServiceRef, SpiffeId, check_name, check_trust_domain
 from tests.schemas.values import names, object_refs, service_refs, spiffe_ids, trust_domains
 
@@ -110,6 +110,7 @@ def test_keys_round_trip(ref: ObjectRef, service: ServiceRef, name: str, domain:
     assert KEYS.parse(KEYS.trust_bundle(domain)) == TrustRef(domain)
     assert KEYS.parse(KEYS.status(status)) == status
     assert KEYS.parse(KEYS.log_level(LogLevelRef(service, name))) == LogLevelRef(service, name)
+    assert KEYS.parse(KEYS.key_set(KeySetRef(name))) == KeySetRef(name)
     assert KEYS.parse(KEYS.epoch()) == EpochRef()
 
 
@@ -147,6 +148,8 @@ def test_a_foreign_key_is_none_or_what_it_says(key: bytes) -> None:
         assert KEYS.trust_bundle(ref.trust_domain) == key
     elif isinstance(ref, LogLevelRef):
         assert KEYS.log_level(ref) == key
+    elif isinstance(ref, KeySetRef):
+        assert KEYS.key_set(ref) == key
 
 
 @pytest.mark.parametrize(

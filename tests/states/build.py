@@ -15,6 +15,7 @@ from dataplane.compile.workload import Credentials, Workload
 from dataplane.snapshot.state import MeshState
 from dataplane.watch.events import Listing, Put
 from schemas import codec
+from schemas.key_sets import ca_digest, place_of
 from schemas.keys import EndpointRef, EpochRef, Keyspace, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ServiceRef
 from schemas.objects import (
@@ -37,7 +38,7 @@ from schemas.objects.request_authentication import RequestAuthentication, Reques
 from schemas.objects.service import Dependency, Protocol, ServicePort, ServiceSpec, VirtualAddress
 from schemas.objects.telemetry import Telemetry, TelemetrySpec
 from schemas.objects.traffic import BackendTrafficPolicySpec, LoadBalancer
-from schemas.records import Endpoint, Epoch, Locality, Revocation, TrustBundle
+from schemas.records import Endpoint, Epoch, KeySet, Locality, Revocation, TrustBundle
 from schemas.virtual_addresses import Ranges
 
 KEYS = Keyspace()
@@ -253,6 +254,12 @@ def revocation(name: str, serial: int = 1, *, revoked: bool = True) -> tuple[byt
     return KEYS.revocation(of), codec.encode(record)
 
 
+def key_set(uri: str, jwks: str, ca: str | None = None) -> tuple[bytes, bytes]:
+    """As a replica has fetched it."""
+    record = KeySet(uri=uri, ca_sha256=ca_digest(ca), fetched=1, jwks=jwks)
+    return KEYS.key_set(place_of(record)), codec.encode(record)
+
+
 def epoch(value: str) -> tuple[bytes, bytes]:
     return KEYS.epoch(), codec.encode(Epoch(id=value))
 
@@ -269,7 +276,7 @@ def listings(
     values: Mapping[bytes, bytes], revision: int = 1, revisions: Mapping[bytes, int] | None = None
 ) -> list[Listing]:
     """As the watch stage lists: one listing a prefix."""
-    prefixes = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.revocations(), KEYS.epoch())
+    prefixes = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.revocations(), KEYS.key_sets(), KEYS.epoch())
     return [
         Listing(
             prefix,
@@ -313,7 +320,7 @@ def merged(states: Iterable[State]) -> dict[bytes, bytes]:
 __all__ = [
     "CREDENTIALS", "KEYS", "ORDERS", "ROOT_DER", "TRUST_DOMAIN", "WEB", "EpochRef", "Item", "Operation", "Rule",
     "Source", "State", "TrustRef", "authentication", "balance", "bundle", "compiled", "epoch", "external", "federates",
-    "identity", "instance", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy", "port",
-    "rate_limit", "ref", "revocation", "rule", "service", "state", "telemetry", "traffic", "unreadable", "who",
+    "identity", "instance", "key_set", "listings", "locality", "merged", "mesh_of", "need", "need_external", "policy",
+    "port", "rate_limit", "ref", "revocation", "rule", "service", "state", "telemetry", "traffic", "unreadable", "who",
     "workload",
 ]  # fmt: skip

@@ -29,6 +29,7 @@ from tests.states.build import (
     federates,
     identity,
     instance,
+    key_set,
     need,
     need_external,
     peers,
@@ -532,6 +533,23 @@ STATES: tuple[State, ...] = (
         TRUST,
         _LET_WEB_IN,
         authentication("issuer", {"issuer": "https://one.example", "jwks": NOBODYS}),
+    ),
+    state(
+        "tokens-fetched",
+        "keys that replicas have fetched, and an issuer whose keys nobody knows yet: its tokens are answered 401",
+        service("orders"),
+        TRUST,
+        _LET_WEB_IN,
+        authentication(
+            "issuers",
+            {"issuer": "https://one.example", "jwksUri": "https://one.example/keys"},
+            {"issuer": "https://two.example", "jwksUri": "https://two.example/keys", "jwksRefreshInterval": "5m"},
+        ),
+        authentication(
+            "of-web", {"issuer": "https://two.example", "jwksUri": "https://three.example/keys"}, on=["web"]
+        ),
+        key_set("https://one.example/keys", NOBODYS),
+        key_set("https://three.example/keys", NOBODYS),
     ),
     state(
         "tokens-unreadable",

@@ -37,6 +37,7 @@ from tests.controlplane.access import (
 from tests.controlplane.api.test_operators import put
 from tests.controlplane.api.test_questions import answer, next_question
 from tests.controlplane.replica import TRUST_DOMAIN, Caller, Joined, Replica, new_csr, new_id
+from tests.states.build import authentication
 from tests.support.net import eventually
 from tests.support.pki import Authority
 from trio_grpc import TLS, RpcError
@@ -190,6 +191,20 @@ async def _fetch(world: World) -> None:
     await world.root.apply(pb.Change(delete=key_of(value.ref)))
 
 
+async def _fetch_keys(world: World) -> None:
+    uri = "https://127.0.0.1:1/keys"
+    value = authentication("people", {"issuer": "https://one.example", "jwksUri": uri})
+    await world.root.apply(pb.Change(put=codec.encode(value)))
+
+    async def named() -> bool:
+        reply = await world.root.call("KeySets/Status", pb.KeySetsRequest(), pb.KeySetsReply)
+        return any(one.uri == uri for one in reply.key_sets)
+
+    await eventually("the replica knows the place", named)
+    await world.call(world.root, "KeySets/Fetch", pb.FetchKeySetsRequest(uri=uri))
+    await world.root.apply(pb.Change(delete=key_of(value.ref)))
+
+
 def simply(who: str, rpc: str, request: Callable[[World], Message]) -> Drive:
     async def drive(world: World) -> None:
         await world.call(getattr(world, who), rpc, request(world))
@@ -256,6 +271,8 @@ ACCEPTED: dict[str, Drive] = {
     "Federation/Status": simply("operator", "Federation/Status", lambda _: pb.FederationStatusRequest()),
     "Federation/Bundle": simply("operator", "Federation/Bundle", lambda _: pb.BundleRequest()),
     "Federation/Fetch": _fetch,
+    "KeySets/Status": simply("operator", "KeySets/Status", lambda _: pb.KeySetsRequest()),
+    "KeySets/Fetch": _fetch_keys,
 }
 
 # What says where the effect is: of a write the revision, of an issue who it was for.

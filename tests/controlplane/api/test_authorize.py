@@ -26,9 +26,10 @@ CA = Authority.create()
 READ = {
     "Revocations/List", "Revocations/EtcdList", "Config/Get", "Config/List", "Config/Watch", "Sidecars/List",
     "Sidecars/Wait", "Tokens/List", "Attestors/List", "Attestors/Where", "Authority/Status", "Authority/Follow",
-    "Federation/Status", "Federation/Bundle", "Questions/Ask",
+    "Federation/Status", "Federation/Bundle", "KeySets/Status", "Questions/Ask",
 }  # fmt: skip
 WRITE = {
+    "KeySets/Fetch",
     "Sidecars/SetLogLevel",
     "Revocations/Revoke",
     "Revocations/Restore",

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import json
+import ssl
+
 import pytest
 
+from authz.jwks import NOBODYS
 from controlplane.domain.validate import validate
 from schemas.errors import Problem
 from schemas.objects import AnyObject
 from tests.controlplane.domain.objects import delete, known_for, objects, put, service
+from tests.states.build import ROOT_DER
 
 MESH = objects("kind: Mesh\nmetadata: {name: mesh}\nspec: {trustDomain: shop.example}")[0]
 
@@ -24,6 +29,12 @@ def svc(body: str, name: str = "web") -> str:
     return f"kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {body}"
 
 
+def tokens(rule: str) -> str:
+    return policy(f"{{jwtRules: [{{issuer: a, {rule}}}]}}", "RequestAuthentication")
+
+
+# In quotes, and without what would begin another document.
+ROOT_PEM = json.dumps(ssl.DER_cert_to_PEM_cert(ROOT_DER)).replace("-", r"\x2d")
 ONE_PORT = "ports: [{name: http, port: 8080, protocol: http}]"
 ORDERS = service("orders")
 BOTH = service("both", ports=(8080, 9090))
@@ -237,6 +248,40 @@ FAULTS = {
         policy("{tracing: {customTags: [{name: a, requestHeader: authorization}]}}", "Telemetry"),
         "$.spec.tracing.customTags[0].requestHeader",
         "secrets",
+    ),
+    "a token issuer without keys": (tokens(""), "$.spec.jwtRules[0]", "either jwks or jwksUri"),
+    "a token issuer with keys here and elsewhere": (
+        tokens(f"jwks: '{NOBODYS}', jwksUri: 'https://a.example/k'"),
+        "$.spec.jwtRules[0]",
+        "either jwks or jwksUri",
+    ),
+    "keys that are none": (tokens("jwks: '{}'"), "$.spec.jwtRules[0].jwks", "no array of keys"),
+    "a secret among the keys": (
+        tokens("""jwks: '{"keys": [{"kty": "oct", "k": "AAAA"}]}'"""),
+        "$.spec.jwtRules[0].jwks",
+        "is a secret",
+    ),
+    "keys at no URL": (tokens("jwksUri: 'https://[a/'"), "$.spec.jwtRules[0].jwksUri", "is no URL"),
+    "keys at port 0": (tokens("jwksUri: 'https://a.example:0/'"), "$.spec.jwtRules[0].jwksUri", "is no URL"),
+    "CAs that are none": (
+        tokens("jwksUri: 'https://a.example/k', jwksCa: PEM"),
+        "$.spec.jwtRules[0].jwksCa",
+        "no PEM certificates",
+    ),
+    "CAs of nobody": (
+        tokens(f"jwks: '{NOBODYS}', jwksCa: {ROOT_PEM}"),
+        "$.spec.jwtRules[0].jwksCa",
+        "is for jwksUri",
+    ),
+    "keys that are fetched all the time": (
+        tokens("jwksUri: 'https://a.example/k', jwksRefreshInterval: 59s999ms"),
+        "$.spec.jwtRules[0].jwksRefreshInterval",
+        "between 1m and 24h",
+    ),
+    "keys that are fetched too seldom": (
+        tokens("jwksUri: 'https://a.example/k', jwksRefreshInterval: 24h1s"),
+        "$.spec.jwtRules[0].jwksRefreshInterval",
+        "between 1m and 24h",
     ),
     "a mesh of another name": (
         "kind: Mesh\nmetadata: {name: other}\nspec: {trustDomain: shop.example}",

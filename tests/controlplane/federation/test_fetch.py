@@ -111,7 +111,7 @@ async def test_a_redirect_is_followed_by_the_same_rules(status: int) -> None:
 async def test_a_redirect_out_of_https_is_refused(where: str) -> None:
     async with web() as publisher:
         publisher.redirect(where)
-        with pytest.raises(InvalidInput, match="no bundle is fetched from there"):
+        with pytest.raises(InvalidInput, match="nothing is fetched from there"):
             await fetch(publisher.url, WEB)
 
 
@@ -196,5 +196,5 @@ async def test_nobody_there(server: Server) -> None:
     "url", ["http://127.0.0.1/", "https://a@127.0.0.1/", "https:///x", "https://127.0.0.1:x/", "https://[/"]
 )
 async def test_urls_that_are_none(url: str) -> None:
-    with pytest.raises(MeshError, match="no bundle is fetched"):
+    with pytest.raises(MeshError, match="nothing is fetched"):
         await fetch(url, WEB)

@@ -21,7 +21,7 @@ from schemas.objects.authorization import ClaimMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.shop import HTTP, Shop, apps
-from tests.states.build import ORDERS, TRUST_DOMAIN, authentication, identity, policy, rule, unreadable, who
+from tests.states.build import ORDERS, TRUST_DOMAIN, authentication, identity, key_set, policy, rule, unreadable, who
 from tests.support.tokens import Issuer
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
@@ -256,6 +256,32 @@ def test_other_keys_judge_the_next_request_of_a_connection_that_is_open(shop: Sh
         assert caller.ask([one()]).status == 403
         shop.set(authentication("tokens", BEARER, IN_HEADER), LET_WEB)
         assert caller.ask([one()]).status == 200
+
+
+@pytest.mark.fault(21)
+def test_keys_that_replicas_fetch(shop: Shop) -> None:
+    """An issuer whose keys nobody knows has answers of its own, beside one whose keys are known."""
+    three, uri = Issuer("https://three.example"), "https://three.example/keys"
+    fetched = authentication("tokens", BEARER, {"issuer": three.name, "jwksUri": uri})
+    with calling(shop) as caller:
+
+        def answers() -> list[tuple[int, str]]:
+            tokens = [bearer(issuer.token(claims)) for issuer in (three, ONE) for claims in (GOOD, {**GOOD, "exp": 1})]
+            return [(got.status, got.body[:30]) for got in (caller.ask([one]) for one in tokens)]
+
+        known = [(200, '{"method": "GET", "path": "/", '[:30]), (401, "Jwt is expired")]
+        shop.set(fetched, LET_WEB)
+        assert answers() == [(401, "Jwks remote fetch is failed"), (401, "Jwt is expired"), *known]
+        shop.set(fetched, LET_WEB, key_set(uri, three.jwks()))
+        assert answers() == known * 2
+        shop.set(fetched, LET_WEB, key_set(uri, OTHER.jwks()))  # rotated
+        assert answers() == [(401, "Jwt verification fails"), known[1], *known]
+        shop.set(fetched, LET_WEB, key_set(uri, three.jwks(), "other CAs"))
+        assert answers()[0] == (401, "Jwks remote fetch is failed")
+        shop.set(fetched, LET_WEB, (key_set(uri, "")[0], b"\xc1"))
+        assert answers()[0] == (401, "Jwks remote fetch is failed")
+        shop.set(authentication("tokens", BEARER, IN_HEADER), LET_WEB)
+        assert answers()[0] == (401, "Jwt issuer is not configured")
 
 
 @pytest.mark.fault(21)

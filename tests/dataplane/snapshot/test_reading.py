@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authz.jwks import NOBODYS
 from dataplane.snapshot.reading import read
 from schemas import codec
 from schemas.errors import Corrupt
-from schemas.keys import DataRef, EndpointRef, EpochRef, TrustRef
+from schemas.key_sets import place
+from schemas.keys import DataRef, EndpointRef, EpochRef, KeySetRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
 from schemas.records import Endpoint
-from tests.states.build import ROOT_DER, bundle, need, policy, port, rule, service, traffic, who
+from tests.states.build import ROOT_DER, bundle, key_set, need, policy, port, rule, service, traffic, who
 
 POLICY = policy("p", "ALLOW", rule(who("web")))
 ENDPOINT = EndpointRef(ServiceRef("shop", "orders"), "o1")
-REFS: list[DataRef] = [POLICY.ref, service("orders").ref, ENDPOINT, TrustRef("mesh.test"), EpochRef()]
+REFS: list[DataRef] = [POLICY.ref, service("orders").ref, ENDPOINT, TrustRef("mesh.test"), KeySetRef("0a"), EpochRef()]
 
 
 def changed(value: bytes, *path: str | int, to: object) -> bytes:
@@ -97,6 +99,13 @@ def test_a_value_under_the_name_of_another() -> None:
 def test_a_bundle_is_believed_whole_or_not_at_all() -> None:
     assert "no DER certificate" in why(TrustRef("mesh.test"), bundle(1, ROOT_DER, b"x")[1])
     assert read(TrustRef("mesh.test"), bundle(1)[1]).x509_authorities == ()  # type: ignore[union-attr]
+
+
+def test_fetched_keys_are_of_the_place_that_their_key_says() -> None:
+    uri = "https://one.example/keys"
+    assert "holds the keys of" in why(place(uri, b"x" * 32), key_set(uri, NOBODYS)[1])
+    for bad in ("", '{"keys": []}', '{"keys": [{"kty": "oct", "k": "AAAA"}]}'):
+        assert "no usable keys" in why(place(uri, b""), key_set(uri, bad)[1])
 
 
 def test_a_key_that_no_replica_writes() -> None:
