@@ -141,8 +141,8 @@ def prepare(connect: Connect, role: str) -> None:
 def activate(connect: Connect, key: str, force: bool) -> None:
     """Sign with a prepared key from now on; its root becomes active, their predecessors are retired.
 
-    Refused (4) while a connected sidecar or a replica does not trust by a bundle that has the new root, or one that fell
-    silent without it may serve on.
+    Refused (4) while a connected sidecar or a replica does not trust by a bundle that has the new root, and while a
+    sidecar that fell silent without it may serve on.
     """
     if force:
         _warn("sidecars that do not trust the new root yet will refuse those that have renewed")
