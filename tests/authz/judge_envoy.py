@@ -16,14 +16,16 @@ from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
+from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 
 from dataplane.compile.inbound import ALLOW
-from dataplane.compile.resources import ROUTES, Resource, ResourceKey
-from dataplane.compile.tls import packed
+from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
+from dataplane.compile.tls import BYTES_ALPN, packed
 from dataplane.compile.workload import Credentials, Workload
 from schemas.names import SpiffeId
+from tests.authz.raw import Http2
 from tests.authz.rules import OTHER_DOMAIN
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.states.build import ORDERS, TRUST_DOMAIN, Item, bundle, compiled, identity, mesh_of, state
@@ -42,8 +44,10 @@ class JudgeEnvoy:
     authorities: dict[str, Authority] = field(
         default_factory=lambda: {one: Authority.create() for one in (TRUST_DOMAIN, OTHER_DOMAIN)}
     )
+    app_ports: Mapping[str, int] = field(default_factory=dict)
+    """On 127.0.0.1, by the port's name: of apps that are there."""
     _number: int = 0
-    _contexts: dict[SpiffeId, ssl.SSLContext] = field(default_factory=dict)
+    _contexts: dict[tuple[SpiffeId, str], ssl.SSLContext] = field(default_factory=dict)
     _streams: dict[tuple[SpiffeId | None, int, str], _Stream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,7 +63,9 @@ class JudgeEnvoy:
 
     def run(self, *items: Item, ports: Sequence[int]) -> None:
         """The sidecar of orders with `items` in etcd; returns when it judges by them."""
-        of = Workload(service=ORDERS, trust_domain=TRUST_DOMAIN, inbound_address=self.address)
+        of = Workload(
+            service=ORDERS, trust_domain=TRUST_DOMAIN, inbound_address=self.address, app_ports=dict(self.app_ports)
+        )
         credentials = Credentials(self._leaf.chain_pem, self._leaf.key_pem)
         self._number += 1
         made = compiled(of, mesh_of(state("now", "", *self.roots(), *items).values), credentials).resources()
@@ -105,6 +111,32 @@ class JudgeEnvoy:
             self._streams[caller, port, address] = stream
         return status
 
+    def connect_by_http2(self, caller: SpiffeId, port: int, address: str) -> int | None:
+        """What a CONNECT over HTTP/2 is answered, on a connection of its own."""
+        client = Http2(lambda: self._secured(caller, port, address))
+        status = client.ask([(b":method", b"CONNECT"), (b":authority", b"orders.shop")])
+        client.close()
+        return status
+
+    def passes_bytes(self, caller: SpiffeId, port: int, address: str) -> bool:
+        """Whether the app answers a byte, to a peer that asks for bytes."""
+        with self._secured(caller, port, address, BYTES_ALPN) as sock:
+            try:
+                sock.sendall(b"x")
+                return sock.recv(1) == b"x"
+            except (ssl.SSLError, ConnectionError):
+                return False
+
+    def ports_that_pass_bytes(self) -> set[str]:
+        """By their names: those that now have a chain for it."""
+        bodies = (one.body for key, one in self._resources.items() if key.type_url == LISTENER)
+        listeners = map(listener_pb2.Listener.FromString, bodies)
+        return {
+            one.name.removeprefix("inbound|")
+            for one in listeners
+            if any(chain.name == "bytes" for chain in one.filter_chains)
+        }
+
     def head(self, caller: SpiffeId | None, port: int, head: bytes) -> bytes:
         """All that is answered to a request on a connection of its own, up to the body."""
         stream = self._connect(caller, port, "127.0.0.1")
@@ -113,11 +145,19 @@ class JudgeEnvoy:
         return stream.head
 
     def _connect(self, caller: SpiffeId | None, port: int, address: str) -> _Stream:
-        if caller is not None and caller not in self._contexts:
-            self._contexts[caller] = self._context(caller)
+        return _Stream(self._plain(port, address) if caller is None else self._secured(caller, port, address))
+
+    def _plain(self, port: int, address: str) -> socket.socket:
         plain = socket.create_connection((self.address, port), timeout=_TIMEOUT, source_address=(address, 0))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return _Stream(plain if caller is None else self._contexts[caller].wrap_socket(plain))
+        return plain
+
+    def _secured(self, caller: SpiffeId, port: int, address: str, alpn: str = "") -> ssl.SSLSocket:
+        if (caller, alpn) not in self._contexts:
+            self._contexts[caller, alpn] = self._context(caller)
+            if alpn:
+                self._contexts[caller, alpn].set_alpn_protocols([alpn])
+        return self._contexts[caller, alpn].wrap_socket(self._plain(port, address))
 
     def _context(self, caller: SpiffeId) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
