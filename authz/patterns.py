@@ -145,8 +145,9 @@ def host_texts(pattern: str, *, wide: bool) -> tuple[Text, ...]:
     return (Text("regex", expression),)
 
 
-# What apps take away around a member of a list: blanks (RFC 9110, 5.6.1); some of them those beyond ASCII too.
-_AROUND = r"[ \t\x80-\xff]*"
+# What apps take away around a member of a list: blanks (RFC 9110, 5.6.1), and some of them those beyond ASCII. Written
+# as what it is not: Envoy's RE2 has bytes before it, and reports and offline requests have characters.
+_AROUND = r"[^!-\x7f\x00-\x08\x0a-\x1f]*"
 
 
 def header_texts(value: str, *, wide: bool) -> tuple[Text, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,6 +59,14 @@ def test_the_agent_judges_as_envoy_does(found: list[AuthorizationPolicy]) -> Non
     for port, request in REQUESTS:
         allowed = judge(rules[port], port, request).allowed
         assert agent.denies(made[port.name], stream_of(request)) is not allowed, (port.name, request)
+
+
+@pytest.mark.parametrize("value", ["guest,  admin", "admin\t ,x", "guest,\u2003admin", "guest,\xa0admin"])
+def test_a_list_is_read_in_whatever_blanks_are_around_its_commas(value: str) -> None:
+    deny = policy("p", "DENY", rule(to=[Operation(headers=(HeaderMatch(name="x-role", values=("admin",)),))]))
+    made = routes([deny, policy("all", "ALLOW", rule())])[HTTP.name]
+    assert Judge().denies(made, stream_of(Request(WEB, headers=(("x-role", value),))))
+    assert not Judge().denies(made, stream_of(Request(WEB, headers=(("x-role", value.replace("admin", "a")),))))
 
 
 def test_a_header_that_is_not_reported_closes() -> None:
