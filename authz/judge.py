@@ -23,7 +23,8 @@ class Request:
     caller: None: who comes in plaintext, and so has no identity. target: path and query. headers: names and values.
     host: the authority, with or without port. address: of the host that the caller is on; empty where it is not known.
     claims: of a token that a RequestAuthentication of the service proves; None: the request has none. unknown: what
-    nobody knows of a request that is judged afterwards: no condition about it is taken to hold, nor a negated one.
+    nobody knows of a request that is judged afterwards: no condition about it is taken to hold, nor a negated one; if
+    `assumed`, all of them are.
     """
 
     caller: SpiffeId | None
@@ -34,6 +35,7 @@ class Request:
     address: str = ""
     claims: Mapping[str, Any] | None = None
     unknown: frozenset[Field] = frozenset()
+    assumed: bool = False
 
 
 class Outcome(Enum):
@@ -53,8 +55,6 @@ class Reason(Enum):
     UNREADABLE = "unreadable policy"
     NOTHING_ALLOWS = "nothing allows it"
     MALFORMED = "malformed request"
-    BAD_TOKEN = "bad token"  # noqa: S105  (a reason)
-    """Told by who verified it: what is judged here has the claims of a good one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,31 @@ def judge(rules: PortRules, port: ServicePort, request: Request) -> Verdict:
     return replace(_decided(rules, facts, request.caller), path=path, audits=audits)
 
 
+def certain(rules: PortRules, port: ServicePort, request: Request) -> Verdict | None:
+    """The verdict, whatever is unknown of the request; None where it depends on that."""
+    low = judge(rules, port, request)
+    if not request.unknown or low.reason not in (Reason.ALLOW, Reason.NOTHING_ALLOWS):
+        return low
+    assumed = replace(request, assumed=True)
+    if low.allowed:
+        return low if judge(replace(rules, allow=()), port, assumed).reason is not Reason.DENY else None
+    return low if not judge(replace(rules, deny=()), port, assumed).allowed else None
+
+
+def deciding(rules: PortRules, port: ServicePort, request: Request) -> frozenset[object]:
+    """All that the verdict can depend on, whatever is unknown of the request: the same, the same verdict."""
+    low = judge(rules, port, request)
+    if low.reason not in (Reason.ALLOW, Reason.DENY, Reason.NOTHING_ALLOWS):
+        return frozenset({low.reason})
+    facts = _Facts(replace(request, assumed=True), low.path)
+    return frozenset(
+        (denies, rule.sources, rule.operations)
+        for denies, several in ((True, rules.deny), (False, rules.allow))
+        for rule in several
+        if facts.match(rule)
+    )
+
+
 def _decided(rules: PortRules, facts: "_Facts", caller: SpiffeId | None) -> Verdict:
     if caller in rules.revoked:
         return Verdict(Outcome.DENIED, Reason.REVOKED)
@@ -157,7 +182,9 @@ class _Facts:
         )
 
     def _holds(self, condition: Condition) -> bool:
-        return condition.field not in self.request.unknown and condition.holds(*self._texts(condition))
+        if condition.field in self.request.unknown:
+            return self.request.assumed and not condition.never
+        return condition.holds(*self._texts(condition))
 
     def lacks(self, rule: PortRule) -> tuple[Lack, ...]:
         """The fewest conditions that would have to change for the rule to match; none: it does."""
@@ -169,6 +196,8 @@ class _Facts:
     def _failed(self, conditions: Alternative) -> Iterable[Lack]:
         for condition in conditions:
             if condition.field in self.request.unknown:
+                if self.request.assumed and not condition.never:
+                    continue
                 lack = Lack(condition.field, condition.said, "", condition.never, condition.negated, condition.claim)
                 yield replace(lack, known=False)
                 continue

@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
+from envoy.service.accesslog.v3 import als_pb2
 
 from dataplane import lastgood, status
+from dataplane.compile import flow_samples
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.workload import Credentials
 from dataplane.config import SidecarSettings, WorkloadApiSettings
@@ -37,6 +39,7 @@ from dataplane.envoy.lifecycle import DrainPlan
 from dataplane.envoy.memory import own_memory
 from dataplane.envoy.process import EnvoyProcess, EnvoySettings
 from dataplane.envoy.process import Event as EnvoyEvent
+from dataplane.flows import Flows
 from dataplane.health.checker import AppHealth
 from dataplane.health.plan import plan_of
 from dataplane.identity.attest import HostSource, load_host_certificate
@@ -47,7 +50,7 @@ from dataplane.identity.material import Identity
 from dataplane.identity.store import IdentityStore
 from dataplane.log_levels import LogLevelKeeper
 from dataplane.pipeline import Pipeline
-from dataplane.questions import Questions
+from dataplane.questions import Questions, audit_counts, write_buckets
 from dataplane.registration import Registration
 from dataplane.reporter import News, Reporter
 from dataplane.snapshot.state import MeshState
@@ -99,6 +102,7 @@ class Agent:
         self._log_levels = LogLevelKeeper(self._envoy, settings.envoy_log_level, self._news.happened)
         self._workload_api: WorkloadApi | None = None
         self._configured = trio.Event()
+        self._flows = Flows(int(time.time()))
         # All of the following are set in `run` and `_serve`, in the order in which they come to be.
         self._health: AppHealth
         self._cutter: Cutter
@@ -115,6 +119,7 @@ class Agent:
         log_file = self._settings.access_log_path
         if log_file:
             access_log.make(Path(log_file))
+        write_buckets(self._runtime_dir)
         async with trio.open_nursery() as nursery:
             adopted = await nursery.start(self._envoy.run)
             # An agent that took up its Envoy goes on from what it knew; else nobody is sent here before a first answer.
@@ -194,7 +199,7 @@ class Agent:
             envoy_node=self._node,
             configured=self._configured,
             pushed=self._pushed,
-            on_report=self._cutter.take,
+            on_report=self._take_report,
             fraction=self._random.random,
         )
 
@@ -215,16 +220,24 @@ class Agent:
         )
 
     def _new_questions(self, pipeline: Pipeline) -> Questions:
-        log_file = self._settings.access_log_path
         return Questions(
             self._etcd,
             pipeline.state.keyspace,
             self._client,
+            self._settings,
             pipeline.compiler.workload.service,
-            self._settings.instance,
-            Path(log_file) if log_file else None,
+            self._flows,
+            partial(audit_counts, self._envoy.admin, pipeline),
             fraction=self._random.random,
         )
+
+    def _take_report(self, name: str, report: als_pb2.StreamAccessLogsMessage) -> None:
+        """Of Envoy: samples of requests that have ended, or what is open."""
+        if name.startswith(flow_samples.PREFIX):
+            listener = name.removeprefix(flow_samples.PREFIX)
+            self._flows.take(listener, flow_samples.samples(report), int(time.time()))
+        else:
+            self._cutter.take(name, report)
 
     def _new_workload_api(self, settings: WorkloadApiSettings, identity: Identity) -> WorkloadApi:
         from dataplane.workload_api.api import WorkloadApi

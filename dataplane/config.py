@@ -211,6 +211,7 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
             locality=self.locality,
             virtual=_virtual_network(self.names) if self.names else None,
             access_log=self.access_log_path,
+            samples=self.runtime_dir,
             gateway=GatewayHost(self.gateway.address, self.gateway.ports) if self.gateway is not None else None,
             system_ca=self.system_ca if self.system_ca is not None else _host_ca(),
         )

@@ -6,16 +6,25 @@ A question lives for seconds. One that was missed is gone, and whoever asked is 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import trio
 
+from authz.rules import applies
+from dataplane.compile.flow_samples import KINDS, bucket, file_name
+from dataplane.config import SidecarSettings
+from dataplane.envoy.admin import Admin
+from dataplane.envoy.audits import audits
 from dataplane.envoy.log_search import Found, find
 from dataplane.envoy.process import LOG_FLUSH_MS
+from dataplane.flows import Flows
+from dataplane.lastgood import write_file
+from dataplane.pipeline import Pipeline
 from schemas import codec
-from schemas.errors import Corrupt, MeshError, NotFound
+from schemas.errors import Corrupt, MeshError, NotFound, Unavailable
 from schemas.keys import Keyspace
 from schemas.names import ServiceRef
 from schemas.questions import Answer, Question
@@ -35,6 +44,29 @@ AT_ONCE = 2
 MAX_WAITING = 32
 
 
+async def audit_counts(admin: Admin, pipeline: Pipeline) -> dict[str, int]:
+    """What rules of AUDIT policies would have denied since Envoy has started. Raises Unavailable."""
+    return in_force(audits(await admin.audits()), pipeline)
+
+
+def in_force(counts: Mapping[str, int], pipeline: Pipeline) -> dict[str, int]:
+    """Of the rules that there are now, also those that have counted nothing; Envoy remembers others as well."""
+    own = pipeline.compiler.workload.service
+    rules = [
+        f"{policy.metadata.namespace}/{policy.metadata.name}[{index}]"
+        for policy in pipeline.state.authorization_policies(own.namespace)
+        if policy.spec.action == "AUDIT" and applies(policy, own)
+        for index in range(len(policy.spec.rules))
+    ]
+    return {rule: counts.get(rule, 0) for rule in sorted(rules)}
+
+
+def write_buckets(directory: Path) -> None:
+    """The files by which Envoy samples requests: it refuses a listener whose bucket it can't read. Raises OSError."""
+    for kind in KINDS:
+        write_file(directory / file_name(kind), bucket(kind))
+
+
 class Replicas(Protocol):
     """As of `dataplane.identity.client.ReplicaClient`."""
 
@@ -42,16 +74,17 @@ class Replicas(Protocol):
 
 
 class Questions:
-    """log_file: the access log, None where there is none. fraction: random numbers in [0, 1)."""
+    """audits: what rules of AUDIT policies would have denied, by rule. fraction: random numbers in [0, 1)."""
 
     def __init__(
         self,
         etcd: Client,
         keyspace: Keyspace,
         client: Replicas,
+        settings: SidecarSettings,
         service: ServiceRef,
-        instance: str,
-        log_file: Path | None,
+        flows: Flows,
+        audits: Callable[[], Awaitable[dict[str, int]]],
         *,
         fraction: Callable[[], float],
     ) -> None:
@@ -59,8 +92,10 @@ class Questions:
         self._prefix = keyspace.questions()
         self._client = client
         self._service = service
-        self._instance = instance
-        self._log_file = log_file
+        self._instance = settings.instance
+        self._log_file = Path(settings.access_log_path) if settings.access_log_path else None
+        self._flows = flows
+        self._audits = audits
         self._fraction = fraction
         self._limit = trio.CapacityLimiter(AT_ONCE)
         self._waiting = 0
@@ -123,6 +158,8 @@ class Questions:
             self._waiting -= 1
 
     async def _found(self, question: Question) -> Answer:
+        if question.about == "flows":
+            return await self._seen_lately()
         if question.about != "request":
             return self._saying(problem=f"this version knows nothing about {question.about!r}: upgrade the sidecar")
         if self._log_file is None:
@@ -136,6 +173,15 @@ class Questions:
             return self._saying(problem=str(error))
         looked = ", ".join(f"{path} ({size} bytes)" for path, size in found.files)
         return self._saying(looked_at=looked, entries=found.lines)
+
+    async def _seen_lately(self) -> Answer:
+        flows, omitted = self._flows.told()
+        said = self._saying(looked_at="samples of its requests")
+        try:
+            audits = await self._audits()
+        except Unavailable as error:
+            said, audits = msgspec.structs.replace(said, problem=f"AUDIT policies: {error}"), {}
+        return msgspec.structs.replace(said, flows=flows, since=self._flows.since, omitted=omitted, audits=audits)
 
     async def _search(self, log_file: Path, request_id: str) -> Found:
         return await trio.to_thread.run_sync(find, log_file, request_id)

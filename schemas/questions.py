@@ -13,18 +13,43 @@ from schemas.errors import Problem
 from schemas.objects.common import Name
 from schemas.records import Record
 
-About = Literal["request"]
+About = Literal["request", "flows"]
 
 # Callers may choose them: what is longer is no id, and what JSON escapes would not be found in a log.
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9._:=/+@~-]{1,200}\Z"
 _REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
 
+MAX_SERVICES = 1000
+"""That a question may name; more are all."""
 MAX_ENTRIES = 16
 """Of one request in one log: it may come back to a service, and be tried again."""
 MAX_ENTRY_BYTES = 16 * 1024
 """Of one line: an URL may have 8 KiB."""
 MAX_ANSWER_BYTES = 384 * 1024
 """Below what a stored value may have (`codec.MAX_VALUE_BYTES`): all `MAX_ENTRIES` of the longest fit."""
+
+
+class FlowRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Requests of one kind that a sidecar has seen samples of. Times are seconds since 1970."""
+
+    source: str
+    """SPIFFE ID of the caller; empty: it came in plaintext."""
+    port: str
+    """Name of the service's port."""
+    method: str
+    route: str
+    """The path; ``{*}`` where a part looks like an id."""
+    path: str
+    """Of the newest one."""
+    authority: str = ""
+    address: str = ""
+    """Of the host that the newest one came from."""
+    denied: bool = False
+    rule: str = ""
+    """That let the newest one in, or denied it: ``shop/web-may[0]``."""
+    samples: int = 1
+    first: int
+    last: int
 
 
 class Question(Record, frozen=True, kw_only=True, tag="Question"):
@@ -59,3 +84,11 @@ class Answer(Record, frozen=True, kw_only=True, tag="Answer"):
     """Lines of its access log."""
     problem: str = ""
     """Why it could not look; empty: it could."""
+    flows: tuple[FlowRecord, ...] = ()
+    """Newest first."""
+    since: int = 0
+    """Since when flows are gathered, in seconds since 1970: since the agent runs."""
+    omitted: int = 0
+    """Kinds of requests that were dropped, since others were newer."""
+    audits: dict[str, int] = msgspec.field(default_factory=dict)
+    """What rules of AUDIT policies would have denied since Envoy has started, by rule: ``shop/try[0]``."""

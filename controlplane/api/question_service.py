@@ -22,7 +22,7 @@ from schemas.api import mesh_pb2 as pb
 from schemas.errors import InvalidInput, LimitExceeded, MeshError, NotFound, Problem, Unavailable
 from schemas.keys import StatusRef
 from schemas.names import ServiceRef
-from schemas.questions import MAX_ANSWER_BYTES, Answer, Question, question_faults
+from schemas.questions import MAX_ANSWER_BYTES, MAX_SERVICES, Answer, Question, question_faults
 
 # A sidecar looks again after a second, for what Envoy had not written yet; the rest is for a busy host.
 GATHER_SECONDS = 5.0
@@ -32,7 +32,6 @@ AFTER_SECONDS = 0.5
 LEASE_SECONDS = 30
 # Questions of one replica at a time: each is work for all the sidecars that it is put to.
 AT_ONCE = 4
-MAX_SERVICES = 1000
 
 
 class QuestionService:

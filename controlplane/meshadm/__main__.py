@@ -5,6 +5,7 @@ import click
 from controlplane.meshadm.commands.apply import apply, delete, validate
 from controlplane.meshadm.commands.attestor import attestor
 from controlplane.meshadm.commands.authz import authz
+from controlplane.meshadm.commands.authz_preview import preview_command  # noqa: F401  (makes itself a command of `authz`)
 from controlplane.meshadm.commands.ca import ca
 from controlplane.meshadm.commands.check import check
 from controlplane.meshadm.commands.federation import bundle, federation

@@ -39,8 +39,6 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
             yield f"{word}: the caller is no workload of the mesh, nor of a trust domain that is federated with it"
         case Reason.PLAINTEXT:
             yield f"{word}: the port takes mTLS only, and no PeerAuthentication says otherwise"
-        case Reason.BAD_TOKEN:
-            yield f"{word} with {verdict.detail}, before any policy is asked"
         case Reason.MALFORMED:
             yield f"{word} with 400 before any policy is asked: {verdict.detail}"
         case Reason.NOTHING_ALLOWS:
@@ -62,7 +60,7 @@ def _lack(lack: Lack) -> str:
     if lack.never:
         return f"{what}: {lack.never}" + (f" (it wants {wanted})" if wanted else "")
     if not lack.known:
-        return f"{what}: it wants {wanted}; the log does not say what the request had"
+        return f"{what}: it wants {wanted}; no log says what the request had"
     return f"{what}: it wants {wanted}, got {lack.got or 'nothing'}"
 
 

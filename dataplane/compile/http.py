@@ -12,6 +12,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 from google.protobuf import wrappers_pb2
 
 from dataplane.compile import unserved
+from dataplane.compile.flow_samples import add_samples
 from dataplane.compile.hardening import against_strangers, harden
 from dataplane.compile.open_streams import add_reports
 from dataplane.compile.telemetry import DENIAL_HEADER_KEY
@@ -49,6 +50,7 @@ def connection_manager(
     takes_connect: bool = False,
     access_logs: Sequence[accesslog_pb2.AccessLog] = (),
     judged_headers: Sequence[str] = (),
+    samples: str = "",
     edge: Edge | None = None,
     plaintext: bool = False,
     tracer: Callable[[hcm_pb2.HttpConnectionManager], None] | None = None,
@@ -56,8 +58,8 @@ def connection_manager(
     """A network filter that serves the RouteConfiguration `name`.
 
     inbound: from other sidecars over mTLS, else from the own app. takes_connect: HTTP CONNECT is for us to answer.
-    judged_headers: those that rules ask for. edge: from outside of the mesh. plaintext: inbound, from whoever comes
-    without mTLS, and so a stranger too.
+    judged_headers: those that rules ask for. samples: where their buckets are (flow_samples); empty: none.
+    edge: from outside of the mesh. plaintext: inbound, from whoever comes without mTLS, and so a stranger too.
     tracer: has it make spans (compile/tracing.py).
     """
     edge = Edge() if plaintext else edge
@@ -86,6 +88,8 @@ def connection_manager(
             unserved.tell(manager)
         manager.local_reply_config.mappers.extend([_denial(told=True), _denial(told=False)])
         add_reports(manager, name, judged_headers)
+        if samples:
+            add_samples(manager, name, samples)
     else:
         manager.http_protocol_options.allow_absolute_url.value = True
         if edge is None:  # what is inside is nobody's business outside

@@ -83,7 +83,7 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             workload, "server", http=True, carries="connections" if port.protocol == "tcp" else "requests"
         )
         judged = authorization.headers_judged(state, workload.service)
-        http = partial(_http_chain, port, transport_socket, logs, judged)
+        http = partial(_http_chain, port, transport_socket, logs, judged, workload.samples)
         if listener.filter_chains:  # which is chosen by ALPN, as only one chain beside it can be
             listener.filter_chains.append(http(None))
             listener.filter_chains[-1].name = HTTP  # what is open in it goes on when the other goes
@@ -109,7 +109,7 @@ def _add_plaintext(
         judging = authorization.rules_for(state, workload.service, workload.trust_domain, port)
         plaintext.add_tcp(listener, clusters.app_name(port), judging, logs)
         return
-    http = partial(_http_chain, port, None, logs, judged_headers)
+    http = partial(_http_chain, port, None, logs, judged_headers, workload.samples)
     if listener.HasField("filter_chain_matcher"):
         plaintext.add_http(listener, http, partial(set_up, workload, "server"), spans=traced(state, workload))
     else:
@@ -121,6 +121,7 @@ def _http_chain(
     transport_socket: base_pb2.TransportSocket | None,
     logs: Sequence[accesslog_pb2.AccessLog],
     judged_headers: Sequence[str],
+    samples: str,
     tracer: Tracer | None,
 ) -> listener_components_pb2.FilterChain:
     """transport_socket: None: for plaintext."""
@@ -137,6 +138,7 @@ def _http_chain(
             filters=[*tokens.filters(), *_authorization_filters(), *rate_limits.filters()],
             takes_connect=port.protocol == "tcp",
             judged_headers=judged_headers,
+            samples=samples,
             access_logs=logs,
             tracer=tracer,
         )

@@ -56,13 +56,18 @@ def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) ->
 def _denied(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
     """By the rules of this sidecar, or for a path that no policy is asked about. Not sampled: somebody will ask why."""
     result, enabled = (into.and_filter.filters.add() for _ in range(2))
-    matcher = result.metadata_filter.matcher
-    matcher.filter = "envoy.filters.http.rbac"
-    matcher.path.add(key="enforced_engine_result")
-    matcher.value.string_match.exact = "denied"
-    result.metadata_filter.match_if_key_not_found.value = False
+    denied_here(result)
     enabled.runtime_filter.runtime_key = log_key(side, "denied")
     enabled.runtime_filter.percent_sampled.numerator = 100
+
+
+def denied_here(into: accesslog_pb2.AccessLogFilter, *, denied: bool = True) -> None:
+    """What rules of this sidecar, or those for paths, have denied; or what they have let in."""
+    matcher = into.metadata_filter.matcher
+    matcher.filter = "envoy.filters.http.rbac"
+    matcher.path.add(key="enforced_engine_result")
+    matcher.value.string_match.exact = "denied" if denied else "allowed"  # filters of logs pass over `invert`
+    into.metadata_filter.match_if_key_not_found.value = False
 
 
 def is_counted(

@@ -74,6 +74,9 @@ class Workload:
     access_log: str = ""
     """Absolute path of the file that Envoy logs requests to; empty: nowhere."""
 
+    samples: str = ""
+    """Absolute path of the directory with the agent's files for samples of requests (flow_samples); empty: none."""
+
     @property
     def identity(self) -> SpiffeId:
         return SpiffeId.of_service(self.trust_domain, self.service)

@@ -82,8 +82,15 @@ class Admin:
 
     async def statistics(self) -> str:
         """What `dataplane.envoy.stats` reads."""
+        return await self._texts(NAMED_STATISTICS, STATISTICS)
+
+    async def audits(self) -> str:
+        """What `dataplane.envoy.audits` reads, with more."""
+        return await self._texts(NAMED_STATISTICS)
+
+    async def _texts(self, *targets: str) -> str:
         text = ""
-        for target in (NAMED_STATISTICS, STATISTICS):
+        for target in targets:
             reply = await self.get(target)
             if reply.status != 200:
                 raise Unavailable(f"Envoy's admin answered {reply.status} to {target}: {reply.body[:200]!r}")

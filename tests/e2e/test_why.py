@@ -1,14 +1,17 @@
-"""`meshadm why`: a denied request, found by the id in its answer, in the log of the sidecar that denied it."""
+"""What sidecars tell who asks: why a request was denied, by its id; which flows a change of policies would break."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from schemas import codec
 from schemas.objects.authorization import Operation
 from tests.e2e.app import HTTP
 from tests.e2e.mesh import API_ID, KEYS, REPORTS_ID, WEB_ID, E2eMesh, caller
 from tests.states.build import policy, rule
+from tests.support.net import eventually
 
 READS = policy("reports-read", "ALLOW", rule(caller(REPORTS_ID), to=[Operation(methods=("GET",))]), on=["api"])
 NO_ADMIN = policy("no-admin", "DENY", rule(caller(WEB_ID), to=[Operation(paths=("/admin/*",))]), on=["api"])
@@ -56,3 +59,32 @@ async def test_why_of_what_nobody_has_logged(mesh: E2eMesh) -> None:
     assert code == 3
     assert "api-1 of api.shop: " in said
     assert "Telemetry" in said
+
+
+async def test_preview_names_the_flow_that_would_break(mesh: E2eMesh, tmp_path: Path) -> None:
+    """And what an AUDIT policy would have denied is counted."""
+    attempt = policy("attempt", "AUDIT", rule(caller(WEB_ID), to=[Operation(methods=("PUT",))]), on=["api"])
+    narrow = policy("web-may", "ALLOW", rule(caller(WEB_ID), to=[Operation(methods=("GET",))]), on=["api"])
+    file = tmp_path / "policies.yaml"
+    file.write_text(codec.dump_yaml([codec.to_builtins(narrow)]))
+    async with mesh.applied(attempt):
+        for _ in range(2):
+            assert await mesh.status("/previewed/4711", method="PUT") == 200
+        assert await mesh.status("/previewed/4711") == 200
+        said: dict[str, Any] = {}
+
+        async def seen() -> bool:
+            code, output = await mesh.local.meshadm("authz", "preview", "-f", str(file), "-o", "json", check=False)
+            said.update(json.loads(output), code=code)
+            return any(one["route"] == "/previewed/{*}" for one in said["changes"])
+
+        await eventually("the samples have come to the agents", seen, 20)
+        assert said["code"] == 6
+        (broken,) = [one for one in said["changes"] if one["route"] == "/previewed/{*}"]
+        assert (broken["effect"], broken["from"], broken["to"]) == ("DENIED", WEB_ID, "api.shop")
+        assert (broken["method"], broken["path"], broken["rule"]) == ("PUT", "/previewed/4711", "shop/web-may[0]")
+        nearest = broken["verdict"]["nearest"]
+        assert (nearest["policy"]["name"], nearest["lacks"][0]["got"]) == ("web-may", "PUT")
+        assert said["audits"] == {"shop/attempt[0]": 2}
+        assert sorted(one["instance"] for one in said["sidecars"]) == ["api-1", "api-2"]
+        assert said["notReported"] == []

@@ -112,7 +112,7 @@ async def test_what_no_log_holds_is_said_to_be_unknown(cli: Cli, fake: FakeRepli
     fake.answers = [answer(line())]
     fake.add(TENANTS)
     words = await cli.ok("why", ID)  # revision 7 can't be had
-    assert "the headers: it wants x-tenant: one; the log does not say what the request had" in words
+    assert "the headers: it wants x-tenant: one; no log says what the request had" in words
     assert "judged by the policies of now" in words
     (record,) = (await asked(cli))["records"]
     assert record["explained"]["verdict"]["nearest"]["lacks"][0]["known"] is False

@@ -1,0 +1,110 @@
+"""Flows seen lately: kinds of requests, bounded, whatever callers send."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataplane.compile.flow_samples import BURST, KINDS, SAMPLES_A_SECOND, Sample, bucket
+from dataplane.envoy.audits import audits
+from dataplane.flows import MAX_FLOWS, MAX_OF_CALLER, MAX_PATH, MAX_TOLD, Flows, route_of
+from schemas import codec
+from schemas.questions import MAX_ANSWER_BYTES, Answer
+from tests.states.build import identity
+
+WEB, CART = identity("web"), identity("cart")
+
+
+def sample(path: str = "/", *, by: str | None = WEB, method: str = "GET", denied: bool = False) -> Sample:
+    return Sample(by, method, "orders.shop", path, "10.1.0.2", denied, "shop/web-may[0]")
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/orders/4711/items", "/orders/{*}/items"),
+        ("/o/0dc1f3ab-7f0e-9a35-8c41-3f1c5d1b2a77", "/o/{*}"),
+        ("/o/65f0c1d2e3a4b5c6d7e8f901", "/o/{*}"),
+        ("/v1/orders", "/v1/orders"),
+        ("/shop.Orders/Get", "/shop.Orders/Get"),
+        ("/a-long-name-of-a-page-without-numbers", "/a-long-name-of-a-page-without-numbers"),
+        ("/", "/"),
+    ],
+)
+def test_routes(path: str, route: str) -> None:
+    assert route_of(path) == route
+
+
+def test_kinds_of_requests_are_kept_apart_and_counted() -> None:
+    flows = Flows(1000)
+    flows.take("inbound|http", [sample("/orders/1"), sample("/orders/2"), sample("/orders/3", denied=True)], 1001)
+    flows.take("inbound|http", [sample("/orders/4"), sample("/orders/5", by=CART)], 1002)
+    flows.take("inbound|admin", [sample("/orders/6")], 1003)
+    told, omitted = flows.told()
+    assert [(one.source, one.port, one.route, one.path, one.denied, one.samples) for one in told] == [
+        (WEB, "admin", "/orders/{*}", "/orders/6", False, 1),
+        (CART, "http", "/orders/{*}", "/orders/5", False, 1),
+        (WEB, "http", "/orders/{*}", "/orders/4", False, 3),
+        (WEB, "http", "/orders/{*}", "/orders/3", True, 1),
+    ]
+    assert (told[2].first, told[2].last, omitted, flows.since) == (1001, 1002, 0, 1000)
+
+
+def test_what_can_not_be_judged_is_counted_only() -> None:
+    flows = Flows(0)
+    flows.take("inbound|http", [sample(by=None), sample("/" + "x" * MAX_PATH)], 1)
+    assert flows.told() == ((), 2)
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.lists(st.tuples(st.integers(0, 6), st.text("abc/", min_size=300, max_size=1000)), min_size=0, max_size=40))
+def test_bounded(more: list[tuple[int, str]]) -> None:
+    flows = Flows(0)
+    for caller in range(6):
+        flows.take(
+            "inbound|http", [sample(f"/{'x' * 900}/a{number}b", by=identity(f"s{caller}")) for number in range(200)], 1
+        )
+    flows.take("inbound|http", [sample(f"/{path}", by=identity(f"s{caller}")) for caller, path in more], 2)
+    told, omitted = flows.told()
+    kept = flows._flows
+    assert len(kept) <= MAX_FLOWS
+    for caller in range(7):
+        assert sum(key.source == identity(f"s{caller}") for key in kept) <= MAX_OF_CALLER
+    assert omitted >= 1200 + len(set(more)) - MAX_FLOWS - len(more)
+    assert len(told) + omitted >= 1200
+    whole = codec.encode(Answer(service="s", namespace="n", instance="i", flows=told))
+    assert len(whole) <= min(MAX_ANSWER_BYTES, MAX_TOLD + 1000)
+
+
+def test_who_walks_through_paths_drives_out_its_own() -> None:
+    flows = Flows(0)
+    flows.take("inbound|http", [sample("/kept", by=CART)], 1)
+    flows.take("inbound|http", [sample(f"/a{number}b") for number in range(MAX_FLOWS * 2)], 2)
+    told, _ = flows.told()
+    assert {one.path for one in told if one.source == CART} == {"/kept"}
+
+
+def test_buckets() -> None:
+    for kind in KINDS:
+        (wrapped,) = json.loads(bucket(kind))["resources"]
+        tokens = wrapped["resource"]
+        assert (wrapped["name"], tokens["max_tokens"], tokens["tokens_per_fill"], tokens["fill_interval"]) == (
+            f"samples-{kind}",
+            BURST,
+            SAMPLES_A_SECOND,
+            "1s",
+        )
+
+
+def test_audits_as_envoy_tells_them() -> None:
+    text = (
+        "http.inbound|http.rbac.policy.shop/try[0].shadow_denied: 3\n"
+        "http.inbound|http2.rbac.policy.shop/try[0].shadow_denied: 2\n"
+        "http.inbound|http.rbac.policy.mesh-system/x[12].shadow_denied: 0\n"
+        "http.inbound|http.rbac.shadow_denied: 5\n"
+        "http.inbound|http.rbac.policy.shop/try[0].shadow_allowed: 7\n"
+    )
+    assert audits(text) == {"shop/try[0]": 5, "mesh-system/x[12]": 0}
