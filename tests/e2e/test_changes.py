@@ -85,8 +85,12 @@ SPLIT = "{name: api, port: 8080, weight: 1}, {name: api, port: 8080, weight: 3}"
 HISTORIES: dict[str, tuple[AnyObject, ...]] = {
     "Gateway": (gateway(18083), gateway(18084)),
     "RequestAuthentication": tuple(
-        authentication("changes", {"issuer": f"https://{name}.example", "jwks": NOBODYS}, on=["api"])
-        for name in ("one", "two")
+        authentication("changes", {"issuer": f"https://{name}.example", **keys}, on=["api"])
+        for name, keys in (
+            ("one", {"jwks": NOBODYS}),
+            ("two", {"jwks": NOBODYS}),
+            ("two", {"jwksUri": "https://127.0.0.1:1/keys"}),  # which nobody ever has
+        )
     ),
     "Service, called": (
         api(more="- {name: extra, port: 8089, targetPort: 8080, protocol: http}"),
