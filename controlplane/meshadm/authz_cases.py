@@ -43,6 +43,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}, 
     """Absent: the name of the service."""
     address: str = ""
     """Of the caller's host."""
+    claims: dict[str, Any] | None = None
+    """Of a good token in the request; absent: it has none."""
     expect: Literal["allowed", "denied", "refused"]
     by: str | None = None
     """``NAMESPACE/NAME[RULE]``: the rule that is to decide; ``none``: that nothing allows it."""
@@ -122,7 +124,7 @@ def results(file: CasesFile, objects: Sequence[AnyObject], source: str) -> Itera
         rules = port_rules(to, port, policies, trust_domain=own, is_trusted=trusted.__contains__, plaintext=permissive)
         host = case.host if case.host is not None else f"{to.name}.{to.namespace}"
         address = caller_address(case.address, subject, "$.address")
-        request = Request(who, case.method, case.path, tuple(case.headers.items()), host, address)
+        request = Request(who, case.method, case.path, tuple(case.headers.items()), host, address, case.claims)
         yield Result(case, judge(rules, port, request))
 
 

@@ -120,20 +120,23 @@ cases:
   - {from: "spiffe://other.test/ns/a/svc/b", to: orders.shop, expect: denied}
   - {from: web.shop, to: orders.shop, path: "/a/%2e%2e;/b", expect: refused}
   - {from: web.shop, to: orders.shop, address: "::ffff:10.1.2.3", expect: denied, by: "shop/blocked[0]"}
+  - {from: web.shop, to: orders.shop, claims: {iss: "https://one.example", sub: anna}, expect: denied}
+  - {from: web.shop, to: orders.shop, claims: {iss: "https://one.example", sub: eve}, expect: allowed}
 """
+EVES = policy("eves", "ALLOW", rule(Source(namespaces=("shop",), request_principals=("https://one.example/eve",))))
 BLOCKED = policy("blocked", "DENY", rule(Source(ip_blocks=("10.0.0.0/8",))))
 
 
 def written(directory: Path, cases: str = CASES) -> str:
     (directory / "objects").mkdir()
-    objects = [codec.to_builtins(one) for one in (service("orders", port("http", 8080)), ALLOW, BLOCKED)]
+    objects = [codec.to_builtins(one) for one in (service("orders", port("http", 8080)), ALLOW, BLOCKED, EVES)]
     (directory / "objects" / "shop.yaml").write_text(codec.dump_yaml(objects))
     (directory / "cases.yaml").write_text(cases)
     return str(directory / "cases.yaml")
 
 
 async def test_cases_as_expected(cli: Cli, tmp_path: Path) -> None:
-    assert await cli.ok("authz", "test", "-f", written(tmp_path)) == "5 of 5 cases as expected\n"
+    assert await cli.ok("authz", "test", "-f", written(tmp_path)) == "7 of 7 cases as expected\n"
 
 
 @pytest.mark.parametrize(
