@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from schemas.addresses import of_one_spelling
+
 # Envoy's words for a denial of its RBAC, with the policy's name; it writes spaces in a name as '_'.
 _DENIED = re.compile(r"rbac_access_denied_matched_policy\[(.*)\]")
 _RULE = re.compile(r"([a-z0-9-]+)/([a-z0-9.-]+)\[([0-9]{1,9})\]")
@@ -47,8 +49,11 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """Of the caller's host."""
-        return self.downstream.rpartition(":")[0].strip("[]")
+        """Of the caller's host, as rules are asked about it; empty where the line has none."""
+        try:
+            return of_one_spelling(self.downstream.rpartition(":")[0].strip("[]"))
+        except ValueError:
+            return ""
 
 
 def rule_of(name: str) -> tuple[str, str, int] | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from authz.judge import Reason, Request, Verdict
-from authz.paths import REFUSED
+from authz.paths import REFUSED, REFUSED_METHODS_SAY
 from authz.rules import Field
 from controlplane.meshadm.authz import plain_verdict, verdict_lines
 from controlplane.meshadm.authz_cases import PLAINTEXT
@@ -113,7 +113,7 @@ def _verdict(entry: LoggedRequest) -> Iterator[str]:
     elif (name := unreadable_of(by)) is not None:
         yield f"denied: AuthorizationPolicy {name[0]}/{name[1]} can't be read, and nothing of its namespace is let in"
     else:
-        says = {f"path|{one.name}": f"the path has {one.says}" for one in REFUSED}
+        says = {f"path|{one.name}": f"the path has {one.says}" for one in REFUSED} | {"method": REFUSED_METHODS_SAY}
         yield f"refused before any policy is asked: {says.get(by, by)}"
     if entry.authorization_audit:
         yield f"{_rule(entry.authorization_audit)} would deny it: it is of an AUDIT policy, and only counts"

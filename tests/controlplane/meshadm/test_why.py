@@ -9,7 +9,7 @@ import pytest
 from controlplane.exit_codes import ExitCode
 from schemas.names import SYSTEM_NAMESPACE
 from schemas.objects import Mesh, Metadata
-from schemas.objects.authorization import HeaderMatch, Operation
+from schemas.objects.authorization import HeaderMatch, Operation, Source
 from schemas.objects.mesh import MeshSpec
 from schemas.questions import Answer
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
@@ -77,6 +77,7 @@ async def test_a_rule_that_denied(cli: Cli, fake: FakeReplica) -> None:
         ("closed", "the identity of the sidecar that was called has expired"),
         ("shop/x:_unreadable", "AuthorizationPolicy shop/x can't be read"),
         ("path|escaped-twice", "refused before any policy is asked: the path has a part that is escaped twice"),
+        ("method", "refused before any policy is asked: the method is not in upper case"),
     ],
 )
 async def test_what_is_no_rule(cli: Cli, fake: FakeReplica, details: str, says: str) -> None:
@@ -94,6 +95,17 @@ async def test_the_nearest_miss_by_the_policies_of_that_time(cli: Cli, fake: Fak
     assert "nearest: rule 0 of AuthorizationPolicy shop/web-reads, but for" in words
     assert "the method: it wants GET, got DELETE" in words
     assert "by the policies at revision 7" in words
+
+
+@pytest.mark.parametrize(("downstream", "inside"), [("[::ffff:10.1.0.2]:4711", True), ("pipe:0", False), ("", False)])
+async def test_the_callers_address_is_as_sidecars_see_it(
+    cli: Cli, fake: FakeReplica, downstream: str, inside: bool
+) -> None:
+    fake.answers = [answer(line(downstream=downstream, method="GET"))]
+    fake.add(policy("near", "ALLOW", rule(Source(ip_blocks=("10.0.0.0/8",)), to=[Operation(methods=("PUT",))])))
+    words = await cli.ok("why", ID)
+    assert "the method: it wants PUT, got GET" in words
+    assert ("the caller's address: it wants 10.0.0.0/8" in words) is not inside
 
 
 async def test_an_allow_that_had_been_deleted(cli: Cli, fake: FakeReplica) -> None:
