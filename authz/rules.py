@@ -12,7 +12,7 @@ from authz.claims import claim_path, value_text
 from authz.patterns import Text, grpc_pattern, header_texts, host_texts, path_texts
 from schemas.errors import InvalidInput
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId
-from schemas.objects import AuthorizationPolicy
+from schemas.objects import AuthorizationPolicy, Mesh
 from schemas.objects.authorization import GrpcMatch, HeaderMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
 
@@ -24,6 +24,11 @@ Field = Literal[
 
 OF_REQUEST: frozenset[Field] = frozenset({"methods", "paths", "hosts", "headers", "grpc"})
 """What only HTTP has."""
+
+MESH = ObjectRef(Mesh.__name__, SYSTEM_NAMESPACE, "mesh")
+"""In place of a policy: its default action allows."""
+BY_DEFAULT = "~default"
+"""No name of a policy begins so, and it comes after all of them: Envoy asks in the order of names."""
 
 _EMPTY = "an empty list matches nothing"
 
@@ -69,6 +74,8 @@ class PortRule:
     @property
     def name(self) -> str:
         """``shop/web-may-order[0]``: as Envoy's policies are called."""
+        if self.policy == MESH:
+            return BY_DEFAULT
         return f"{self.policy.namespace}/{self.policy.name}[{self.index}]"
 
 
@@ -124,8 +131,10 @@ def port_rules(
     unreadable: Collection[ObjectRef] = (),
     revoked: Collection[ServiceRef] = (),
     plaintext: bool = False,
+    mesh: Mesh | None = None,
 ) -> PortRules:
-    """For one port of `service`; `policies` may be those of other services too. plaintext: as in `PortRules`."""
+    """For one port of `service`; `policies` may be those of other services too. plaintext: as in `PortRules`.
+    mesh: says what holds by default; None: nothing is allowed."""
     by_action: dict[str, list[PortRule]] = {"ALLOW": [], "DENY": [], "AUDIT": []}
     for policy in sorted(policies, key=lambda one: one.ref):
         if not applies(policy, service):
@@ -134,6 +143,10 @@ def port_rules(
         for index, rule in enumerate(policy.spec.rules):
             made = PortRule(policy.ref, index, tuple(reading.sources(rule)), tuple(reading.operations(rule)))
             by_action[policy.spec.action].append(made)
+    if mesh is not None and mesh.spec.authorization.default_action == "ALLOW":
+        reading = _Reading(port, trust_domain, is_trusted, denies=False, plaintext=plaintext)
+        everything = PortRule(MESH, 0, tuple(reading.sources(Rule())), tuple(reading.operations(Rule())))
+        by_action["ALLOW"].append(everything)  # the last: the name of a policy says more
     return PortRules(
         trust_domain=trust_domain,
         is_trusted=is_trusted,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from authz.judge import Lack, Reason, Verdict
+from authz.rules import MESH
 from controlplane.meshadm.authz_cases import Result
 from schemas.names import ObjectRef
 
@@ -29,6 +30,8 @@ _MEANS = {
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
     word = verdict.outcome.value
     match verdict.reason:
+        case Reason.ALLOW if verdict.policy == MESH:
+            yield f"{word} by authorization.defaultAction of {verdict.policy}: no DENY refuses it"
         case Reason.ALLOW | Reason.DENY:
             yield f"{word} by rule {verdict.rule} of {verdict.policy}"
         case Reason.UNREADABLE:

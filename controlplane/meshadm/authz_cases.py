@@ -11,7 +11,7 @@ import msgspec
 
 from authz.judge import Request, Verdict, judge
 from authz.peers import mode_of
-from authz.rules import port_rules
+from authz.rules import MESH, port_rules
 from schemas import checking
 from schemas.addresses import of_one_spelling
 from schemas.errors import InvalidInput, Problem
@@ -47,7 +47,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}, 
     """Of a good token in the request; absent: it has none."""
     expect: Literal["allowed", "denied", "refused"]
     by: str | None = None
-    """``NAMESPACE/NAME[RULE]``: the rule that is to decide; ``none``: that nothing allows it."""
+    """The rule that is to decide, as ``NAMESPACE/NAME[RULE]``; ``default``: the Mesh; ``none``: nothing allows it."""
 
 
 class CasesFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -66,8 +66,10 @@ class Result:
 
     @property
     def by(self) -> str:
-        """``NAMESPACE/NAME[RULE]`` of what decided, else ``none``."""
+        """``NAMESPACE/NAME[RULE]`` of what decided, ``default`` where the Mesh did, else ``none``."""
         found = self.verdict.policy
+        if found == MESH:
+            return "default"
         return "none" if found is None else f"{found.namespace}/{found.name}[{self.verdict.rule}]"
 
     @property
@@ -121,7 +123,9 @@ def results(file: CasesFile, objects: Sequence[AnyObject], source: str) -> Itera
             raise InvalidInput(Problem(subject, f"there is no Service {to} among the objects", "$.to"))
         port = _port(service.spec.ports, case.port, subject)
         permissive = mode_of(to, port.port, modes).permissive
-        rules = port_rules(to, port, policies, trust_domain=own, is_trusted=trusted.__contains__, plaintext=permissive)
+        rules = port_rules(
+            to, port, policies, trust_domain=own, is_trusted=trusted.__contains__, plaintext=permissive, mesh=mesh
+        )
         host = case.host if case.host is not None else f"{to.name}.{to.namespace}"
         address = caller_address(case.address, subject, "$.address")
         request = Request(who, case.method, case.path, tuple(case.headers.items()), host, address, case.claims)

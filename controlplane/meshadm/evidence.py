@@ -35,6 +35,7 @@ class Evidence:
     trusted: frozenset[str]
     """Trust domains that are federated with now: of them etcd's past is not asked."""
     modes: tuple[PeerAuthentication, ...] = ()
+    mesh: Mesh | None = None
     revisions: Mapping[ObjectRef, int] = field(default_factory=dict)
 
     @property
@@ -74,6 +75,7 @@ class Evidence:
             ],
             revoked=self.revoked,
             plaintext=mode_of(self.to, port.port, self.modes, self.unreadable).permissive,
+            mesh=self.mesh,
         )
 
     def caller(self, text: str) -> SpiffeId | None:
@@ -98,6 +100,7 @@ async def evidence(client: MeshClient, to: ServiceRef, revision: int = 0) -> Evi
         unreadable=tuple(unreadable),
         revoked=tuple(await _revoked(client, revision)),
         trusted=await _trusted(client),
+        mesh=mesh,
         revisions=revisions,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from authz.judge import Reason, Request, Verdict
 from authz.paths import REFUSED, REFUSED_METHODS_SAY
-from authz.rules import Field
+from authz.rules import BY_DEFAULT, MESH, Field
 from controlplane.meshadm.authz import plain_verdict, verdict_lines
 from controlplane.meshadm.authz_cases import PLAINTEXT
 from schemas.names import SpiffeId
@@ -120,6 +120,8 @@ def _verdict(entry: LoggedRequest) -> Iterator[str]:
 
 
 def _rule(name: str) -> str:
+    if name == BY_DEFAULT:
+        return f"authorization.defaultAction of {MESH}"
     found = rule_of(name)
     return name if found is None else f"rule {found[2]} of AuthorizationPolicy {found[0]}/{found[1]}"
 

@@ -51,6 +51,7 @@ def rules_for(state: MeshState, service: ServiceRef, trust_domain: str, port: Se
         unreadable=[one for one in state.unreadable_policies if one.kind != PeerAuthentication.__name__],
         revoked=state.revoked.services(),
         plaintext=is_permissive(state, service, port),
+        mesh=state.mesh(),
     )
     deny = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
     if rules.revoked:

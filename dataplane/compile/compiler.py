@@ -273,7 +273,10 @@ class Compiler:
                 # Listeners say which headers of what stays open are reported.
                 return {INBOUND_ROUTES, *([INBOUND] if any(map(authorization.asks_for_headers, policies)) else [])}
             case ObjectRef(kind=Mesh.__name__):
-                return {RUNTIME, PASSTHROUGH, PROXY_LISTENER, PROXY_ROUTES, *map(virtual_of, self.scope.virtual)}
+                return {
+                    RUNTIME, PASSTHROUGH, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
+                    *map(virtual_of, self.scope.virtual),
+                }  # fmt: skip
             case ObjectRef(kind=RateLimitPolicy.__name__):
                 limits = [one for one in (change.before, change.after) if isinstance(one, RateLimitPolicy)]
                 ours = any(rate_limits.targets(policy, self.workload.service) for policy in limits)

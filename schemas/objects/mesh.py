@@ -28,6 +28,13 @@ class OutboundTrafficPolicy(Part, frozen=True, kw_only=True):
     """REGISTRY_ONLY: they are refused. ALLOW_ANY: they go where they are addressed to, as the app sends them."""
 
 
+class Authorization(Part, frozen=True, kw_only=True):
+    """What holds of calls that no AuthorizationPolicy is about."""
+
+    default_action: Literal["DENY", "ALLOW"] = "DENY"
+    """ALLOW: any workload of the mesh is let in whom no DENY refuses, so that ALLOW policies say nothing more."""
+
+
 class MeshSpec(Part, frozen=True, kw_only=True):
     trust_domain: TrustDomain
     svid_ttl_seconds: SvidTtl = 3600
@@ -35,6 +42,7 @@ class MeshSpec(Part, frozen=True, kw_only=True):
     virtual_addresses: VirtualRanges = VirtualRanges()
     """Can't change while any service has an address."""
     outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy()
+    authorization: Authorization = Authorization()
     denial_header: bool = False
     """Whether who is denied is told by which rule, in the header `x-mesh-denied-by`."""
 

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 
 from authz.rules import PortRules, port_rules
 from schemas.names import ObjectRef
-from schemas.objects import AuthorizationPolicy
+from schemas.objects import AuthorizationPolicy, Mesh
 from schemas.objects.service import ServicePort
-from tests.states.build import ORDERS, TRUST_DOMAIN, ref
+from tests.states.build import ORDERS, TRUST_DOMAIN, mesh_saying, ref
 
 OTHER_DOMAIN = "other.test"
 """A trust domain that the mesh federates with."""
+ALLOWING = mesh_saying(authorization={"defaultAction": "ALLOW"})
+"""By default."""
 
 
 def rules_of(
@@ -19,6 +21,7 @@ def rules_of(
     revoked: Iterable[str] = (),
     unread: Iterable[ObjectRef] = (),
     plaintext: bool = True,
+    mesh: Mesh | None = None,
 ) -> PortRules:
     return port_rules(
         ORDERS,
@@ -29,4 +32,5 @@ def rules_of(
         unreadable=list(unread),
         revoked=[ref(one) for one in revoked],
         plaintext=plaintext,
+        mesh=mesh,
     )

@@ -6,26 +6,24 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from authz.judge import Outcome, Request, judge
 from schemas.names import SpiffeId
-from schemas.objects import AuthorizationPolicy, Mesh, Metadata
+from schemas.objects import AuthorizationPolicy, Mesh
 from schemas.objects.authorization import HeaderMatch, Operation, Rule
-from schemas.objects.mesh import MeshSpec
 from schemas.objects.service import ServicePort
 from tests.authz.judge_envoy import APP, HEAD, JudgeEnvoy, judge_envoy
-from tests.authz.rules import OTHER_DOMAIN, rules_of
+from tests.authz.rules import ALLOWING, OTHER_DOMAIN, rules_of
 from tests.authz.strategies import CALLERS, DRESSES, HEADER_LISTS, METHODS, PORTS, WHO, Dress, policies, targets
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.states.build import (
-    TRUST_DOMAIN,
     Item,
     federates,
     identity,
+    mesh_saying,
     peers,
     policy,
     revocation,
@@ -83,12 +81,14 @@ def check(
     *,
     revoked: Sequence[str] = (),
     unread: Sequence[AuthorizationPolicy] = (),
+    mesh: Mesh | None = None,
 ) -> int:
     """How many verdicts were compared."""
-    items = [*FIXED, *found, *map(revocation, revoked), *map(unreadable, unread)]
+    items = [*FIXED, *found, *map(revocation, revoked), *map(unreadable, unread), *([mesh] if mesh is not None else [])]
     envoy.run(*items, ports=ALL_PORTS)
     answers = by_envoy(envoy, asked)
-    rules = {port: rules_of(found, port, revoked=revoked, unread=[one.ref for one in unread]) for port in PORTS}
+    refs = [one.ref for one in unread]
+    rules = {port: rules_of(found, port, revoked=revoked, unread=refs, mesh=mesh) for port in PORTS}
     for question, status in answers.items():
         caller, port, method, target, dress = question
         request = Request(caller, method, target, dress.headers, dress.host, dress.address)
@@ -108,6 +108,7 @@ _DRAWN = settings(
     st.lists(targets, min_size=2, max_size=5),
     st.lists(st.sampled_from(["web", "web.back"]), max_size=1),
     st.just([]) | st.just([]) | st.just([policy("broken", "ALLOW")]) | st.just([policy("broken.back", "ALLOW")]),
+    st.sampled_from([None, None, None, ALLOWING]),
 )
 @pytest.mark.fault(21)
 @pytest.mark.fault(22)
@@ -117,10 +118,11 @@ def test_the_offline_verdict_is_what_envoy_answers(
     asked: list[str],
     revoked: list[str],
     unread: list[AuthorizationPolicy],
+    mesh: Mesh | None,
 ) -> None:
     """HTTP/1.1 on both kinds of port, and connections to the tcp port."""
     last = list({one.ref: one for one in found}.values())
-    check(envoy, last, asked, revoked=revoked, unread=unread)
+    check(envoy, last, asked, revoked=revoked, unread=unread, mesh=mesh)
 
 
 def test_paths_one_by_one(envoy: JudgeEnvoy) -> None:
@@ -229,15 +231,10 @@ def test_an_audit_counts_what_it_would_deny_rule_by_rule(envoy: JudgeEnvoy) -> N
 def test_who_is_denied_is_told_by_which_rule_if_the_mesh_says_so(envoy: JudgeEnvoy) -> None:
     deny = policy("no-cart", "DENY", rule(who("web")), rule(who("cart")))
     for spec, told in ((None, {}), ({"denialHeader": True}, {"cart": "shop/no-cart[1]", "web.back": "none"}), ({}, {})):
-        items = [] if spec is None else [mesh(**spec)]
+        items = [] if spec is None else [mesh_saying(**spec)]
         envoy.run(*FIXED, deny, *items, ports=ALL_PORTS)
         for name in ("cart", "web.back"):
             head = envoy.head(SpiffeId.parse(identity(name)), HTTP_PORTS[0].port, HEAD)
             said = f"x-mesh-denied-by: rbac_access_denied_matched_policy[{told.get(name)}]".encode()
             assert b" 403 " in head
             assert (said in head.split(b"\r\n"), b"x-mesh-denied-by" in head) == (name in told, name in told), head
-
-
-def mesh(**spec: object) -> Mesh:
-    made = msgspec.convert({"trustDomain": TRUST_DOMAIN, **spec}, MeshSpec)
-    return Mesh(api_version="mesh/v1", metadata=Metadata(name="mesh", namespace="mesh-system"), spec=made)

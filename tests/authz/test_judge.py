@@ -17,7 +17,7 @@ from schemas.names import ObjectRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
-from tests.authz.rules import rules_of
+from tests.authz.rules import ALLOWING, OTHER_DOMAIN, rules_of
 from tests.authz.strategies import DRESSES, METHODS, PORTS, WHO, policies
 from tests.states.build import TRUST_DOMAIN, identity, policy, rule, who
 
@@ -71,6 +71,24 @@ def test_what_decided() -> None:
         assert (
             verdict([policy("all", "ALLOW", Rule())], Request(SpiffeId.parse(stranger))).reason is Reason.NOT_ADMITTED
         )
+
+
+def test_a_mesh_that_allows_by_default() -> None:
+    """Any workload of the mesh whom no DENY refuses: an ALLOW that comes or goes changes nothing."""
+    named, other = policy("a", "ALLOW", rule(who("web"))), policy("a", "ALLOW", rule(who("cart")))
+    for port in (HTTP, TCP):
+        for found in ([], [other]):
+            by_default = judge(rules_of(found, port, mesh=ALLOWING), port, Request(WEB))
+            assert (by_default.allowed, by_default.policy) == (True, ALLOWING.ref)
+        assert judge(rules_of([named], port, mesh=ALLOWING), port, Request(WEB)).policy == named.ref
+        denied = judge(rules_of([policy("d", "DENY", rule())], port, mesh=ALLOWING), port, Request(WEB))
+        assert denied.reason is Reason.DENY
+        broken = rules_of([], port, unread=[policy("broken", "ALLOW").ref], mesh=ALLOWING)
+        assert judge(broken, port, Request(WEB)).reason is Reason.UNREADABLE
+        revoked = rules_of([], port, revoked=["web"], mesh=ALLOWING)
+        assert judge(revoked, port, Request(WEB)).reason is Reason.REVOKED
+        for stranger in (None, SpiffeId.parse(f"spiffe://{OTHER_DOMAIN}/ns/shop/svc/web")):
+            assert not judge(rules_of([], port, mesh=ALLOWING), port, Request(stranger)).allowed
 
 
 def test_who_shows_no_certificate_is_let_in_by_address_alone() -> None:

@@ -33,7 +33,7 @@ from schemas.objects.gateway import (
     RouteGroupKind,
     RouteNamespaces,
 )
-from schemas.objects.mesh import MeshSpec, OutboundTrafficPolicy, VirtualRanges
+from schemas.objects.mesh import Authorization, MeshSpec, OutboundTrafficPolicy, VirtualRanges
 from schemas.objects.peer_authentication import MutualTls, PeerAuthenticationSpec
 from schemas.objects.rate_limit import Limit, LimitMatch, LimitPath, LimitSource, RateLimitPolicySpec, RateLimitRule
 from schemas.objects.request_authentication import FromHeader, JwtRule, RequestAuthenticationSpec
@@ -321,6 +321,7 @@ _mesh = st.builds(
             [VirtualRanges(), VirtualRanges(ipv4="127.241.0.0/24"), VirtualRanges(ipv4="everywhere")]
         ),
         outbound_traffic_policy=st.builds(OutboundTrafficPolicy, mode=st.sampled_from(["REGISTRY_ONLY", "ALLOW_ANY"])),
+        authorization=st.builds(Authorization, default_action=st.sampled_from(["DENY", "DENY", "ALLOW"])),
     ),
 )
 

@@ -23,6 +23,7 @@ from schemas.objects import (
     AuthorizationPolicy,
     BackendTrafficPolicy,
     ExternalService,
+    Mesh,
     Metadata,
     Service,
     TargetRef,
@@ -31,7 +32,7 @@ from schemas.objects import (
 from schemas.objects.authorization import AuthorizationPolicySpec, Operation, Rule, Source
 from schemas.objects.external import ExternalEndpoint, ExternalPort, ExternalServiceSpec, ExternalTls
 from schemas.objects.federation import BundleEndpoint, TrustBundleSpec
-from schemas.objects.mesh import VirtualRanges
+from schemas.objects.mesh import MeshSpec, VirtualRanges
 from schemas.objects.peer_authentication import PeerAuthentication, PeerAuthenticationSpec
 from schemas.objects.rate_limit import RateLimitPolicy, RateLimitPolicySpec
 from schemas.objects.request_authentication import RequestAuthentication, RequestAuthenticationSpec
@@ -289,6 +290,12 @@ def listings(
         )
         for prefix in prefixes
     ]
+
+
+def mesh_saying(**spec: object) -> Mesh:
+    """The Mesh object, with fields as they are written."""
+    made = msgspec.convert({"trustDomain": TRUST_DOMAIN, **spec}, MeshSpec)
+    return Mesh(api_version="mesh/v1", metadata=Metadata(name="mesh", namespace="mesh-system"), spec=made)
 
 
 def mesh_of(

@@ -30,6 +30,7 @@ from tests.states.build import (
     identity,
     instance,
     key_set,
+    mesh_saying,
     need,
     need_external,
     peers,
@@ -101,6 +102,12 @@ STATES: tuple[State, ...] = (
     state("shop", "three protocols, bound ports, two instances", *_SHOP),
     state("shop-web", "the same as web's sidecar has it", *_SHOP, of=workload(WEB)),
     state("shop-allowed", "the same, with web let in", *_SHOP, _LET_WEB_IN),
+    state(
+        "shop-allowed-by-default",
+        "no policy, and a mesh that lets in whom none refuses: its own workloads",
+        *_SHOP,
+        mesh_saying(authorization={"defaultAction": "ALLOW"}),
+    ),
     state(
         "policies",
         "each form that a policy can have, on ports of each protocol",
