@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from envoy.extensions.access_loggers.filters.process_ratelimit.v3 import process_ratelimit_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataplane.compile.flow_samples import BURST, KINDS, SAMPLES_A_SECOND, Sample, bucket
+from dataplane.compile.flow_samples import BURST, KINDS, SAMPLES_A_SECOND, Sample, add_samples, bucket
 from dataplane.envoy.audits import audits
 from dataplane.flows import MAX_FLOWS, MAX_OF_CALLER, MAX_PATH, MAX_TOLD, Flows, route_of
+from dataplane.questions import write_buckets
 from schemas import codec
 from schemas.questions import MAX_ANSWER_BYTES, Answer
 from tests.states.build import identity
@@ -108,3 +112,20 @@ def test_audits_as_envoy_tells_them() -> None:
         "http.inbound|http.rbac.policy.shop/try[0].shadow_allowed: 7\n"
     )
     assert audits(text) == {"shop/try[0]": 5, "mesh-system/x[12]": 0}
+
+
+def test_no_report_of_requests_is_without_its_bucket(tmp_path: Path) -> None:
+    """Asked last, for a token that was taken is gone; and each file that a listener names is one that agents write."""
+    manager = hcm_pb2.HttpConnectionManager()
+    add_samples(manager, "inbound|http", str(tmp_path))
+    write_buckets(tmp_path)
+    files = set()
+    for log in manager.access_log:
+        limit = process_ratelimit_pb2.ProcessRateLimitFilter()
+        assert log.filter.and_filter.filters[-1].extension_filter.typed_config.Unpack(limit)
+        path = Path(limit.dynamic_config.config_source.path_config_source.path)
+        (wrapped,) = json.loads(path.read_bytes())["resources"]
+        assert wrapped["name"] == limit.dynamic_config.resource_name
+        files.add(path)
+    assert files == set(tmp_path.iterdir())
+    assert len(files) == len(manager.access_log) == len(KINDS)
