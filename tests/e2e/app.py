@@ -2,8 +2,8 @@
 
 Each protocol says the same: which instance answers and what reached it. HTTP requests for ``/held/<name>`` wait until
 somebody asks ``/release/<name>``, so that a test decides how long a request is in flight. ``/health`` is answered with
-503, and gRPC's health protocol with NOT_SERVING, from ``/unwell`` on, until ``/well``. `Plans` says how a request is
-answered that brings its own plan.
+503 for 202, and gRPC's health protocol with NOT_SERVING, from ``/unwell`` on, until ``/well``. `Plans` says how a
+request is answered that brings its own plan.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _CHUNK = 64 * 1024
 
 Headers = Iterable[tuple[bytes, bytes]]
 PLAN = "x-plan"
+HEALTH_HOST = "health.test"  # to whom health is told: as Host, and as the service of gRPC's protocol
 PLANNED = "/fields."  # how the names of gRPC services begin that answer in JSON, as HTTP does
-SECONDS = {"slow": 8.0, "pause": 0.7}  # above every limit that a test sets; for what is to be under way together
+SECONDS = {"slow": 8.0, "pause": 1.0}  # above every limit that a test sets; for what is to be under way together
 
 
 class Plans:
@@ -90,7 +91,9 @@ class App:
                 self.well = how == "well"
             case ["", "seen", name]:
                 return 200, json.dumps(self.plans.seen[name]).encode()
-        status = 503 if path == "/health" and not self.well else int(word) if word.isdigit() else 200
+            case ["", "health"]:
+                word = "400" if dict(seen).get("host") != HEALTH_HOST else "202" if self.well else "503"
+        status = int(word) if word.isdigit() else 200
         said = {"instance": self.instance, "method": method, "path": path, "headers": seen, "tries": tries}
         return status, json.dumps(said).encode()
 
@@ -225,6 +228,8 @@ class _Grpc(grpc.GenericRpcHandler):
                 yield answer(message)
 
         def check(message: bytes, context: grpc.ServicerContext) -> bytes:
+            if HEALTH_HOST.encode() not in message:
+                context.abort(grpc.StatusCode.NOT_FOUND, "another service")
             return b"\x08\x01" if self._app.well else b"\x08\x02"  # HealthCheckResponse: SERVING, NOT_SERVING
 
         match details.method.rpartition("/")[2]:

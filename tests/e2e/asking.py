@@ -16,7 +16,7 @@ import httpx
 import trio
 
 from tests.e2e.app import GRPC, HTTP, HTTP2, PLAN, PLANNED
-from tests.e2e.mesh import NO_TLS, E2eMesh
+from tests.e2e.mesh import BOUND_HTTP2, NO_TLS, E2eMesh
 from tests.support.net import eventually
 
 Way = Literal["http", "http2", "unary", "chat"]
@@ -78,20 +78,18 @@ class Ways:
         named = {PLAN: plan, **{name.replace("_", "-"): value for name, value in headers.items()}}
         began = time.monotonic()
         if way in WEB_WAYS:
-            asked = httpx.Request(method, f"{self._base(way)}/f/{where}{path}", headers=named)
+            at = "http://api.shop" if way == "http" else f"http://{self.mesh.instances['web-1'].local}:{BOUND_HTTP2}"
+            asked = httpx.Request(method, f"{at}/f/{where}{path}", headers=named)  # not by a client: that keeps cookies
             answer = await (self.http.send(asked) if way == "http" else self._http2(asked))
             found = [(name.lower(), value) for name, value in answer.headers.multi_items()]
             return Answer(str(answer.status_code), found, _json(answer.text), answer.text, time.monotonic() - began)
         return await trio.to_thread.run_sync(call, self.channel, way, where, tuple(named.items()), began)
 
-    def _base(self, way: Way) -> str:
-        return "http://api.shop" if way == "http" else ""
-
     async def _http2(self, asked: httpx.Request) -> httpx.Response:
         """One stream a connection at a time: httpcore loses count of streams that share one."""
         client = self._idle.pop() if self._idle else await self.open_until.enter_async_context(self.mesh.http2())
         client.timeout = httpx.Timeout(_SECONDS)
-        answer = await client.request(asked.method, str(asked.url), headers=asked.headers)
+        answer = await client.send(asked)
         self._idle.append(client)
         return answer
 

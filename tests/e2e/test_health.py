@@ -2,44 +2,65 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
+
 import msgspec
 import pytest
 
+import trio_etcd
 from controlplane.store.leases import pulse_of
 from schemas import codec
 from schemas.keys import EndpointRef, StatusRef
 from schemas.names import ServiceRef
+from schemas.objects import Service
 from schemas.objects.health import AppHealthCheck
 from schemas.records import SidecarStatus
+from tests.e2e.app import HEALTH_HOST
 from tests.e2e.load import open_loop
 from tests.e2e.mesh import API, KEYS, E2eMesh
 from tests.support.net import eventually
 
+OFTEN = {"interval": "300ms", "timeout": "10s"}  # who is only slow is not ill
 CHECK = {
+    **OFTEN,
     "type": "HTTP",
     "port": "http",
-    "http": {"path": "/health"},
-    "interval": "300ms",
-    "timeout": "10s",  # who is only slow is not ill
+    "http": {"path": "/health", "hostname": HEALTH_HOST, "expectedStatuses": [200, 202]},
     "unhealthyThreshold": 2,
 }
+GRPC_CHECK = {
+    **OFTEN,
+    "type": "GRPC",
+    "port": "grpc",
+    "grpc": {"service": HEALTH_HOST},
+    "unhealthyThreshold": 1,
+    "healthyThreshold": 2,
+}
+TCP_CHECK_PORT = 7999  # on the addresses of the hosts of this mesh, which nobody else has
+TCP_CHECK = {**OFTEN, "type": "TCP", "port": TCP_CHECK_PORT, "unhealthyThreshold": 1}
+BOTH = {"api-1", "api-2"}
+
+
+def checked(how: object) -> Service:
+    check = msgspec.convert(how, AppHealthCheck)
+    return msgspec.structs.replace(API, spec=msgspec.structs.replace(API.spec, health_check=check))
+
+
+async def discovered(etcd: trio_etcd.Client) -> set[str]:
+    """Who of the instances of api is in discovery."""
+    refs = {name: EndpointRef(ServiceRef("shop", "api"), name) for name in BOTH}
+    return {name for name, ref in refs.items() if await etcd.get(KEYS.endpoint(ref))}
 
 
 async def test_an_app_that_is_not_well_is_not_called(mesh: E2eMesh) -> None:
-    check = msgspec.convert(CHECK, AppHealthCheck)
-    checked = msgspec.structs.replace(API, spec=msgspec.structs.replace(API.spec, health_check=check))
     async with mesh.etcd("tooling") as etcd:
 
-        async def discovered() -> set[str]:
-            names = ("api-1", "api-2")
-            refs = [EndpointRef(ServiceRef("shop", "api"), name) for name in names]
-            return {name for name, ref in zip(names, refs, strict=True) if await etcd.get(KEYS.endpoint(ref))}
-
         async def one_left() -> bool:
-            return await discovered() == {"api-1"}
+            return await discovered(etcd) == {"api-1"}
 
         async def both() -> bool:
-            return await discovered() == {"api-1", "api-2"}
+            return await discovered(etcd) == BOTH
 
         async def said() -> bool:
             stored = await etcd.get(KEYS.status(StatusRef("shop", "api.api-2")))
@@ -52,7 +73,7 @@ async def test_an_app_that_is_not_well_is_not_called(mesh: E2eMesh) -> None:
 
         async with open_loop(mesh) as load:
             await load.more(3)
-            async with mesh.applied(checked):
+            async with mesh.applied(checked(CHECK)):
                 await load.more(3)
                 assert await both()  # a check that is added takes nobody out
                 await mesh.ask_app("api-2", "/unwell")
@@ -65,6 +86,39 @@ async def test_an_app_that_is_not_well_is_not_called(mesh: E2eMesh) -> None:
                 await eventually("api-2 is back", both, 20)
                 await load.more(3)
         assert not load.failures
+
+
+async def test_by_the_health_protocol_of_grpc(mesh: E2eMesh) -> None:
+    async with mesh.etcd("tooling") as etcd, mesh.applied(checked(GRPC_CHECK)):
+        await mesh.ask_app("api-2", "/unwell")
+        try:
+            await _left(etcd, {"api-1"})
+        finally:
+            await mesh.ask_app("api-2", "/well")
+        await _left(etcd, BOTH)
+
+
+async def test_by_connections(mesh: E2eMesh) -> None:
+    """To a port where api-1 listens all the time, and api-2 with a pause."""
+
+    def listening(name: str) -> socket.socket:
+        return socket.create_server((mesh.instances[name].local, TCP_CHECK_PORT))
+
+    with ExitStack() as open_until:
+        open_until.enter_context(listening("api-1"))
+        first = open_until.enter_context(listening("api-2"))
+        async with mesh.etcd("tooling") as etcd, mesh.applied(checked(TCP_CHECK)):
+            first.close()
+            await _left(etcd, {"api-1"})
+            open_until.enter_context(listening("api-2"))
+            await _left(etcd, BOTH)
+
+
+async def _left(etcd: trio_etcd.Client, who: set[str]) -> None:
+    async def are_left() -> bool:
+        return await discovered(etcd) == who
+
+    await eventually(f"{who} are in discovery", are_left, 20)
 
 
 @pytest.mark.fault(29)

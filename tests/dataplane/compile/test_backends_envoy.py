@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sys
 import time
@@ -48,6 +49,12 @@ def hashed(**fields: Any) -> Item:
 
 def passive(panic: int | None = 0, **fields: Any) -> Item:
     return policy(healthCheck={"panicThreshold": panic, "passive": fields})
+
+
+def config(mesh: Farm) -> dict[str, Any]:
+    """Of the cluster, as Envoy runs it."""
+    running = (one["cluster"] for one in mesh.web.dump("dynamic_active_clusters"))
+    return dict(next(one for one in running if one["name"] == CLUSTER))
 
 
 def settles(mesh: Farm, who: set[str]) -> None:
@@ -116,13 +123,16 @@ def test_a_source_keeps_its_instance(mesh: Farm) -> None:
         assert len(set(where.values())) > 2
 
 
-def test_slow_start_is_in_force(mesh: Farm) -> None:
-    mesh.put(balancer(type="RoundRobin", slowStart={"window": "600s"}))
-    assert set(mesh.served(40)) == ALL
-    config = next(
-        one["cluster"] for one in mesh.web.dump("dynamic_active_clusters") if one["cluster"]["name"] == CLUSTER
-    )
-    assert config["round_robin_lb_config"]["slow_start_config"]["slow_start_window"] == "600s"
+def test_who_is_new_gets_little_at_first(mesh: Farm) -> None:
+    """Those who came with the cluster are past the window; without it each of four gets 15 of 60."""
+    slow = balancer(type="RoundRobin", slowStart={"window": "3s"})
+    mesh.put(slow, only=1)
+    began = time.monotonic()
+    while time.monotonic() < began + 3.2:
+        assert mesh.ask()[0] == 200
+        time.sleep(0.2)
+    mesh.put(slow)
+    assert mesh.served(60)["i1"] >= 25
 
 
 # -- zones
@@ -153,6 +163,9 @@ def test_a_zone_gives_away_what_is_too_much(mesh: Farm) -> None:
     ]
     mesh.put(balancer(type="Random", zoneAware=half), *callers, zones=("eu/a", "eu/a", "eu/b", "eu/b"))
     assert set(mesh.served(20)) == {"i1", "i2"}
+    none = {"preferLocal": {"minEndpointsThreshold": 4, "percentageEnabled": 0}}
+    mesh.put(balancer(type="Random", zoneAware=none), *callers, zones=("eu/a", "eu/a", "eu/b", "eu/b"))
+    assert set(mesh.served(60)) == ALL, "it is about none of the requests"
 
 
 def test_failover_goes_from_zone_to_zone(mesh: Farm) -> None:
@@ -358,6 +371,14 @@ def test_time_outside_ends(mesh: Farm) -> None:
     wait_until("it is back", lambda: mesh.served(4).keys() == ALL)
 
 
+def test_time_outside_is_bounded(mesh: Farm) -> None:
+    """By Envoy's own word: the bound tells only after several times outside."""
+    mesh.put(passive(baseEjectionTime="10s", maxEjectionTime="40s"))
+    assert mesh.ask()[0] == 200
+    said = config(mesh)["outlier_detection"]
+    assert (said["base_ejection_time"], said["max_ejection_time"]) == ("10s", "40s")
+
+
 @pytest.mark.parametrize(("panic", "answer"), [(0, 503), (50, 500)])
 def test_panic_calls_who_is_left_out(mesh: Farm, panic: int, answer: int) -> None:
     mesh.put(passive(panic, consecutive5XxErrors=1, maxEjectionPercent=100, baseEjectionTime="60s"))
@@ -403,7 +424,7 @@ def test_connect_timeout(mesh: Farm) -> None:
 
 
 def test_keepalive(mesh: Farm) -> None:
-    """The kernel's own word: its keep-alive timer runs for the connection."""
+    """The kernel's own word: its keep-alive timer runs for the connection, and for how long. Envoy's for the rest."""
     began = time.monotonic()
     idle, alive = "00:", "02:"  # another one runs while something waits for its acknowledgement
     for asked, timer in (({}, idle), ({"tcpKeepalive": {"probes": 3, "idleTime": "100s", "interval": "10s"}}, alive)):
@@ -411,17 +432,24 @@ def test_keepalive(mesh: Farm) -> None:
         mesh.put(policy(**asked), only=1)
         assert mesh.ask()[0] == 200
         address = mesh.apps[0].address
-        while timer not in timers_to(address):
+        found: set[str] = set()
+        while {one[:3] for one in found} != {timer}:
             assert time.monotonic() < began + 10
             time.sleep(0.01)
-        assert timers_to(address) == {timer}
+            found = timers_to(address)
+        assert timer == idle or all(80 < int(one[3:], 16) / _TICKS <= 100 for one in found)
+    wanted = {"keepalive_probes": 3, "keepalive_time": 100, "keepalive_interval": 10}
+    assert config(mesh)["upstream_connection_options"]["tcp_keepalive"] == wanted
+
+
+_TICKS = os.sysconf("SC_CLK_TCK")  # a second of the kernel's timers
 
 
 def timers_to(address: str) -> set[str]:
     """Of established connections, as /proc/net/tcp has them (proc(5)): fields 2 remote, 3 state, 5 timer."""
     wanted = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{HTTP:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return {line.split()[5][:3] for line in lines if line.split()[2] == wanted and line.split()[3] == "01"}
+    return {line.split()[5] for line in lines if line.split()[2] == wanted and line.split()[3] == "01"}
 
 
 def unreachable(mesh: Farm) -> Item:

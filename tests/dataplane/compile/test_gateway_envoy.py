@@ -321,7 +321,8 @@ def test_who_may_attach(mesh: Routed) -> None:
         f"{{name: same, port: 443, protocol: HTTPS, {TLS}}}\n"
         "{name: named, port: 80, protocol: HTTP, hostname: named.test,"
         " allowedRoutes: {namespaces: {from: Names, names: [back]}}}\n"
-        "{name: all, port: 80, protocol: HTTP, hostname: all.test, allowedRoutes: {namespaces: {from: All}}}\n"
+        "{name: all, port: 80, protocol: HTTP, hostname: all.test,"
+        " allowedRoutes: {namespaces: {from: All}, kinds: [{kind: HTTPRoute}]}}\n"
         "{name: calls, port: 80, protocol: HTTP, hostname: calls.test, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}"
     )
     text = f"""

@@ -217,7 +217,7 @@ def test_a_bound_port_and_routes(web: Outside, stack: ExitStack) -> None:
         service("web", port("http", 80), needs=[need("orders"), need_external("api", port=80, bind=HTTP_BOUND)]),
         service("orders", port("http", 80)),
         external(old, "{mode: SIMPLE}"),
-        external(new, "{mode: SIMPLE}", name="new", hosts="n.test"),
+        external(new, "{mode: SIMPLE}", name="new", hosts="n.test", more="resolution: DNS_ROUND_ROBIN"),
         http_route("""
             - matches: [{path: {value: /}, headers: [{name: x-to, value: both}]}]
               backendRefs: [{kind: ExternalService, name: api, port: 80}, {kind: ExternalService, name: new, port: 80}]
