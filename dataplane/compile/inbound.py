@@ -174,7 +174,7 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
         unserved.keep_from_apps(configuration)
         configuration.validate_clusters.value = False  # the order of pushes sees to it
         result.append(Resource.of(ROUTES, host.name, configuration))
-    if tokens.without_keys(state, own):
+    if not all(one.has_keys for one in proofs):
         result.append(Resource.of(CLUSTER, tokens.NO_KEYS, clusters.nobody(tokens.NO_KEYS)))
     return result
 

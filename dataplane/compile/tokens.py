@@ -85,18 +85,17 @@ class Proof:
     name: str
     rule: JwtRule
     provider: jwt_pb2.JwtProvider
+    has_keys: bool
+    """Where nobody knows any, `provider` names the cluster NO_KEYS."""
 
 
 def proofs_by(authentications: Iterable[RequestAuthentication], fetched: Fetched) -> list[Proof]:
-    return [
-        Proof(
-            f"{one.metadata.namespace}/{one.metadata.name}[{index}]",
-            rule,
-            _provider(rule, keys_in_force(rule, fetched)),
-        )
-        for one in authentications
-        for index, rule in enumerate(one.spec.jwt_rules)
-    ]
+    found = []
+    for one in authentications:
+        for index, rule in enumerate(one.spec.jwt_rules):
+            keys, name = keys_in_force(rule, fetched), f"{one.metadata.namespace}/{one.metadata.name}[{index}]"
+            found.append(Proof(name, rule, _provider(rule, keys), keys is not None))
+    return found
 
 
 def authenticate(host: route_components_pb2.VirtualHost, proofs: Sequence[Proof], unjudged: Iterable[str]) -> None:

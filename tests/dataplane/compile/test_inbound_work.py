@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-import authz.tokens
+from authz import key_sources
 from dataplane.compile import authorization
 from dataplane.compile.inbound import inbound_listeners, inbound_routes
 from tests.states.build import ORDERS, authentication, mesh_of, policy, port, rule, service, state, who, workload
@@ -32,7 +32,7 @@ def test_rules_are_read_once_a_port_and_keys_once(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(module, name, counted)
 
     counting(authorization, "port_rules")
-    counting(authz.tokens, "public_keys")
+    counting(key_sources, "public_keys")
     assert inbound_routes(mesh, workload(ORDERS))
     assert (said.count("port_rules"), said.count("public_keys")) == (len(PORTS), 1)
     said.clear()
