@@ -1,15 +1,23 @@
 """Resource ▸ the objects that it came from, by its name (compile.clusters, compile.inbound, compile.outbound). Pure."""
 
+from collections.abc import Iterable, Sequence
+
 from authz.peers import concerns
 from authz.rules import applies
 from dataplane.compile import rate_limits, tokens
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, ROUTES, SECRET, ResourceKey
+from dataplane.compile.hashing import hash_of
+from dataplane.compile.inbound import listener_name
+from dataplane.compile.outbound import table_of
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
+from dataplane.compile.scope import bound_target, scope_of
+from dataplane.compile.telemetry import asked_of_servers, tracing_of
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
-from schemas.errors import InvalidInput
+from routing.backends import targets_of
+from schemas.errors import InvalidInput, Problem
 from schemas.names import SYSTEM_NAMESPACE, ServiceRef
 from schemas.objects.mesh import Mesh
-from schemas.objects.service import Service
+from schemas.objects.service import Service, ServicePort
 
 SETTINGS = "the sidecar's settings"
 IDENTITY = "the sidecar's identity"
@@ -28,7 +36,13 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
     if key.name == tokens.NO_KEYS:
         return [str(one.ref) for one in tokens.authentications_of(state, workload.service)]
     if kind == "inbound":
-        return [*own, *(_policies(state, workload.service) if key.type_url == ROUTES else []), *_modes(state, workload)]
+        port = next((one for one in _ports(state, workload) if listener_name(one) == key.name), None)
+        is_listener = key.type_url == LISTENER
+        if not is_listener or (port is not None and port.passes_bytes):
+            own += _policies(state, workload.service)
+        if is_listener and port is not None and port.passes_bytes:
+            own += [str(one.ref) for one in asked_of_servers(state.telemetries(workload.service))]
+        return _once([*own, *_modes(state, workload), *_traces(state, workload)])
     if kind == "gateway":
         gateways = state.gateways(workload.service)
         routes = {str(route.ref) for one in gateways for route in state.routes_for_gateway(one)}
@@ -45,15 +59,74 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
     if rest == "passthrough":
         return [f"{Mesh.__name__} {SYSTEM_NAMESPACE}/mesh"]
     if rest in ("proxy", "self"):
-        return [SETTINGS]
+        return [SETTINGS, *(_traces(state, workload) if key.type_url == LISTENER else [])]
     if rest.startswith("bound|"):
-        return [f"{own[0]}, dependencies"] if own else []
+        return _once([f"{one}, dependencies" for one in own] + _behind_bound(state, workload, key, rest))
     try:
-        service = ServiceRef.parse(rest.removeprefix("virtual|").partition("|")[0])
+        name, _, more = rest.removeprefix("virtual|").partition("|")
+        service = ServiceRef.parse(name)
     except InvalidInput:
         return []
-    policy = state.traffic_policy(service) if key.type_url in (CLUSTER, ENDPOINTS) else None
-    return _service(state, service) + ([str(policy.ref)] if policy is not None else [])
+    if rest.startswith("virtual|"):
+        ports = state.destination(service)
+        port = next((one for one in ports.spec.ports if str(one.port) == more), None) if ports is not None else None
+        return _once(_entrance(state, workload, key, service, port))
+    found = _service(state, service)
+    if key.type_url in (CLUSTER, ENDPOINTS):
+        policy = state.traffic_policy(service)
+        found += [str(policy.ref)] if policy is not None else []
+        subset = more.partition("|")[2]
+        found += _routes_with(state, service, subset) if subset else []
+    return _once(found)
+
+
+def _behind_bound(state: MeshState, workload: Workload, key: ResourceKey, rest: str) -> list[str]:
+    """rest: ``bound|9101``. The own Service says where the port leads."""
+    scope = scope_of(workload.service, state.service(workload.service))
+    bound = next((one for one in scope.bound if f"bound|{one.bind_port}" == rest), None)
+    if bound is None:
+        return []
+    port = bound_target(state, bound)
+    return _entrance(state, workload, key, bound.service, None if isinstance(port, Problem) else port)
+
+
+def _entrance(
+    state: MeshState, workload: Workload, key: ResourceKey, service: ServiceRef, port: ServicePort | None
+) -> list[str]:
+    """Of what leads to one port of a service: of TCP the listener alone holds the routes."""
+    found = _service(state, service)
+    if port is not None and (key.type_url == ROUTES or port.protocol == "tcp"):
+        found += sorted({str(one.route) for one in table_of(state, service, port, workload.service).entries})
+        policy = state.traffic_policy(service)
+        found += [str(policy.ref)] if policy is not None and hash_of(policy) is not None else []
+    return found + (_traces(state, workload) if port is None or port.protocol != "tcp" else [])
+
+
+def _traces(state: MeshState, workload: Workload) -> list[str]:
+    """What makes listeners make spans, and routes say what is in them."""
+    found = tracing_of(state.telemetries(workload.service))
+    return [str(found[0].ref)] if found is not None else []
+
+
+def _routes_with(state: MeshState, service: ServiceRef, subset: str) -> list[str]:
+    """The routes that ask for instances with these labels; subset: ``version=2,zone=a``."""
+    return [
+        str(route.ref)
+        for route in state.routes_to(service)
+        if any(
+            one.service == service and ",".join(f"{name}={value}" for name, value in one.labels) == subset
+            for _, one in targets_of(route, state.destination)
+        )
+    ]
+
+
+def _ports(state: MeshState, workload: Workload) -> Sequence[ServicePort]:
+    own = state.service(workload.service)
+    return own.spec.ports if own is not None else ()
+
+
+def _once(found: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(found))
 
 
 def _service(state: MeshState, service: ServiceRef) -> list[str]:

@@ -4,25 +4,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
-from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.rbac.v3 import rbac_pb2 as config_rbac_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
-from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
 from dataplane.compile import one_identity
-from dataplane.compile.backends import HTTP_OPTIONS
 from dataplane.compile.inbound import ALLOW, DENY, listener_name
 from dataplane.compile.plaintext import CHAIN as PLAINTEXT
 from dataplane.compile.reading import read_for
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
 from dataplane.compile.tracing import TRACED
 from dataplane.compile.workload import Workload
+from dataplane.inspection.cluster_words import cluster_words
 from dataplane.inspection.differ import address, placed_addresses
 from dataplane.inspection.origin import origins
+from dataplane.inspection.route_words import route_words
 from dataplane.snapshot.state import MeshState
 
 # Sections, in the order in which a request meets them.
@@ -40,7 +39,7 @@ def described(
     messages: Mapping[ResourceKey, Any], state: MeshState, workload: Workload
 ) -> dict[str, tuple[Described, ...]]:
     """By section."""
-    words = {LISTENER: _listener, ROUTES: _routes, CLUSTER: _cluster, ENDPOINTS: _endpoints, SECRET: _secret}
+    words = {LISTENER: _listener, ROUTES: _routes, CLUSTER: cluster_words, ENDPOINTS: _endpoints, SECRET: _secret}
     return {
         section: tuple(
             Described(
@@ -114,83 +113,7 @@ def _routes(configuration: Any) -> Iterator[str]:
                 rules = rbac_pb2.RBACPerRoute.FromString(host.typed_per_filter_config[name].value).rbac.rules
                 yield f"{verb}: {', '.join(sorted(rules.policies)) or 'nothing'}"
         for route in host.routes:
-            yield f"{', '.join(host.domains)} {_match(route)} → {_action(route)}"
-
-
-def _match(route: Any) -> str:
-    match = route.match
-    kind = match.WhichOneof("path_specifier")
-    text = {
-        "prefix": f"{match.prefix}*",
-        "path": match.path,
-        "path_separated_prefix": f"{match.path_separated_prefix} and below",
-        "safe_regex": f"~{match.safe_regex.regex}",
-        "connect_matcher": "CONNECT",
-    }.get(kind, str(kind))
-    headers = [f"{'no ' if one.invert_match else ''}{one.name}" for one in match.headers]
-    headers += [f"?{one.name}" for one in match.query_parameters]
-    named = f" ({route.name})" if route.name else ""
-    return str(text) + (f" with {', '.join(headers)}" if headers else "") + named
-
-
-def _action(route: Any) -> str:
-    match route.WhichOneof("action"):
-        case "direct_response":
-            body = route.direct_response.body.inline_string.strip()
-            return f"answers {route.direct_response.status}{f' {body!r}' if body else ''}"
-        case "redirect":
-            return "redirects"
-    action = route.route
-    match action.WhichOneof("cluster_specifier"):
-        case "weighted_clusters":
-            parts = [f"{one.name} ({one.weight.value})" for one in action.weighted_clusters.clusters]
-            return f"one of {', '.join(parts)}"
-        case "cluster_header":
-            return f"the cluster that {action.cluster_header} names, learnt if need be"
-        case _:
-            return str(action.cluster)
-
-
-def _cluster(cluster: Any) -> Iterator[str]:
-    parts = [_protocol(cluster), cluster_pb2.Cluster.LbPolicy.Name(cluster.lb_policy)]
-    if cluster.HasField("transport_socket"):
-        context = tls_pb2.UpstreamTlsContext.FromString(cluster.transport_socket.typed_config.value)
-        parts.append(_tls(context.common_tls_context))
-    if cluster.type in (cluster_pb2.Cluster.STRICT_DNS, cluster_pb2.Cluster.LOGICAL_DNS):
-        parts.append(f"at what {', '.join(placed_addresses(cluster.load_assignment))} is in DNS")
-    if cluster.type == cluster_pb2.Cluster.STATIC and not cluster.HasField("cluster_type"):
-        parts.append(f"at {', '.join(placed_addresses(cluster.load_assignment)) or 'no address'}")
-    if cluster.HasField("cluster_type"):
-        parts.append("at whatever address the request names")
-    yield ", ".join(parts)
-
-
-def _tls(context: Any) -> str:
-    inside = context.HasField("combined_validation_context")
-    validation = (
-        context.combined_validation_context.default_validation_context if inside else context.validation_context
-    )
-    names = ", ".join(one.matcher.exact for one in validation.match_typed_subject_alt_names)
-    if inside:
-        return f"mTLS with exactly {names}"
-    by = (
-        f"the authorities in {validation.trusted_ca.filename}"
-        if validation.trusted_ca.filename
-        else "given authorities"
-    )
-    shows = "".join(f", shows {one.name}" for one in context.tls_certificate_sds_secret_configs)
-    return f"TLS with {names}, verified by {by}{shows}"
-
-
-def _protocol(cluster: Any) -> str:
-    if HTTP_OPTIONS not in cluster.typed_extension_protocol_options:
-        return "HTTP/1.1 or bytes"
-    options = http_protocol_options_pb2.HttpProtocolOptions.FromString(
-        cluster.typed_extension_protocol_options[HTTP_OPTIONS].value
-    )
-    if options.HasField("explicit_http_config"):
-        return "HTTP/2" if options.explicit_http_config.HasField("http2_protocol_options") else "HTTP/1.1"
-    return "the caller's HTTP"
+            yield f"{', '.join(host.domains)} {route_words(route)}"
 
 
 def _endpoints(assignment: Any) -> Iterator[str]:
