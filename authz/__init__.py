@@ -10,6 +10,7 @@ claims     what a policy can ask of a token
 tokens     RequestAuthentication ▸ where tokens stand, and of what form they must be
 jwks       the public keys of an issuer
 key_sources  where they come from
+verify     a token ▸ its claims, or what it is answered
 peers      PeerAuthentication ▸ whether a port takes plaintext too
 stored     whether a stored policy was understood in full
 """

@@ -55,6 +55,8 @@ class Reason(Enum):
     UNREADABLE = "unreadable policy"
     NOTHING_ALLOWS = "nothing allows it"
     MALFORMED = "malformed request"
+    BAD_TOKEN = "bad token"  # noqa: S105  (a reason)
+    """Told by who verified it: what is judged here has the claims of a good one."""
 
 
 @dataclass(frozen=True, slots=True)

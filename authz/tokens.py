@@ -18,7 +18,7 @@ from schemas.objects.request_authentication import DEFAULT_PREFIX, FromHeader, J
 
 AUTHORIZATION = "authorization"
 # RFC 7515, 7.1: three parts of base64url. Without a signature (RFC 7518, 3.6: alg none) there is nothing to believe.
-_TOKEN = r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # noqa: S105  (a form, not a token)
+TOKEN = r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # noqa: S105  (a form, not a token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Place:
     def form(self) -> str:
         """Of values that are as they must be."""
         either = "|".join(re.escape(one) for one in self.prefixes)
-        return f"({either}){_TOKEN}"
+        return f"({either}){TOKEN}"
 
 
 def applies(authentication: RequestAuthentication, service: ServiceRef) -> bool:

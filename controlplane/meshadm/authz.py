@@ -42,6 +42,8 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
             yield f"{word}: the caller is no workload of the mesh, nor of a trust domain that is federated with it"
         case Reason.PLAINTEXT:
             yield f"{word}: the port takes mTLS only, and no PeerAuthentication says otherwise"
+        case Reason.BAD_TOKEN:
+            yield f"{word} with {verdict.detail}, before any policy is asked"
         case Reason.MALFORMED:
             yield f"{word} with 400 before any policy is asked: {verdict.detail}"
         case Reason.NOTHING_ALLOWS:

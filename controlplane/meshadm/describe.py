@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from authz.rules import applies
+from controlplane.meshadm import jwks
 from controlplane.meshadm import sidecars as judging
 from controlplane.meshadm.render import plain_object
 from controlplane.meshadm.table import Table, printable
 from controlplane.meshadm.table import lines as table_lines
 from controlplane.meshadm.values import Sidecars, Stored
 from schemas import codec
+from schemas.api import mesh_pb2 as pb
 from schemas.names import ServiceRef
 from schemas.objects import (
     AuthorizationPolicy,
@@ -43,6 +45,8 @@ class Subject:
     services: tuple[Stored, ...] = ()
     policies: tuple[Stored, ...] = ()
     sidecars: Sidecars | None = None
+    key_sets: tuple[pb.KeySet, ...] = ()
+    """Of a RequestAuthentication: those that it has fetched."""
 
 
 def lines(subject: Subject, at: float) -> list[str]:
@@ -53,6 +57,8 @@ def lines(subject: Subject, at: float) -> list[str]:
     if isinstance(value, AuthorizationPolicy | RateLimitPolicy):
         words = policy_words(value) if isinstance(value, AuthorizationPolicy) else limit_words(value)
         found += ["", "In words:", *(f"  {printable(text)}" for text in words)]
+    if isinstance(value, RequestAuthentication):
+        found += _section("Fetched keys", [line for one in subject.key_sets for line in jwks.words(one, at)])
     if isinstance(value, Service):
         found += _section("Policies", [_policy_line(one) for one in _policies_for(value, subject.policies)])
         found += _section("Depending services", [str(one.ref) for one in dependants(value, subject.services)])
@@ -73,9 +79,11 @@ def _rows(table: Table) -> list[str]:
 
 
 def plain(subject: Subject, at: float) -> dict[str, Any]:
-    """``{object}``, and of a service ``{policies, dependants, sidecars}`` too."""
+    """``{object}``; of a RequestAuthentication ``keySets`` too, of a service ``{policies, dependants, sidecars}``."""
     value = subject.stored.object
     found: dict[str, Any] = {"object": plain_object(subject.stored)}
+    if isinstance(value, RequestAuthentication):
+        found["keySets"] = [jwks.plain_key_set(one) for one in subject.key_sets]
     if isinstance(value, Service):
         found["policies"] = [plain_object(one) for one in _policies_for(value, subject.policies)]
         found["dependants"] = [

@@ -2,11 +2,15 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from authz.judge import Request, Verdict, judge
+from authz.judge import Outcome, Reason, Request, Verdict, judge
+from authz.key_sources import keys_in_force
 from authz.peers import mode_of
 from authz.rules import PortRules, port_rules
 from authz.stored import check_understood
+from authz.tokens import applies as proves
+from authz.verify import Refusal, verify
 from controlplane.meshadm import output
 from controlplane.meshadm.authz_cases import caller_of
 from controlplane.meshadm.client import MeshClient
@@ -14,12 +18,14 @@ from controlplane.meshadm.table import printable
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import Corrupt, InvalidInput, NotFound, Problem
+from schemas.key_sets import place
+from schemas.keys import KeySetRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef, SpiffeId
 from schemas.objects import AuthorizationPolicy, Mesh, PeerAuthentication, RequestAuthentication, Service
 from schemas.objects.service import ServicePort
 from schemas.records import Revocation
 
-_KINDS = AuthorizationPolicy | PeerAuthentication | RequestAuthentication
+_Policy = AuthorizationPolicy | PeerAuthentication | RequestAuthentication
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,10 @@ class Evidence:
     """Trust domains that are federated with now: of them etcd's past is not asked."""
     modes: tuple[PeerAuthentication, ...] = ()
     mesh: Mesh | None = None
+    authentications: tuple[RequestAuthentication, ...] = ()
+    """Of the service's namespace."""
+    key_sets: Mapping[KeySetRef, str] = field(default_factory=dict)
+    """Keys that replicas have fetched, as they are now."""
     revisions: Mapping[ObjectRef, int] = field(default_factory=dict)
 
     @property
@@ -78,14 +88,29 @@ class Evidence:
             mesh=self.mesh,
         )
 
+    def proved(self, token: str, now: float) -> dict[str, Any] | Refusal | None:
+        """The claims of a token that stands where its issuer's rule looks for it, or what the sidecar answers at a port
+        of HTTP; None: nobody looks for tokens. now: seconds since 1970."""
+        mine = (one for one in self.authentications if proves(one, self.to))
+        rules = [rule for one in mine for rule in one.spec.jwt_rules]
+        return verify(token, ((rule, keys_in_force(rule, self.key_sets.get)) for rule in rules), now) if rules else None
+
+    def with_token(self, verdict: Verdict, token: dict[str, Any] | Refusal | None, port: ServicePort) -> Verdict:
+        """`verdict`, but where a bad token is answered before any policy is asked."""
+        if not isinstance(token, Refusal) or port.protocol == "tcp":
+            return verdict
+        if verdict.reason in (Reason.NOT_ADMITTED, Reason.PLAINTEXT, Reason.MALFORMED):
+            return verdict
+        return Verdict(Outcome.REFUSED, Reason.BAD_TOKEN, path=verdict.path, detail=f"{token.status}: {token.says}")
+
     def caller(self, text: str) -> SpiffeId | None:
         """``NAME.NAMESPACE`` of the own trust domain, a SPIFFE ID, or ``plaintext``, which is nobody."""
         return caller_of(text, self.trust_domain)
 
 
-async def evidence(client: MeshClient, to: ServiceRef, revision: int = 0) -> Evidence:
-    """revision: of the past, 0: now. As a sidecar reads it that starts then. Raises NotFound where there is no such
-    service, or etcd does not keep that revision any more."""
+async def evidence(client: MeshClient, to: ServiceRef, revision: int = 0, *, with_keys: bool = False) -> Evidence:
+    """As a sidecar reads it that starts then. revision: of the past, 0: now. with_keys: those that replicas fetched
+    too. Raises NotFound where there is no such service, or etcd does not keep that revision any more."""
     service = await _object(client, ObjectRef(Service.__name__, to.namespace, to.name), revision)
     mesh = await _object(client, ObjectRef(Mesh.__name__, SYSTEM_NAMESPACE, "mesh"), revision)
     if not isinstance(service, Service) or not isinstance(mesh, Mesh):
@@ -97,6 +122,8 @@ async def evidence(client: MeshClient, to: ServiceRef, revision: int = 0) -> Evi
         revision=revision or seen,
         policies=tuple(one for one in policies if isinstance(one, AuthorizationPolicy)),
         modes=tuple(one for one in policies if isinstance(one, PeerAuthentication)),
+        authentications=tuple(one for one in policies if isinstance(one, RequestAuthentication)),
+        key_sets=await _key_sets(client, to.namespace) if with_keys else {},
         unreadable=tuple(unreadable),
         revoked=tuple(await _revoked(client, revision)),
         trusted=await _trusted(client),
@@ -113,10 +140,10 @@ async def _object(client: MeshClient, ref: ObjectRef, revision: int) -> object:
 
 async def _policies(
     client: MeshClient, namespace: str, revision: int
-) -> tuple[list[AuthorizationPolicy | PeerAuthentication], list[ObjectRef], dict[ObjectRef, int], int]:
-    """Those of a namespace and of the mesh, and which can't be read (RequestAuthentications too): as a sidecar reads
-    them that starts then. The revision of each policy, and of the list."""
-    found: list[AuthorizationPolicy | PeerAuthentication] = []
+) -> tuple[list[_Policy], list[ObjectRef], dict[ObjectRef, int], int]:
+    """Those of a namespace and of the mesh, and which can't be read: as a sidecar reads them that starts then. The
+    revision of each policy, and of the list."""
+    found: list[_Policy] = []
     unreadable: list[ObjectRef] = []
     replies: list[pb.ListReply] = []
     for one_namespace in dict.fromkeys((namespace, SYSTEM_NAMESPACE)):
@@ -129,21 +156,26 @@ async def _policies(
         revisions[ref] = one.revision
         try:
             policy = codec.decode_object(one.value, ref.kind, str(ref))
-            if not isinstance(policy, _KINDS) or policy.ref != ref:
+            if not isinstance(policy, _Policy) or policy.ref != ref:
                 raise Corrupt(Problem(str(ref), f"the key holds {policy.ref}", "$.metadata", "delete the key"))
             check_understood(policy, one.value, str(ref))
         except Corrupt as error:
             output.notice(printable(f"can't be read: {error}"))
             unreadable.append(ref)
         else:
-            if not isinstance(policy, RequestAuthentication):
-                found.append(policy)
+            found.append(policy)
     return found, unreadable, revisions, min(reply.revision for reply in replies)
 
 
 async def _list(client: MeshClient, kind: str, namespace: str, revision: int) -> pb.ListReply:
     request = pb.ListRequest(kind=kind, namespace=namespace, revision=revision)
     return await client.call("/mesh.v1.Config/List", request, pb.ListReply)
+
+
+async def _key_sets(client: MeshClient, namespace: str) -> dict[KeySetRef, str]:
+    request = pb.KeySetsRequest(namespace=namespace, with_keys=True)
+    reply = await client.call("/mesh.v1.KeySets/Status", request, pb.KeySetsReply)
+    return {place(one.uri, one.ca_sha256): one.jwks for one in reply.key_sets if one.keys}
 
 
 async def _revoked(client: MeshClient, revision: int) -> list[ServiceRef]:

@@ -1,5 +1,6 @@
 """`authz`: what the policies say about a request. Nothing is sent."""
 
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,6 +55,12 @@ meshadm authz explain --from web.shop --to orders.shop --at-revision 4711
     help="A JSON object, the claims of a good token in the request; - for standard input.",
 )
 @click.option(
+    "--jwt",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="A token of the request, verified by the keys that sidecars have now; - for standard input.",
+)
+@click.option(
     "--at-revision",
     "revision",
     type=click.IntRange(min=0),
@@ -75,6 +82,7 @@ def explain(
     address: str,
     headers: tuple[str, ...],
     claims: BinaryIO | None,
+    jwt: BinaryIO | None,
     revision: int,
     form: Format,
 ) -> None:
@@ -82,14 +90,20 @@ def explain(
 
     Ends with 0 where it is allowed, with 6 where it is not.
     """
+    if claims is not None and jwt is not None:
+        raise click.UsageError("give a token by --jwt, or the claims of a good one by --claims, not both")
     to = ServiceRef.parse(service)
     pairs = tuple(map(_header, headers))
     host = next((value for name, value in pairs if name.lower() == "host"), f"{to.name}.{to.namespace}")
     others = tuple(one for one in pairs if one[0].lower() != "host")
     token = None if claims is None else _claims(claims.read())
     from_address = caller_address(address, "--address")
-    known = connect.run(lambda client: evidence(client, to, revision))
-    verdict = known.verdict(port, Request(known.caller(caller), method, path, others, host, from_address, token))
+    known = connect.run(lambda client: evidence(client, to, revision, with_keys=jwt is not None))
+    proved = None if jwt is None else known.proved(jwt.read().decode("ascii", "replace").strip(), time.time())
+    if isinstance(proved, dict):
+        token = proved
+    request = Request(known.caller(caller), method, path, others, host, from_address, token)
+    verdict = known.with_token(known.verdict(port, request), proved, known.port(port))
     decided = known.revisions.get(verdict.policy) if verdict.policy is not None else None
     if form == "table":
         for text in verdict_lines(verdict):

@@ -11,6 +11,7 @@ from controlplane.meshadm.kinds import DEFAULT_NAMESPACE, is_namespaced, ref_of
 from controlplane.meshadm.options import Connect, KindWord, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.values import Listing, Stored
+from schemas.api import mesh_pb2 as pb
 
 
 @click.command(
@@ -81,12 +82,18 @@ meshadm describe authz web-may-order -n shop
 def describe(connect: Connect, kind: str, name: str, namespace: str, form: Format) -> None:
     """Show an object with what belongs to it.
 
-    Of a service: the policies for it, the services that depend on it, its sidecars. Of a policy: what it says.
+    Of a service: the policies for it, the services that depend on it, its sidecars. Of a policy: what it says. Of a
+    RequestAuthentication: how it goes with fetching keys.
     """
     ref = ref_of(kind, namespace, name)
 
     async def ask(client: MeshClient) -> description.Subject:
         stored = await client.get(ref)
+        if kind == "RequestAuthentication":
+            request = pb.KeySetsRequest(namespace=ref.namespace)
+            reply = await client.call("/mesh.v1.KeySets/Status", request, pb.KeySetsReply)
+            mine = tuple(one for one in reply.key_sets if f"{ref.namespace}/{ref.name}" in one.objects)
+            return description.Subject(stored, key_sets=mine)
         if kind != "Service":
             return description.Subject(stored)
         policies: list[Stored] = []

@@ -15,7 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from authz.judge import Request, judge
+from authz.key_sources import keys_in_force
 from authz.rules import port_rules
+from authz.verify import Refusal, verify
 from schemas.names import SpiffeId
 from schemas.objects.authorization import ClaimMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
@@ -187,6 +189,38 @@ def test_every_other_token_is_refused_with_the_reason(shop: Shop) -> None:
             assert (got.status, got.body[: len(says)]) == (status, says), name
             assert got.challenge is not None, name
             assert 'error="invalid_token"' in got.challenge, name
+
+
+def test_offline_the_same_is_taken_and_refused_for_the_same_reason() -> None:
+    """Of what is one token where its issuer's rule looks."""
+    rules = [
+        (rule, keys_in_force(rule, lambda _: None)) for rule in authentication("t", BEARER, IN_HEADER).spec.jwt_rules
+    ]
+    now = int(time.time())
+
+    def verified(lines: Lines) -> dict[str, object] | Refusal | None:
+        if len(lines) != 1:
+            return None
+        (name, value), prefixes = lines[0], {"authorization": "Bearer ", "x-token": "", "x-other-token": "Token "}
+        prefix = prefixes.get(name)
+        if prefix is None or not value.startswith(prefix) or " " in value.removeprefix(prefix):
+            return None
+        looking = [(rule, keys) for rule, keys in rules if (name == "authorization") == (not rule.from_headers)]
+        return verify(value.removeprefix(prefix), looking, now)
+
+    answers = [(name, verified(lines)) for name, lines in taken().items()]
+    assert all(not isinstance(answer, Refusal) for _, answer in answers), answers
+    assert sum(answer is not None for _, answer in answers) > 8
+    compared = 0
+    for name, (lines, status, says) in refused().items():
+        answer = verified(lines)
+        if answer is not None:
+            assert isinstance(answer, Refusal), name
+            assert answer.status == status, name
+            of_a_form = says == "Jwt" or says.startswith(("Jwt header", "Jwt is malformed"))
+            assert answer.says.startswith("Jwt" if of_a_form else says), name
+            compared += 1
+    assert compared > 15
 
 
 # -- what policies make of them
