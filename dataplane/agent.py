@@ -50,6 +50,8 @@ from dataplane.identity.material import Identity
 from dataplane.identity.store import IdentityStore
 from dataplane.log_levels import LogLevelKeeper
 from dataplane.pipeline import Pipeline
+from dataplane.plaintext import PlaintextWatch
+from dataplane.plaintext_seen import PlaintextSeen
 from dataplane.questions import Questions, audit_counts, write_buckets
 from dataplane.registration import Registration
 from dataplane.reporter import News, Reporter
@@ -106,6 +108,7 @@ class Agent:
         # All of the following are set in `run` and `_serve`, in the order in which they come to be.
         self._health: AppHealth
         self._cutter: Cutter
+        self._plaintext: PlaintextWatch
         self._etcd: Client
         self._registration: Registration
         self._delivery: Delivery
@@ -148,6 +151,10 @@ class Agent:
     async def _serve(self, identity: Identity) -> None:
         pipeline = self._new_pipeline(identity)
         self._cutter = Cutter(pipeline.compiler.inbound_routes, self._envoy.shut, self._news.happened)
+        before = PlaintextSeen.restored(status.last_plaintext(self._settings.status_file))
+        self._plaintext = PlaintextWatch(
+            pipeline.permissive_ports, self._envoy.admin.plaintext, self._news.happened, before
+        )
         tls = TLS(identity.etcd.ca_pem, identity.etcd.cert_pem, identity.etcd.key_pem)
         async with open_etcd(identity.etcd.endpoints, tls=tls) as self._etcd, trio.open_nursery() as nursery:
             self._registration = Registration(
@@ -162,6 +169,7 @@ class Agent:
             nursery.start_soon(self._follow_expiry, identity)
             nursery.start_soon(self._delivery.run)
             nursery.start_soon(self._cutter.run)
+            nursery.start_soon(self._plaintext.run)
             keyspace, ref = pipeline.state.keyspace, pipeline.compiler.workload.service
             own = LogLevelRef(ref, self._settings.instance)
             nursery.start_soon(self._log_levels.follow, self._etcd, keyspace, own, self._random.random)
@@ -213,6 +221,7 @@ class Agent:
             envoy=self._envoy,
             health=self._health,
             cutter=self._cutter,
+            plaintext=self._plaintext,
             log_levels=self._log_levels,
             link=self._etcd.watch_link,
             workload_api=self._workload_api,
@@ -264,6 +273,7 @@ class Agent:
 
     def _pushed(self) -> None:
         self._reporter.offer()
+        self._plaintext.look()
         self._check_health()
         self._registration.set_endpoint(self._endpoint())
         self._news.happened()

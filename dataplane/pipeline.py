@@ -7,6 +7,7 @@ would take away what works. The same holds when the workload's dependencies chan
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from dataplane.compile import authorization
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.reach import reached
 from dataplane.compile.resources import Update
@@ -76,6 +77,13 @@ class Pipeline:
             self._apply(replace(event, events=events))
             self._follow(relevance)
         return before is not None and self.state.epoch not in (None, before)
+
+    def permissive_ports(self) -> tuple[int, ...]:
+        """Of the own Service, those that take plaintext."""
+        own = self.compiler.workload.service
+        service = self.state.service(own)
+        ports = service.spec.ports if service is not None else ()
+        return tuple(port.port for port in ports if authorization.is_permissive(self.state, own, port))
 
     def relevance(self) -> Relevance:
         """What the state keeps of the configuration, by what is known so far."""

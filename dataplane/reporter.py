@@ -28,6 +28,7 @@ from dataplane.health.checker import AppHealth
 from dataplane.identity.keeper import IdentityKeeper
 from dataplane.identity.material import Identity, issuer_of
 from dataplane.log_levels import LogLevelKeeper
+from dataplane.plaintext import PlaintextWatch
 from dataplane.registration import Registration
 from schemas.errors import Unavailable
 from schemas.records import SidecarStatus
@@ -93,6 +94,7 @@ class Reporter:
     envoy: EnvoyProcess
     health: AppHealth
     cutter: Cutter
+    plaintext: PlaintextWatch
     log_levels: LogLevelKeeper
     link: Link
     workload_api: WorkloadApi | None
@@ -203,12 +205,14 @@ class Reporter:
             app_health=self.health.said,
             agent_version=self._agent_version,
             envoy_version=self._envoy_version,
+            plaintext=self.plaintext.said(),
         )
 
     def _problems(self) -> list[str]:
         keeper = self.keeper
         renewing = f"identity: {keeper.health.value}; renewing it fails: {keeper.problem}" if keeper.problem else None
-        own = [text for text in (renewing, keeper.clock_problem, self.cutter.problem) if text is not None]
+        found = (renewing, keeper.clock_problem, self.cutter.problem, self.plaintext.problem)
+        own = [text for text in found if text is not None]
         files = self.delivery.certificates.problems()
         return [*own, *map(str, (*files, *self.log_levels.problems(), *self.delivery.pipeline.problems()))]
 

@@ -13,7 +13,7 @@ from dataplane.lastgood import write_file
 from schemas import codec
 from schemas.errors import NotFound
 from schemas.log_levels import LogLevels
-from schemas.records import SidecarStatus
+from schemas.records import PlaintextPort, SidecarStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,14 @@ def read(path: Path, *, now: float) -> dict[str, Any]:
     content["staleSince"] = stale_since
     content["staleSeconds"] = 0 if stale_since is None else max(0, int(now) - stale_since)
     return content
+
+
+def last_plaintext(path: Path) -> tuple[PlaintextPort, ...]:
+    """What the sidecar last wrote of who sends plaintext."""
+    try:
+        return msgspec.convert(json.loads(path.read_bytes()).get("plaintext", ()), tuple[PlaintextPort, ...])
+    except (OSError, ValueError, AttributeError):
+        return ()
 
 
 def last_health(path: Path) -> bool:

@@ -46,6 +46,27 @@ class Nack(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     revision: int
 
 
+class PlaintextSource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who was seen, by the address of its host."""
+
+    address: str
+    last_seen: int
+
+
+class PlaintextPort(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A port of the Service that takes plaintext at this sidecar, and who came in it."""
+
+    port: Port
+    since: int
+    """Since when anybody looks; what came before is not known."""
+    last_seen: int | None = None
+    """Some seconds old while somebody sends on and on; None: nobody was seen."""
+    signs: int = 0
+    """Requests and connections that were seen to begin, and one a second of what lasts."""
+    sources: tuple[PlaintextSource, ...] = ()
+    """The latest ones, latest first."""
+
+
 class SidecarStatus(Record, frozen=True, kw_only=True, tag="SidecarStatus"):
     """What a sidecar last said of itself, under its lease."""
 
@@ -72,6 +93,8 @@ class SidecarStatus(Record, frozen=True, kw_only=True, tag="SidecarStatus"):
     """``healthy``, or ``unhealthy: `` and why: then the instance is not in discovery. Empty: the app is not checked."""
     agent_version: str = ""
     envoy_version: str = ""
+    plaintext: tuple[PlaintextPort, ...] = ()
+    """Of each port that takes plaintext; a port that is missing here takes none, or nobody can look."""
 
 
 class SilentSidecar(Record, frozen=True, kw_only=True, tag="SilentSidecar"):

@@ -1,6 +1,6 @@
 """[edge] A change set, start to end: read ▸ assign addresses ▸ validate ▸ plan ▸ one guarded transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from controlplane.domain.addresses import LEVELS, Assignment, assign, blocks_needed, range_problems
@@ -24,6 +24,9 @@ from trio_etcd import KeyValue
 MAX_ATTEMPTS = 20
 
 
+Gate = Callable[[Sequence[Change], Known], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """`revision` 0: nothing was to be written. `replayed`: an earlier call with the same request id did it."""
@@ -43,8 +46,10 @@ async def apply(
     seconds: float,
     now: int,
     guards: tuple[Guard, ...] = (),
+    gate: Gate | None = None,
 ) -> Applied:
-    """All of it at one revision, or nothing; and only while `guards` hold. now: seconds since 1970.
+    """All of it at one revision, or nothing; and only while `guards` hold. now: seconds since 1970. gate: raises where
+    valid changes are to wait.
 
     Raises InvalidInput with all problems, NotFound, Conflict, LimitExceeded; Unavailable.
     """
@@ -56,6 +61,8 @@ async def apply(
         problems = [*validate(assigned.changes, known), *assigned.problems, *range_problems(changes, known, now)]
         if problems:
             raise InvalidInput(*problems)
+        if gate is not None:
+            await gate(assigned.changes, known)
         planned = plan(assigned, known, store.keyspace)
         if dry_run or not planned.ops:
             return Applied(0, planned.outcomes)

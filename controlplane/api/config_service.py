@@ -7,6 +7,7 @@ from controlplane.api.authorize import authorize_namespaces
 from controlplane.api.call import Call
 from controlplane.api.dispatch import Rpc
 from controlplane.api.request_id import request_of
+from controlplane.api.strictness_gate import StrictnessGate
 from controlplane.domain.plan import Action
 from controlplane.store.etcd import MustListAgain, Store, gone
 from controlplane.store.requests import RequestWriter
@@ -38,6 +39,7 @@ class ConfigService:
         changes = convert.changes_from(message)
         call.tell(objects=_named(str(change.ref) for change in changes))
         authorize_namespaces(call.caller, (change.ref.namespace for change in changes), "objects")
+        now = int(self._now())
         applied = await change_set.apply(
             self._store,
             self._writer,
@@ -45,8 +47,9 @@ class ConfigService:
             changes,
             dry_run=message.dry_run,
             seconds=call.seconds,
-            now=int(self._now()),
+            now=now,
             guards=call.caller.guards,
+            gate=StrictnessGate(self._store, call, now, force=message.force),
         )
         call.tell(
             revision=applied.revision,

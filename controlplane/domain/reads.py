@@ -7,12 +7,22 @@ from controlplane.domain.federation import MESH_REF, rival
 from controlplane.domain.known import Known
 from controlplane.domain.references import references
 from schemas.keys import Keyspace
-from schemas.names import ObjectRef
-from schemas.objects import ExternalService, Gateway, Mesh, Service, TrustBundle
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef
+from schemas.objects import ExternalService, Gateway, Mesh, PeerAuthentication, Service, TrustBundle
 
-_LOOKED_AT = frozenset(
-    {"BackendTrafficPolicy", "ExternalService", "Gateway", "PeerAuthentication", "Telemetry", "TrustBundle"}
-)
+
+def _of_peers(keyspace: Keyspace, ref: ObjectRef) -> tuple[bytes, ...]:
+    """Two PeerAuthentications must not speak for one service; and which ports turn strict depends on all that may speak
+    for them."""
+    kind = PeerAuthentication.__name__
+    if ref.kind != kind:
+        return ()
+    if ref.namespace == SYSTEM_NAMESPACE:
+        return (keyspace.config_of_kind(kind),)
+    return keyspace.config_of_kind(kind, ref.namespace), keyspace.config_of_kind(kind, SYSTEM_NAMESPACE)
+
+
+_LOOKED_AT = frozenset({"BackendTrafficPolicy", "ExternalService", "Gateway", "Telemetry", "TrustBundle"})
 
 
 def objects_needed(changes: Sequence[Change]) -> frozenset[ObjectRef]:
@@ -32,9 +42,10 @@ def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known)
     if any(narrows(change, known) for change in changes):
         return frozenset({keyspace.config()}) | blocks  # a dependency may name a service from any namespace
     # Two policies must not speak for one service, nor two Telemetry objects in one matter, so the others of the
-    # namespace are looked at, nor two PeerAuthentications; nor two bundles for one trust domain, two external services
+    # namespace are looked at; nor two bundles for one trust domain, two external services
     # for one host name, two gateways in one service for one port.
-    return blocks | frozenset(
+    peers = (prefix for change in changes for prefix in _of_peers(keyspace, change.ref))
+    return blocks.union(peers) | frozenset(
         keyspace.config_of_kind(change.ref.kind, change.ref.namespace)
         for change in changes
         if change.put and change.ref.kind in _LOOKED_AT

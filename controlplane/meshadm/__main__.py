@@ -13,6 +13,7 @@ from controlplane.meshadm.commands.identity import identity
 from controlplane.meshadm.commands.init import init
 from controlplane.meshadm.commands.jwks import jwks
 from controlplane.meshadm.commands.login import login, logout
+from controlplane.meshadm.commands.mtls import mtls
 from controlplane.meshadm.commands.operator import operator
 from controlplane.meshadm.commands.proxy import proxy
 from controlplane.meshadm.commands.read import describe, get
@@ -35,7 +36,7 @@ def main() -> None:
 
 COMMANDS = (
     init, login, logout, token, operator, identity, attestor, apply, get, describe, delete, status, validate, watch, ca,
-    check, route, authz, why, jwks, federation, bundle, proxy, schema, completion,
+    check, route, authz, mtls, why, jwks, federation, bundle, proxy, schema, completion,
 )  # fmt: skip
 
 for command in COMMANDS:

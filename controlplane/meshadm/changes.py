@@ -35,12 +35,13 @@ def delete_of(ref: ObjectRef, source: str) -> pb.Change:
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a change set is sent. `seconds` bounds all of it, the wait included."""
+    """How a change set is sent. `seconds` bounds all of it, the wait included. force: past a gate that holds it."""
 
     dry_run: bool
     wait: bool
     seconds: float
     form: Format
+    force: bool = False
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ def send(connect: Connect, changes: Sequence[pb.Change], manner: Manner) -> None
 
 async def _send(client: MeshClient, changes: Sequence[pb.Change], manner: Manner, state: _State) -> None:
     started = trio.current_time()
-    request = pb.ApplyRequest(request_id=new_request_id(), changes=changes, dry_run=manner.dry_run)
+    request = pb.ApplyRequest(request_id=new_request_id(), changes=changes, dry_run=manner.dry_run, force=manner.force)
     state.reply = await client.apply(request, manner.seconds)
     if manner.form == "table":
         for text in render.outcome_lines(state.reply, dry_run=manner.dry_run):

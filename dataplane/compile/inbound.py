@@ -104,7 +104,7 @@ def _add_plaintext(
 ) -> None:
     """The same rules; where HTTP is read, they come with the same route."""
     is_tcp = port.protocol == "tcp"
-    logs = [*access_logs(workload, "server", http=not is_tcp, plaintext=True), plaintext.seen(port.port)]
+    logs = [*access_logs(workload, "server", http=not is_tcp, plaintext=True), *plaintext.seen(port.port)]
     if is_tcp:
         judging = authorization.rules_for(state, workload.service, workload.trust_domain, port)
         plaintext.add_tcp(listener, clusters.app_name(port), judging, logs)

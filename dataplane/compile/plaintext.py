@@ -33,6 +33,9 @@ _RAW = "raw_buffer"
 
 SEEN = "mesh_plaintext"
 """Envoy's scope of who has been seen."""
+EVERYONE = "mesh_plaintext_all"
+"""The same whoever it is: what comes above `MAX_SOURCES` is counted there alone."""
+MAX_PORTS = 64  # that a Service has
 # Addresses, of all ports together, that are told apart until Envoy starts anew.
 MAX_SOURCES = 200
 
@@ -92,7 +95,7 @@ def _choose(listener: listener_pb2.Listener, name: str) -> None:
 
 
 @lru_cache(maxsize=64)  # one a port
-def seen(port: int) -> accesslog_pb2.AccessLog:
+def seen(port: int) -> tuple[accesslog_pb2.AccessLog, ...]:
     """Counts signs of life of each address: requests and connections when they begin, and what lasts again and again.
 
     port: of the Service.
@@ -102,4 +105,7 @@ def seen(port: int) -> accesslog_pb2.AccessLog:
         (entry_pb2.DownstreamStart, entry_pb2.DownstreamPeriodic, entry_pb2.TcpPeriodic, entry_pb2.TcpConnectionEnd)
     )
     tags = {"port": str(port), "source": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
-    return counter(of, "seen", tags, scope=SEEN, limit=MAX_SOURCES)
+    return (
+        counter(of, "seen", {"port": str(port)}, scope=EVERYONE, limit=MAX_PORTS),
+        counter(of, "seen", tags, scope=SEEN, limit=MAX_SOURCES),
+    )

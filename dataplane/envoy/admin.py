@@ -12,6 +12,7 @@ from urllib.parse import quote
 import h11
 import trio
 
+from dataplane.compile.plaintext import SEEN
 from dataplane.compile.request_metrics import PREFIX
 from dataplane.envoy.lifecycle import Activity, parse_activity
 from schemas.errors import Unavailable
@@ -28,6 +29,8 @@ _STATISTICS = (
     rf"^({PREFIX}\.|server\.(memory_allocated|uptime|live)$|tracing\.opentelemetry\.spans_|"
     r"http\..+\.downstream_cx_active$|(http\.|inbound\|).+\.rbac\.denied$)"
 )
+# Counters of who comes in plaintext.
+_PLAINTEXT = f"/stats/prometheus?filter=%5E{SEEN}"
 STATISTICS = f"/stats/prometheus?filter={quote(_STATISTICS, safe='')}"
 # As plain text, for names with a dot in the part that the other format makes a label of. To ask for before that one:
 # Envoy gathers its workers' histograms for each answer, but only after it has given it.
@@ -108,6 +111,13 @@ class Admin:
         if paths:
             await self.post(f"/logging?paths={paths}")
         return known
+
+    async def plaintext(self) -> str:
+        """What `dataplane.plaintext_seen` reads."""
+        reply = await self.get(_PLAINTEXT)
+        if reply.status != 200:
+            raise Unavailable(f"Envoy's admin answered {reply.status} to {_PLAINTEXT}: {reply.body[:200]!r}")
+        return reply.body.decode(errors="replace")
 
     async def _json(self, target: str) -> dict[str, Any]:
         reply = await self.get(target)

@@ -28,14 +28,16 @@ class StoredObject(_message.Message):
     def __init__(self, key: _Optional[_Union[ObjectKey, _Mapping[str, object]]] = ..., value: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("request_id", "changes", "dry_run")
+    __slots__ = ("request_id", "changes", "dry_run", "force")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHANGES_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     changes: _containers.RepeatedCompositeFieldContainer[Change]
     dry_run: bool
-    def __init__(self, request_id: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping[str, object]]]] = ..., dry_run: bool = ...) -> None: ...
+    force: bool
+    def __init__(self, request_id: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping[str, object]]]] = ..., dry_run: bool = ..., force: bool = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("put", "delete", "source", "expected_revision")

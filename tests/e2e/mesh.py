@@ -255,9 +255,11 @@ class E2eMesh:
     async def delete(self, *refs: ObjectRef, wait: bool = True) -> int:
         return await self._change([delete_of(one, "test") for one in refs], wait)
 
-    async def _change(self, changes: list[pb.Change], wait: bool) -> int:
+    async def _change(self, changes: list[pb.Change], wait: bool, *, force: bool = False) -> int:
         async with self.client() as client:
-            reply = await client.apply(pb.ApplyRequest(request_id=new_request_id(), changes=changes), APPLY_SECONDS)
+            reply = await client.apply(
+                pb.ApplyRequest(request_id=new_request_id(), changes=changes, force=force), APPLY_SECONDS
+            )
             revision = reply.revision or (await client.sidecars()).config_revision
             if wait:
                 with trio.fail_after(APPLY_SECONDS):
@@ -278,7 +280,7 @@ class E2eMesh:
     async def restore(self, refs: Iterable[ObjectRef]) -> None:
         at_rest = {one.ref: one for one in self.at_rest}
         changes = [put_of(Document("test", at_rest[ref])) if ref in at_rest else delete_of(ref, "test") for ref in refs]
-        await self._change(changes, wait=True)
+        await self._change(changes, wait=True, force=True)  # after a test that failed halfway, too
 
     async def statuses(self) -> dict[str, SidecarStatus]:
         """What each live sidecar last said, by instance."""

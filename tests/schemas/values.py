@@ -65,6 +65,8 @@ from schemas.records import (
     Nack,
     Operator,
     Outage,
+    PlaintextPort,
+    PlaintextSource,
     RequestRecord,
     Revocation,
     SealedKey,
@@ -280,6 +282,15 @@ RECORDS: tuple[AnyRecord, ...] = (
         nacks=(Nack(type_url="type.googleapis.com/x", resource="inbound", message="no", revision=7),),
         stale_since=1_700_000_000,
         svid_expires=1_700_003_600,
+        plaintext=(
+            PlaintextPort(
+                port=8080,
+                since=1_600_000_000,
+                last_seen=1_700_000_000,
+                signs=3,
+                sources=(PlaintextSource(address="10.0.0.7", last_seen=1_700_000_000),),
+            ),
+        ),
     ),
     SilentSidecar(until=1_700_003_630, trust_sequence=3),
     LogLevel(

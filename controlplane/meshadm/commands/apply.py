@@ -27,6 +27,9 @@ _wait = click.option(
 _timeout = click.option(
     "--timeout", type=Duration(), default="60s", show_default=True, help="Bound on the whole, the wait included."
 )
+_force = click.option(
+    "--force", is_flag=True, help="Refuse plaintext although somebody still sends it: it is cut off, and recorded."
+)
 _dry_run = click.option("--dry-run", is_flag=True, help="Let a replica check and plan it; write nothing.")
 
 
@@ -45,6 +48,7 @@ generate-config | meshadm apply -f - -o json
 @_wait
 @_timeout
 @_dry_run
+@_force
 @formats("table", "json", "yaml")
 @connects
 def apply(
@@ -54,6 +58,7 @@ def apply(
     wait: bool,
     timeout: float,
     dry_run: bool,
+    force: bool,
     form: Format,
 ) -> None:
     """Create and update objects, all of them in one change or none.
@@ -61,7 +66,7 @@ def apply(
     An object whose metadata has a revision is only changed if it still is at that revision.
     """
     documents = manifests.load(_required(files), recursive=recursive)
-    send(connect, [put_of(document) for document in documents], Manner(dry_run, wait, timeout, form))
+    send(connect, [put_of(document) for document in documents], Manner(dry_run, wait, timeout, form, force))
 
 
 @click.command(
@@ -81,6 +86,7 @@ meshadm delete -f shop.yaml --wait
 @_wait
 @_timeout
 @_dry_run
+@_force
 @formats("table", "json", "yaml")
 @connects
 def delete(
@@ -93,6 +99,7 @@ def delete(
     wait: bool,
     timeout: float,
     dry_run: bool,
+    force: bool,
     form: Format,
 ) -> None:
     """Delete objects by kind and name, or all that stand in files; all of them or none."""
@@ -105,7 +112,7 @@ def delete(
     else:
         documents = manifests.load(files, recursive=recursive)
         changes = [delete_of(document.object.ref, document.source) for document in documents]
-    send(connect, changes, Manner(dry_run, wait, timeout, form))
+    send(connect, changes, Manner(dry_run, wait, timeout, form, force))
 
 
 @click.command(

@@ -1,0 +1,71 @@
+"""When whom was seen last, from counters of an Envoy that may start anew, by an agent that may too."""
+
+from __future__ import annotations
+
+from dataplane.plaintext_seen import MAX_SOURCES_TOLD, TELL_EVERY_S, PlaintextSeen, read
+from schemas.records import PlaintextPort, PlaintextSource
+
+EXPOSITION = """# TYPE envoy_mesh_plaintext_all_seen counter
+envoy_mesh_plaintext_all_seen{port="8080"} 3
+envoy_mesh_plaintext_seen{port="8080",source="10.0.0.1"} 2
+envoy_mesh_plaintext_seen{port="8080",source="2001:db8::1"} 1
+envoy_mesh_plaintext_seen{port="x",source="10.0.0.1"} 1
+envoy_mesh_requests{port="8080"} 9
+"""
+
+
+def test_envoys_counters_are_read() -> None:
+    assert read(EXPOSITION) == {(8080, ""): 3, (8080, "10.0.0.1"): 2, (8080, "2001:db8::1"): 1}
+
+
+def test_what_grew_was_seen_and_is_told_once_in_a_while() -> None:
+    seen = PlaintextSeen()
+    seen.open([80, 81], 100)
+    assert seen.said() == (PlaintextPort(port=80, since=100), PlaintextPort(port=81, since=100))
+    assert not seen.take({}, 110)
+    assert seen.take({(80, ""): 2, (80, "a"): 2}, 120)
+    told = PlaintextPort(
+        port=80, since=100, last_seen=120, signs=2, sources=(PlaintextSource(address="a", last_seen=120),)
+    )
+    assert seen.said()[0] == told
+    assert not seen.take({(80, ""): 3, (80, "a"): 3}, 120 + TELL_EVERY_S - 1)
+    assert seen.said()[0] == told, "each report is a write in etcd"
+    assert seen.take({(80, ""): 4, (80, "a"): 4}, 120 + TELL_EVERY_S)
+    assert (seen.said()[0].last_seen, seen.said()[0].signs) == (120 + TELL_EVERY_S, 4)
+    assert seen.take({(80, ""): 5, (80, "a"): 4, (80, "b"): 1}, 151), "somebody new is news at once"
+    assert [one.address for one in seen.said()[0].sources] == ["b", "a"]
+    seen.open([81], 152)
+    assert [one.port for one in seen.said()] == [81]
+
+
+def test_of_many_addresses_the_latest_are_told() -> None:
+    seen = PlaintextSeen()
+    seen.open([80], 0)
+    for number in range(20):
+        seen.take({(80, ""): number + 1, (80, f"10.0.0.{number}"): 1}, 1000 * number)
+    sources = seen.said()[0].sources
+    assert [one.address for one in sources] == [f"10.0.0.{19 - one}" for one in range(MAX_SOURCES_TOLD)]
+    assert not seen.take({(80, ""): 20}, 99_999), "nobody came meanwhile"
+
+
+def test_an_envoy_that_starts_anew_counts_from_nothing() -> None:
+    seen = PlaintextSeen()
+    seen.open([80], 0)
+    seen.take({(80, ""): 7}, 10)
+    seen.take({(80, ""): 0}, 100)
+    assert (seen.said()[0].last_seen, seen.said()[0].signs) == (10, 7)
+    seen.take({(80, ""): 2}, 200)
+    assert (seen.said()[0].last_seen, seen.said()[0].signs) == (200, 9)
+
+
+def test_an_agent_that_starts_anew_goes_on() -> None:
+    before = PlaintextPort(
+        port=80, since=5, last_seen=50, signs=7, sources=(PlaintextSource(address="a", last_seen=50),)
+    )
+    seen = PlaintextSeen.restored([before])
+    seen.open([80], 60)
+    assert seen.said() == (before,)
+    assert not seen.take({(80, ""): 7}, 70)
+    assert seen.said() == (before,), "Envoy has counted nobody since"
+    assert seen.take({(80, ""): 8}, 90)
+    assert (seen.said()[0].last_seen, seen.said()[0].since) == (90, 5)
