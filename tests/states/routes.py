@@ -130,6 +130,76 @@ ROUTE_STATES: tuple[State, ...] = (
               - {name: orders, port: 80, matchLabels: {version: v3}}
             """
         ),
+        *written(
+            """
+            kind: GRPCRoute
+            metadata: {name: calls}
+            spec:
+              parentRefs: [{kind: Service, name: orders, port: 9000}]
+              rules: [{backendRefs: [{name: orders, port: 9000, matchLabels: {version: v1}}]}]
+            ---
+            kind: TCPRoute
+            metadata: {name: connections}
+            spec:
+              parentRefs: [{kind: Service, name: orders, port: 7}]
+              rules: [{backendRefs: [{name: orders, port: 7, matchLabels: {version: v2}}]}]
+            """
+        ),
+    ),
+    _state(
+        "grpc-more",
+        "fields of a GRPCRoute that an HTTPRoute has too: host names, names, filters of a backend, sessions, faults",
+        *written(
+            """
+            kind: GRPCRoute
+            metadata: {name: calls}
+            spec:
+              parentRefs: [{kind: Service, name: orders, sectionName: grpc}]
+              hostnames: [one.test, '*.two.test']
+              rules:
+              - name: by-backend
+                matches: [{method: {service: shop.Orders}}]
+                filters:
+                - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-set, value: a}], remove: [x]}}
+                backendRefs:
+                - {name: orders, port: 9000}
+                - name: orders-v2
+                  port: 9000
+                  filters:
+                  - {type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x-add, value: b}]}}
+                  - {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-c]}}
+                  - {type: URLRewrite, urlRewrite: {hostname: two.test}}
+              - name: kept
+                matches: [{method: {service: shop.Carts}}]
+                sessionPersistence: {sessionName: x-where, type: Header}
+                retry: {triggers: [cancelled, internal], attempts: 4, backoff: 5ms, maxBackoff: 1s}
+                timeouts: {request: 9s, backendRequest: 2s}
+                backendRefs: [{name: orders, port: 9000}]
+              - name: to-nobody
+                matches: [{method: {method: None}}]
+                backendRefs: [{name: orders, port: 9000, weight: 0}]
+              - filters:
+                - type: Fault
+                  fault:
+                    delay: {fixedDelay: 1s, percentage: 50}
+                    abort: {grpcStatus: 8, percentage: 10}
+                    headers: [{type: RegularExpression, name: x-fault, value: a+b}]
+                backendRefs: [{name: orders, port: 9000}]
+            """
+        ),
+    ),
+    _state(
+        "tcp-nowhere",
+        "all weights are 0: connections are closed",
+        *written(
+            """
+            kind: TCPRoute
+            metadata: {name: connections}
+            spec:
+              parentRefs: [{kind: Service, name: orders, port: 7}]
+              rules: [{name: all, backendRefs: [{name: orders, port: 7, weight: 0}]}]
+            """
+        ),
     ),
     _state(
         "headers",

@@ -250,7 +250,9 @@ def _written(text: str) -> list[AnyObject]:
 # -- the table
 
 
-_ROW = re.compile(r"^\| (?P<name>(?:HTTP|GRPC|Mesh)\w+) \| [^|]+ \| (?P<test>[^|]+) \| (?P<passes>[^|]+) \|$", re.M)
+_ROW = re.compile(
+    r"^\| (?P<name>(?:HTTP|GRPC|Mesh|Gateway)\w+) \| [^|]+ \| (?P<test>[^|]+) \| (?P<passes>[^|]+) \|$", re.M
+)
 
 
 def _rows() -> list[re.Match[str]]:

@@ -264,23 +264,49 @@ def _http2(sock: socket.socket, host: str) -> dict[str, Any]:
         sock.sendall(session.data_to_send())
 
 
+BOTH_HTTPS = (
+    f"{HTTPS}\n{{name: other, port: 443, protocol: HTTPS, hostname: other.test, {TLS.replace('shop.', 'other.')}}}"
+)
+
+
+def test_listeners_come_and_go(mesh: Routed) -> None:
+    for listeners, answers in ((HTTPS, False), (BOTH_HTTPS, True), (HTTPS, False)):
+        mesh.put(gateway(listeners), route(TO_ORDERS), route(TO_V2, name="o", section="other"))
+        assert ask(mesh, "shop.example.com").who == "orders"
+        if answers:
+            assert ask(mesh, "other.test").who == "orders-v2"
+        else:
+            with pytest.raises(OSError, match=r"."):
+                ask(mesh, "other.test")
+
+
 def test_grpc(mesh: Routed) -> None:
     text = f"""
         kind: GRPCRoute
         metadata: {{name: calls}}
         spec:
-          parentRefs: [{{kind: Gateway, name: edge}}]
+          parentRefs: [{{kind: Gateway, name: edge, sectionName: https}}]
           rules:
           - matches: [{{method: {{service: shop.Orders}}}}]
             backendRefs: [{{name: orders-v2, port: {GRPC}}}]
+        ---
+        kind: GRPCRoute
+        metadata: {{name: others}}
+        spec:
+          parentRefs: [{{kind: Gateway, name: edge, sectionName: other}}]
+          hostnames: [other.test]
+          rules: [{{backendRefs: [{{name: orders, port: {GRPC}}}]}}]
         """
-    mesh.put(gateway(HTTPS), route(TO_ORDERS), *written(text))
-    options = [("grpc.enable_http_proxy", 0), ("grpc.ssl_target_name_override", "shop.example.com")]
+    mesh.put(gateway(BOTH_HTTPS), route(TO_ORDERS), *written(text))
     credentials = grpc.ssl_channel_credentials(PUBLIC.pem)
     at = f"{mesh.addresses['web']}:{HTTPS_PORT}"
-    with grpc.secure_channel(at, credentials, options=options) as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/shop.Orders/Get")
-        assert call(b"x", timeout=_TIMEOUT) == b"orders-v2"
+    for host, who in (("shop.example.com", "orders-v2"), ("other.test", "orders")):
+        options = [("grpc.enable_http_proxy", 0), ("grpc.ssl_target_name_override", host)]
+        with grpc.secure_channel(at, credentials, options=options) as channel:
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/shop.Orders/Get")
+            assert call(b"x", timeout=_TIMEOUT) == who.encode()
+            chat: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream("/shop.Orders/Stream")
+            assert list(chat(iter([b"a", b"b"]), timeout=_TIMEOUT)) == [f"{who}:a".encode(), f"{who}:b".encode()]
     assert ask(mesh, "shop.example.com").who == "orders", "a route for gRPC takes no other request"
 
 
