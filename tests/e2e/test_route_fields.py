@@ -260,18 +260,18 @@ async def cors_of_a_scheme(ask: Ask) -> None:
     assert await allowed(ask, "http://any.test") == []
 
 
-@row(EVERY, fault(delay={"fixedDelay": "2s"}, headers=[{"name": "x-fault", "value": "on"}]))
+@row(EVERY, fault(delay={"fixedDelay": "3s"}, headers=[{"name": "x-fault", "value": "on"}]))
 async def delay(ask: Ask) -> None:
     late = await ask(x_fault="on")
-    assert (late.code, late.seconds >= 2) == (ask.well, True)
-    assert (await ask(x_fault="off")).seconds < 2
+    assert (late.code, late.seconds >= 3) == (ask.well, True)
+    assert min(answer.seconds for answer in await ask.times(3, x_fault="off")) < 3  # of three: the machine may be busy
 
 
-@row(EVERY, fault(delay={"fixedDelay": "2s", "percentage": 50}))
+@row(EVERY, fault(delay={"fixedDelay": "3s", "percentage": 50}))
 async def delay_of_a_share(ask: Ask) -> None:
     """All or none of them once in 500,000 times."""
     times = [answer.seconds for answer in await ask.together(20)]
-    assert min(times) < 2 <= max(times)
+    assert min(times) < 3 <= max(times)
 
 
 _BY_EXPRESSION = [{"type": "RegularExpression", "name": "x-fault", "value": "a+b"}]
