@@ -16,8 +16,9 @@ from tests.support.etcd_server import EtcdServer, remove_data_of_dead_runs, star
 EtcdFactory = Callable[..., Awaitable[EtcdServer]]
 EtcdClusterFactory = Callable[..., Awaitable[list[EtcdServer]]]
 
-# Nobody should wait for one of their files in the end, when there is nothing else left to do.
-SLOW_FOLDERS = ("e2e", "properties", "authz")
+# In this order, before all others: what waits for a mesh, then what computes for long, so that the one does not starve the
+# other and nobody waits for one of their files in the end.
+SLOW_FOLDERS = (("e2e",), ("properties", "authz"))
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +93,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)  # xdist's own hook, which reads the groups, comes after
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take whole groups in this order: the slow ones first, and one mesh serves all who share it."""
-    items.sort(key=lambda item: not item.path.parent.name.startswith(SLOW_FOLDERS))
+    items.sort(key=lambda item: [not item.path.parent.name.startswith(folders) for folders in SLOW_FOLDERS])
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             shares = "shared_mesh" in getattr(item, "fixturenames", ())
