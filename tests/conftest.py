@@ -16,8 +16,8 @@ from tests.support.etcd_server import EtcdServer, remove_data_of_dead_runs, star
 EtcdFactory = Callable[..., Awaitable[EtcdServer]]
 EtcdClusterFactory = Callable[..., Awaitable[list[EtcdServer]]]
 
-# In this order, before all others: what waits for a mesh, then what computes for long, so that the one does not starve the
-# other and nobody waits for one of their files in the end.
+# Before all others, in this order: what waits for a mesh, then what computes for long. The one does not starve the
+# other, and nobody waits for one of their files in the end.
 SLOW_FOLDERS = (("e2e",), ("properties", "authz"))
 
 
