@@ -1,101 +1,59 @@
-"""Units of work, which of them a change touches, and the difference that it makes.
+"""Builds units of work, and says what differs.
 
-A unit is a small group of resources that one pure function builds from the state. The resources of all units are the
-configuration. A change names the units that it may affect; those are built anew from the state, and what came out the
-same is dropped. So the result depends on the state alone, never on the way to it, and the work on the change alone.
+The resources of all units are the configuration. A change names the units that it may affect (`units.py`); those are
+built anew from the state, and what came out the same is dropped. So the result depends on the state alone, never on
+the way to it, and the work on the change alone.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from authz.rules import applies
 from dataplane.compile import (
-    authorization,
     clusters,
     gateway,
     inbound,
     on_demand,
     outbound,
     passthrough,
-    rate_limits,
     telemetry,
     tls,
     tokens,
     tracing,
     virtual,
 )
-from dataplane.compile.hashing import hash_of
 from dataplane.compile.host_claims import host_claims
-from dataplane.compile.reach import is_reached, leads_anywhere, reached, targets_in
+from dataplane.compile.reach import is_reached, targets_in
 from dataplane.compile.resources import ROUTES, Resource, ResourceKey, Update
 from dataplane.compile.route_problems import route_problems
 from dataplane.compile.scope import Scope, scope_of
+from dataplane.compile.units import (
+    CERTIFICATES,
+    GATEWAY,
+    INBOUND,
+    INBOUND_ROUTES,
+    PROXY_ROUTES,
+    SECRETS,
+    Touched,
+    Unit,
+    detour_to,
+    of_services,
+    units_in,
+    virtual_of,
+)
 from dataplane.compile.workload import Credentials, KeyPair, Workload
-from dataplane.snapshot.state import Change, MeshState, rank_of, targets
+from dataplane.snapshot.state import Change, MeshState
 from routing.backends import services_named
-from routing.gateways import gateway_parents, service_of_gateway
-from routing.table import parents
+from routing.gateways import service_of_gateway
 from schemas.errors import Problem
 from schemas.external_faults import tls_parts
-from schemas.keys import EndpointRef, KeySetRef, RevocationRef, TrustRef
-from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
+from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import (
-    ROUTE_KINDS,
-    AnyRoute,
-    AuthorizationPolicy,
-    BackendTrafficPolicy,
     ExternalService,
     Gateway,
-    Mesh,
-    PeerAuthentication,
-    RateLimitPolicy,
-    RequestAuthentication,
     Service,
-    TCPRoute,
-    Telemetry,
-    federation,
 )
 from schemas.objects.common import CertificateFiles
-from schemas.objects.traffic import ConsistentHash
-from schemas.records import Endpoint, Locality, TrustBundle
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Unit:
-    """`of`: the service, bound port or authority that the unit is for, empty for the kinds that there is one of."""
-
-    kind: Literal[
-        "secrets", "inbound", "inbound routes", "proxy listener", "proxy routes", "bound", "clusters", "endpoints",
-        "detour", "runtime", "passthrough", "virtual", "tracing", "gateway", "certificates",
-    ]  # fmt: skip
-    of: str = ""
-
-
-SECRETS, INBOUND, INBOUND_ROUTES = Unit("secrets"), Unit("inbound"), Unit("inbound routes")
-RUNTIME, PASSTHROUGH, TRACING = Unit("runtime"), Unit("passthrough"), Unit("tracing")
-GATEWAY, CERTIFICATES = Unit("gateway"), Unit("certificates")
-PROXY_LISTENER, PROXY_ROUTES = Unit("proxy listener"), Unit("proxy routes")
-
-
-def clusters_of(service: ServiceRef) -> Unit:
-    return Unit("clusters", str(service))
-
-
-def endpoints_of(service: ServiceRef) -> Unit:
-    return Unit("endpoints", str(service))
-
-
-def bound(port: int) -> Unit:
-    return Unit("bound", str(port))
-
-
-def virtual_of(service: ServiceRef) -> Unit:
-    return Unit("virtual", str(service))
-
-
-def detour_to(authority: str) -> Unit:
-    return Unit("detour", authority)
+from schemas.records import TrustBundle
 
 
 @dataclass(slots=True)
@@ -136,7 +94,9 @@ class Compiler:
         """Everything from scratch; the difference to what was built before."""
         self.scope, self._taken_in = self._scope_in_force(state), len(self.learnt)
         self._hosted = tuple(state.hosted(self.scope.hosted_in))
-        return self._build(state, {*self._units(state), *self._built, *self._problems})
+        detours = (authority for authority, is_open in self.learnt.items() if is_open)
+        units = units_in(state, self.workload, self.scope, detours)
+        return self._build(state, {*units, *self._built, *self._problems})
 
     def update(self, state: MeshState, changes: Iterable[Change]) -> Update:
         """The difference that `changes` make. `state` already holds them."""
@@ -148,8 +108,9 @@ class Compiler:
                 return self.rebuild(state)  # its routes lead to services that nothing else does
         if self._hosted != tuple(state.hosted(self.scope.hosted_in)):
             return self.rebuild(state)
+        touched = Touched(state, self.workload, self.scope)
         for change in changes:
-            dirty |= self._touched(state, change)
+            dirty |= touched.by(change)
         own = state.service(self.workload.service)
         if INBOUND_ROUTES in dirty and own is not None and inbound.holds_rules(state, own):
             dirty.add(INBOUND)  # which holds the rules of such ports
@@ -182,7 +143,7 @@ class Compiler:
             return new
         # Their routes may lead to services that were in scope already, and ask for subsets of those.
         led_to = (services_named(route) for service in added for route in state.routes_for(service))
-        return {PROXY_ROUTES, CERTIFICATES, *self._services(added.union(*led_to)), *new}
+        return {PROXY_ROUTES, CERTIFICATES, *of_services(added.union(*led_to)), *new}
 
     def open_detours(self, state: MeshState, authorities: Iterable[str]) -> Update:
         """Envoy has all that an earlier update said of them: lets go what it holds for them."""
@@ -226,141 +187,8 @@ class Compiler:
     def _own_object(self) -> ObjectRef:
         return ObjectRef(Service.__name__, self.workload.service.namespace, self.workload.service.name)
 
-    def _units(self, state: MeshState) -> set[Unit]:
-        services = reached(state, self.scope, self.workload)
-        return {
-            RUNTIME, TRACING,
-            SECRETS, CERTIFICATES, PASSTHROUGH, GATEWAY, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
-            *map(clusters_of, services), *map(endpoints_of, services),
-            *(bound(one.bind_port) for one in self.scope.bound), *map(virtual_of, self.scope.virtual),
-            *(detour_to(authority) for authority, is_open in self.learnt.items() if is_open),
-        }  # fmt: skip
-
-    def _touched(self, state: MeshState, change: Change) -> set[Unit]:
-        """Every unit whose builder reads what changed."""
-        match change.ref:
-            case ObjectRef(kind=Service.__name__ | ExternalService.__name__, namespace=namespace, name=name):
-                service = ServiceRef(namespace, name)
-                # Of two that claim one virtual address one has it. With a Service comes or goes what it hides.
-                claimed = _virtual_addresses(change.before, change.after, state.external(service))
-                rivals = {one for ipv4 in claimed for one in state.holders(ipv4)}
-                if not self._reaches(state, service):
-                    return self._entrances_to(rivals)
-                # Routes that lead to it, or from it, tell what is missing.
-                named = {service}.union(*(services_named(route) for route in state.routes_for(service)))
-                # A TCPRoute's backends say of one another which side they are of.
-                divided = (route for route in state.routes_to(service) if isinstance(route, TCPRoute))
-                named = named.union(*(services_named(route) for route in divided))
-                spans = {TRACING} if service == telemetry.collector(state, self.workload.service) else set()
-                callers = {service}.union(*(parents(route) for route in state.routes_to(service)))
-                entrances = self._entrances_to(callers | rivals)
-                return {PROXY_ROUTES, *spans, GATEWAY, CERTIFICATES, *self._services(named), *entrances}
-            case ObjectRef(kind=kind) if kind in ROUTE_KINDS:
-                return self._touched_by_route(state, change)
-            case ObjectRef(kind=BackendTrafficPolicy.__name__):
-                return self._touched_by_policy(state, change)
-            case ObjectRef(kind=AuthorizationPolicy.__name__, namespace=namespace):
-                if namespace not in (self.workload.service.namespace, SYSTEM_NAMESPACE):
-                    return set()
-                if change.before is None and change.after is None:
-                    return {INBOUND, INBOUND_ROUTES}  # its readability changed
-                policies = [one for one in (change.before, change.after) if isinstance(one, AuthorizationPolicy)]
-                ours = any(applies(policy, self.workload.service) for policy in policies)
-                # Becoming readable lifts the closure of the whole namespace, whatever it targets.
-                opens = change.before is None or change.after is None
-                if not (ours or opens):
-                    return set()
-                # Listeners say which headers of what stays open are reported.
-                return {INBOUND_ROUTES, *([INBOUND] if any(map(authorization.asks_for_headers, policies)) else [])}
-            case ObjectRef(kind=Mesh.__name__):
-                return {
-                    RUNTIME, PASSTHROUGH, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
-                    *map(virtual_of, self.scope.virtual),
-                }  # fmt: skip
-            case ObjectRef(kind=RateLimitPolicy.__name__):
-                limits = [one for one in (change.before, change.after) if isinstance(one, RateLimitPolicy)]
-                ours = any(rate_limits.targets(policy, self.workload.service) for policy in limits)
-                return {INBOUND_ROUTES} if ours else set()
-            case ObjectRef(kind=RequestAuthentication.__name__, namespace=namespace):
-                # One that becomes readable, or is no longer, closes or opens the whole namespace.
-                return {INBOUND_ROUTES} if namespace == self.workload.service.namespace else set()
-            case ObjectRef(kind=PeerAuthentication.__name__, namespace=namespace):
-                near = namespace in (self.workload.service.namespace, SYSTEM_NAMESPACE)
-                return {INBOUND, INBOUND_ROUTES} if near else set()  # what rules mean depends on it too
-            case ObjectRef(kind=Telemetry.__name__):
-                return self._touched_by_telemetry(state, change)
-            case EndpointRef(service=service):
-                touched = {endpoints_of(service)} if self._reaches(state, service) else set()
-                if service == self.workload.service and _zone_of(change.before) != _zone_of(change.after):
-                    touched |= {endpoints_of(one) for one in state.zone_bound if self._reaches(state, one)}
-                return touched
-            case ObjectRef(kind=federation.TrustBundle.__name__):
-                values = [one for one in (change.before, change.after) if isinstance(one, federation.TrustBundle)]
-                return {INBOUND} | self._touched_by_trust(state, {one.spec.trust_domain for one in values})
-            case TrustRef(trust_domain=domain):
-                return self._touched_by_trust(state, {domain})
-            case KeySetRef():
-                return {INBOUND_ROUTES} if change.ref in tokens.places_of_keys(state, self.workload.service) else set()
-            case RevocationRef(service=service):
-                return {INBOUND_ROUTES} | ({endpoints_of(service)} if self._reaches(state, service) else set())
-        return set()
-
-    def _touched_by_telemetry(self, state: MeshState, change: Change) -> set[Unit]:
-        own = self.workload.service
-        both = [one for one in (change.before, change.after) if isinstance(one, Telemetry)]
-        if all(rank_of(one, own) is None for one in both):
-            return set()
-        # Which one is in force for a matter, and so which collector, may be another one now.
-        collectors = {telemetry.collector_of(one) for one in (*both, *state.telemetries(own))}
-        return {
-            RUNTIME, TRACING, INBOUND, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
-            CERTIFICATES,  # that a collector is shown which nobody else calls
-            *(bound(one.bind_port) for one in self.scope.bound), *map(virtual_of, self.scope.virtual),
-            *self._services(one for one in collectors if one is not None),
-        }  # fmt: skip
-
-    def _touched_by_trust(self, state: MeshState, domains: set[str]) -> set[Unit]:
-        """Whom policies may let in, and whose servers can be verified, is a matter of federated bundles."""
-        if domains == {self.workload.trust_domain}:
-            return {SECRETS}
-        externals = {ref for domain in domains for ref in state.externals_of(domain)}
-        reached_ones = (ref for ref in externals if self._reaches(state, ref))
-        return {SECRETS, INBOUND_ROUTES, *self._services(reached_ones)}
-
-    def _touched_by_policy(self, state: MeshState, change: Change) -> set[Unit]:
-        before, after = set(targets(change.before)), set(targets(change.after))
-        affected = {one for one in before | after if self._reaches(state, one)}
-        touched = self._services(affected)
-        # A policy that comes or goes may hide another of the same service, or bring it to light.
-        if affected and (before != after or _hash_of(change.before) != _hash_of(change.after)):
-            callers = affected.union(*(parents(route) for one in affected for route in state.routes_to(one)))
-            touched |= {PROXY_ROUTES, GATEWAY, *self._entrances_to(callers)}
-        return touched
-
-    def _touched_by_route(self, state: MeshState, change: Change) -> set[Unit]:
-        touched: set[Unit] = set()
-        for route in (change.before, change.after):
-            if isinstance(route, AnyRoute) and leads_anywhere(state, self.scope, self.workload, route):
-                services, entered = services_named(route), self._entrances_to(set(parents(route)))
-                touched |= {PROXY_ROUTES, CERTIFICATES, *self._services(services), *entered}
-            if isinstance(route, AnyRoute) and self._is_for_own_gateway(state, route):
-                touched.add(GATEWAY)
-        return touched
-
-    def _is_for_own_gateway(self, state: MeshState, route: AnyRoute) -> bool:
-        """Whether it names one, for what reason ever it may not be attached."""
-        return bool({one.ref for one in state.gateways(self.workload.service)}.intersection(gateway_parents(route)))
-
     def _reaches(self, state: MeshState, service: ServiceRef) -> bool:
         return is_reached(state, self.scope, self.workload, service)
-
-    def _services(self, services: Iterable[ServiceRef]) -> set[Unit]:
-        return {unit for service in services for unit in (clusters_of(service), endpoints_of(service))}
-
-    def _entrances_to(self, services: Set[ServiceRef]) -> set[Unit]:
-        """The listeners that lead to one of these only."""
-        bound_ports = {bound(one.bind_port) for one in self.scope.bound if one.service in services}
-        return bound_ports.union(map(virtual_of, self.scope.virtual & services))
 
     def _build(self, state: MeshState, units: Iterable[Unit]) -> Update:
         changed: list[Resource] = []
@@ -456,20 +284,6 @@ class Compiler:
         known = [bundle for bundle in found if bundle is not None]
         newest = [max(known, key=lambda bundle: bundle.sequence)] if known else []
         return newest + [bundle for bundle in state.trust_bundles(own) if bundle.trust_domain != own]
-
-
-def _virtual_addresses(*values: object) -> set[str]:
-    """IPv4, of those that have one."""
-    named = (one for one in values if isinstance(one, Service | ExternalService))
-    return {one.spec.virtual_address.ipv4 for one in named if one.spec.virtual_address is not None}
-
-
-def _zone_of(value: object) -> Locality | None:
-    return value.locality if isinstance(value, Endpoint) else None
-
-
-def _hash_of(value: object) -> ConsistentHash | None:
-    return hash_of(value) if isinstance(value, BackendTrafficPolicy) else None
 
 
 def _by_key(resources: Iterable[Resource]) -> dict[ResourceKey, Resource]:
