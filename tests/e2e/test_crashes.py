@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,13 +18,14 @@ from schemas.keys import EndpointRef
 from schemas.names import ServiceRef
 from schemas.objects import AnyObject
 from schemas.objects.authorization import Operation, Rule
-from tests.e2e.app import HTTP
+from tests.e2e.app import GREETING, HTTP
 from tests.e2e.load import nobody_let_in, open_loop
-from tests.e2e.mesh import KEYS, WEB_ID, E2eMesh, caller
+from tests.e2e.mesh import BOUND_GRPC, KEYS, WEB_ID, E2eMesh, caller
 from tests.e2e.model import assert_runs_the_model
 from tests.e2e.test_waiting import EXTRA, api_with
 from tests.states.build import policy, rule
 from tests.support.net import eventually
+from trio_grpc import Channel, Stream
 
 REFUSED_EXTRA = "Envoy refused inbound|extra"
 DRAIN_S = 5.0  # `drainSeconds` of every sidecar here
@@ -68,11 +69,64 @@ def envoy_paused(mesh: E2eMesh, name: str) -> Iterator[None]:
         yield
 
 
+@asynccontextmanager
+async def stream_at(mesh: E2eMesh, name: str) -> AsyncIterator[Stream]:
+    """A gRPC stream on which that instance has answered a message."""
+    with Channel(f"{mesh.instances['web-1'].local}:{BOUND_GRPC}") as channel, ExitStack() as open_until:
+        while True:
+            stream = open_until.enter_context(channel.stream("/e2e.Echo/Chat"))
+            await stream.send(b"x")
+            if b"".join(await stream.receive()).startswith(f"{name} ".encode()):
+                yield stream
+                return
+
+
+@asynccontextmanager
+async def connection_at(mesh: E2eMesh, name: str) -> AsyncIterator[trio.SocketStream]:
+    """A TCP connection on which that instance has said who it is."""
+    while True:
+        async with await mesh.tcp() as stream:
+            if await stream.receive_some() == f"{GREETING}{name}\n".encode():
+                yield stream
+                return
+
+
+async def goes_on_to_its_end(chat: Stream) -> None:
+    for number in range(20):
+        await chat.send(b"%d" % number)
+        assert b"".join(await chat.receive()).endswith(b" %d" % number)
+    chat.done_sending()
+    with pytest.raises(trio.EndOfChannel):  # any other status than OK is an RpcError
+        await chat.receive()
+
+
+async def all_comes_back(connection: trio.SocketStream) -> None:
+    """What is on its way when the app's side has no more to say, too."""
+    sent = bytes(range(256)) * 2048
+    got = bytearray()
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await connection.send_all(sent)
+            await connection.send_eof()
+
+        nursery.start_soon(send)
+        async for part in connection:
+            got += part
+    assert got == sent
+
+
 async def test_a_sidecar_that_is_told_to_end_drains_leaves_and_fails_no_request(mesh: E2eMesh) -> None:
     envoy = mesh.envoy_pid("api-2")
     key = KEYS.endpoint(EndpointRef(ServiceRef("shop", "api"), "api-2"))
     assert envoy is not None
-    async with mesh.etcd() as etcd, open_loop(mesh) as load, trio.open_nursery() as nursery:
+    async with (
+        mesh.etcd() as etcd,
+        open_loop(mesh) as load,
+        stream_at(mesh, "api-2") as chat,
+        connection_at(mesh, "api-2") as connection,
+        trio.open_nursery() as nursery,
+    ):
         held: list[int] = []
 
         async def hold() -> None:
@@ -94,6 +148,9 @@ async def test_a_sidecar_that_is_told_to_end_drains_leaves_and_fails_no_request(
         await eventually("it has left discovery", left)
         for name in ("api-1", "api-2"):
             await mesh.ask_app(name, "/release/drain")
+        async with trio.open_nursery() as ending:
+            ending.start_soon(goes_on_to_its_end, chat)
+            ending.start_soon(all_comes_back, connection)
         assert await mesh.processes.stop("sidecar-api-2") == 0
         assert trio.current_time() - began < END_S
         await ended(envoy)
