@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import ssl
 import time
@@ -48,6 +49,7 @@ KEYS = Keyspace()
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # apps speak plain HTTP; a client makes one of its own in 30 ms
 UPSTREAM_DNS = 15353  # on the control plane's host, where a test may listen
 BOUND_HTTP2, BOUND_GRPC, BOUND_TCP = 9201, 9202, 9203  # at web, each leading to that port of api
+TEST = shutil.which("test") or "test"  # of the system, as a program
 APPLY_SECONDS = 30.0  # convergence takes milliseconds; a bound for a busy machine
 
 WEB_ID = f"spiffe://{TRUST_DOMAIN}/ns/shop/svc/web"
@@ -131,6 +133,9 @@ class E2eMesh:
 
     def _settings(self, name: str) -> dict[str, object]:
         labels: dict[str, object] = {"labels": {"instance": name}}  # so that a route can name one of them
+        if name == "reports-1":
+            check = {"type": "Command", "command": [TEST, "!", "-e", str(self.reports_are_ill)]}
+            return {"healthCheck": {**check, "interval": "2s", "timeout": "10s", "unhealthyThreshold": 1}, **labels}
         if name != "web-1":
             return labels
         names = {"names": {"upstream": [f"{self.local.control}:{UPSTREAM_DNS}"]}} if self.has_names else {}
@@ -146,6 +151,11 @@ class E2eMesh:
     def certificates(self) -> Path:
         """Where web-1 looks for the files that objects name."""
         return self.local.directory / "certificates"
+
+    @property
+    def reports_are_ill(self) -> Path:
+        """While there is such a file the command that reports-1 is checked by fails."""
+        return self.local.directory / "reports-are-ill"
 
     @property
     def ranges(self) -> Mesh:

@@ -18,7 +18,7 @@ from schemas.objects.health import AppHealthCheck
 from schemas.records import SidecarStatus
 from tests.e2e.app import HEALTH_HOST
 from tests.e2e.load import open_loop
-from tests.e2e.mesh import API, KEYS, E2eMesh
+from tests.e2e.mesh import API, KEYS, TEST, E2eMesh
 from tests.support.net import eventually
 
 OFTEN = {"interval": "300ms", "timeout": "10s"}  # who is only slow is not ill
@@ -40,6 +40,7 @@ GRPC_CHECK = {
 TCP_CHECK_PORT = 7999  # on the addresses of the hosts of this mesh, which nobody else has
 TCP_CHECK = {**OFTEN, "type": "TCP", "port": TCP_CHECK_PORT, "unhealthyThreshold": 1}
 BOTH = {"api-1", "api-2"}
+API_REF, REPORTS_REF = ServiceRef("shop", "api"), ServiceRef("back-office", "reports")
 
 
 def checked(how: object) -> Service:
@@ -47,10 +48,15 @@ def checked(how: object) -> Service:
     return msgspec.structs.replace(API, spec=msgspec.structs.replace(API.spec, health_check=check))
 
 
-async def discovered(etcd: trio_etcd.Client) -> set[str]:
-    """Who of the instances of api is in discovery."""
-    refs = {name: EndpointRef(ServiceRef("shop", "api"), name) for name in BOTH}
-    return {name for name, ref in refs.items() if await etcd.get(KEYS.endpoint(ref))}
+async def discovered(etcd: trio_etcd.Client, service: ServiceRef = API_REF) -> set[str]:
+    """Its instances."""
+    return {kv.key.decode().rpartition("/")[2] for kv in (await etcd.list(KEYS.endpoints_of(service))).kvs}
+
+
+async def said_by(etcd: trio_etcd.Client, service: ServiceRef, instance: str) -> str:
+    """What that sidecar says of its app."""
+    stored = await etcd.get(KEYS.status(StatusRef(service.namespace, f"{service.name}.{instance}")))
+    return codec.decode(stored.value, SidecarStatus, "status").app_health if stored else ""
 
 
 async def test_an_app_that_is_not_well_is_not_called(mesh: E2eMesh) -> None:
@@ -63,9 +69,7 @@ async def test_an_app_that_is_not_well_is_not_called(mesh: E2eMesh) -> None:
             return await discovered(etcd) == BOTH
 
         async def said() -> bool:
-            stored = await etcd.get(KEYS.status(StatusRef("shop", "api.api-2")))
-            status = codec.decode(stored.value, SidecarStatus, "status") if stored else None
-            return status is not None and status.app_health == "unhealthy: GET /health was answered with 503"
+            return await said_by(etcd, API_REF, "api-2") == "unhealthy: GET /health was answered with 503"
 
         async def asked() -> list[dict[str, str]]:
             async with mesh.http() as client:
@@ -114,9 +118,25 @@ async def test_by_connections(mesh: E2eMesh) -> None:
             await _left(etcd, BOTH)
 
 
-async def _left(etcd: trio_etcd.Client, who: set[str]) -> None:
+async def test_by_a_command(mesh: E2eMesh) -> None:
+    """Which is among the settings of the sidecar of reports-1."""
+    async with mesh.etcd("tooling") as etcd:
+
+        async def said() -> bool:
+            return await said_by(etcd, REPORTS_REF, "reports-1") == f"unhealthy: {TEST} ended with 1"
+
+        mesh.reports_are_ill.touch()
+        try:
+            await _left(etcd, set(), REPORTS_REF)
+            await eventually("it says why", said, 20)
+        finally:
+            mesh.reports_are_ill.unlink()
+        await _left(etcd, {"reports-1"}, REPORTS_REF)
+
+
+async def _left(etcd: trio_etcd.Client, who: set[str], service: ServiceRef = API_REF) -> None:
     async def are_left() -> bool:
-        return await discovered(etcd) == who
+        return await discovered(etcd, service) == who
 
     await eventually(f"{who} are in discovery", are_left, 20)
 
@@ -125,7 +145,7 @@ async def _left(etcd: trio_etcd.Client, who: set[str]) -> None:
 async def test_half_of_the_sidecars_silent_at_once_stay_in_discovery(mesh: E2eMesh) -> None:
     """All instances of api are cut off from etcd, and go on answering: its callers are not left without any."""
     names = ("api-1", "api-2")
-    keys = [KEYS.endpoint(EndpointRef(ServiceRef("shop", "api"), name)) for name in names]
+    keys = [KEYS.endpoint(EndpointRef(API_REF, name)) for name in names]
     with mesh.paused(mesh.agent_pid("api-1")), mesh.paused(mesh.agent_pid("api-2")):
         async with mesh.etcd() as etcd:
             for key in keys:
@@ -153,7 +173,7 @@ async def _others_than(mesh: E2eMesh, names: tuple[str, ...]) -> bool:
     """Their keys lie under leases whose pulse is alive."""
     async with mesh.etcd() as etcd:
         for name in names:
-            stored = await etcd.get(KEYS.endpoint(EndpointRef(ServiceRef("shop", "api"), name)))
+            stored = await etcd.get(KEYS.endpoint(EndpointRef(API_REF, name)))
             if stored is None or (await etcd.lease_status(pulse_of(stored.lease))).ttl < 0:
                 return False
     return True
