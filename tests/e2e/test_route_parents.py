@@ -174,8 +174,7 @@ async def given_up(ask: Ask) -> None:
     await eventually("a request has met the one where nobody listens", fails)
 
 
-# Envoy often draws who has nothing to do, as one has where nobody listens, although it has been tried: hence so many.
-_TRIED = {"retry": {"triggers": ["connect-failure", "reset-before-request"], "attempts": 5, "backoff": "1ms"}}
+_TRIED = {"retry": {"triggers": ["connect-failure", "reset-before-request"], "attempts": 2, "backoff": "1ms"}}
 
 
 @UNREACHABLE.row(EVERY, {**_TRIED, "backendRefs": [ONE]})
