@@ -10,7 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 from dataplane.compile.flow_samples import Sample
+from schemas.names import MAX_SPIFFE_ID_BYTES
 from schemas.questions import FlowRecord
 
 # Of a sidecar. A service has some callers with some dozen routes each; a flow is some 500 bytes.
@@ -19,6 +22,8 @@ MAX_FLOWS = 500
 MAX_OF_CALLER = 150
 # Characters. A longer path could not be kept whole, and cut off it would be judged as another.
 MAX_PATH = 1024
+# The same, of methods, of which Envoy takes any at all. The longest that is registered has 17.
+MAX_METHOD = 32
 # Bytes of what is told at once, below schemas.questions.MAX_ANSWER_BYTES with all else that is in an answer.
 MAX_TOLD = 256 * 1024
 
@@ -49,6 +54,7 @@ class Flows:
     def __init__(self, now: int) -> None:
         self.since = now
         self.omitted = 0
+        """Samples that could not be kept, and flows that gave way to newer ones."""
         self._flows: OrderedDict[_Key, _Seen] = OrderedDict()
         """The one that was seen last is the last."""
         self._of_caller: dict[str, int] = {}
@@ -57,7 +63,7 @@ class Flows:
         """listener: by whose name they were reported."""
         port = listener.removeprefix(_LISTENER)
         for one in samples:
-            if one.identity is None or len(one.path) > MAX_PATH or len(one.authority) > MAX_PATH:
+            if one.identity is None or not _is_short(one, one.identity):
                 self.omitted += 1
                 continue
             key = _Key(one.identity, port, one.method, route_of(one.path), one.denied)
@@ -70,31 +76,16 @@ class Flows:
                 seen.newest, seen.samples, seen.last = one, seen.samples + 1, now
                 self._flows.move_to_end(key)
 
-    def told(self) -> tuple[tuple[FlowRecord, ...], int]:
-        """The newest first, as many as fit; and how many kinds of requests are missing."""
+    def told(self, max_bytes: int = MAX_TOLD) -> tuple[tuple[FlowRecord, ...], int]:
+        """The newest first, as many as fit into so many bytes; and how many were left out, now and before."""
         records: list[FlowRecord] = []
         size = 0
         for key, seen in reversed(self._flows.items()):
-            one = seen.newest
-            size += 200 + len(key.source) + len(key.route) + len(one.path) + len(one.authority)
-            if size > MAX_TOLD:
+            record = _record(key, seen)
+            size += len(msgspec.msgpack.encode(record))
+            if size > max_bytes:
                 break
-            records.append(
-                FlowRecord(
-                    source=key.source,
-                    port=key.port,
-                    method=key.method,
-                    route=key.route,
-                    path=one.path,
-                    authority=one.authority,
-                    address=one.address,
-                    denied=key.denied,
-                    rule=one.rule,
-                    samples=seen.samples,
-                    first=seen.first,
-                    last=seen.last,
-                )
-            )
+            records.append(record)
         return tuple(records), self.omitted + len(self._flows) - len(records)
 
     def _make_room(self, caller: str) -> None:
@@ -109,6 +100,34 @@ class Flows:
         self._of_caller[key.source] -= 1
         if not self._of_caller[key.source]:
             del self._of_caller[key.source]
+
+
+def _is_short(one: Sample, identity: str) -> bool:
+    """Whether all that its caller has chosen is."""
+    return (
+        len(one.path) <= MAX_PATH
+        and len(one.authority) <= MAX_PATH
+        and len(one.method) <= MAX_METHOD
+        and len(identity) <= MAX_SPIFFE_ID_BYTES
+    )
+
+
+def _record(key: _Key, seen: _Seen) -> FlowRecord:
+    one = seen.newest
+    return FlowRecord(
+        source=key.source,
+        port=key.port,
+        method=key.method,
+        route=key.route,
+        path=one.path,
+        authority=one.authority,
+        address=one.address,
+        denied=key.denied,
+        rule=one.rule,
+        samples=seen.samples,
+        first=seen.first,
+        last=seen.last,
+    )
 
 
 def route_of(path: str) -> str:

@@ -89,6 +89,7 @@ class Answer(Record, frozen=True, kw_only=True, tag="Answer"):
     since: int = 0
     """Since when flows are gathered, in seconds since 1970: since the agent runs."""
     omitted: int = 0
-    """Kinds of requests that were dropped, since others were newer."""
+    """Samples that could not be kept, flows that gave way to newer ones, as often as one did, and those that there was
+    no room for in the answer."""
     audits: dict[str, int] = msgspec.field(default_factory=dict)
     """What rules of AUDIT policies would have denied since Envoy has started, by rule: ``shop/try[0]``."""

@@ -148,7 +148,8 @@ def _coverage(said: Preview, now: int) -> Iterator[str]:
         yield f"  back to {timestamp(latest)} at all of them, {_ago(now - latest)}: since their agents run"
     omitted = sum(one.omitted for one in said.answers)
     if omitted:
-        yield f"  {omitted} further kinds of requests were not kept: too many, or without one identity of the caller"
+        why = "too many, too long, or of a caller without one identity"
+        yield f"  left out, samples of requests and whole flows: {omitted} times; {why}"
     if said.silent:
         yield f"  not reported: {', '.join(said.silent)}"
     if said.unseen:

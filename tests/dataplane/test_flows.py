@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dataplane.compile.flow_samples import BURST, KINDS, SAMPLES_A_SECOND, Sample, add_samples, bucket
 from dataplane.envoy.audits import audits
-from dataplane.flows import MAX_FLOWS, MAX_OF_CALLER, MAX_PATH, MAX_TOLD, Flows, route_of
+from dataplane.flows import MAX_FLOWS, MAX_METHOD, MAX_OF_CALLER, MAX_PATH, MAX_TOLD, Flows, route_of
 from dataplane.questions import write_buckets
 from schemas import codec
 from schemas.questions import MAX_ANSWER_BYTES, Answer
@@ -22,8 +22,15 @@ from tests.states.build import identity
 WEB, CART = identity("web"), identity("cart")
 
 
-def sample(path: str = "/", *, by: str | None = WEB, method: str = "GET", denied: bool = False) -> Sample:
-    return Sample(by, method, "orders.shop", path, "10.1.0.2", denied, "shop/web-may[0]")
+def sample(
+    path: str = "/",
+    *,
+    by: str | None = WEB,
+    method: str = "GET",
+    authority: str = "orders.shop",
+    denied: bool = False,
+) -> Sample:
+    return Sample(by, method, authority, path, "10.1.0.2", denied, "shop/web-may[0]")
 
 
 @pytest.mark.parametrize(
@@ -59,28 +66,55 @@ def test_kinds_of_requests_are_kept_apart_and_counted() -> None:
 
 def test_what_can_not_be_judged_is_counted_only() -> None:
     flows = Flows(0)
-    flows.take("inbound|http", [sample(by=None), sample("/" + "x" * MAX_PATH)], 1)
-    assert flows.told() == ((), 2)
+    long = "x" * MAX_PATH
+    flows.take("inbound|http", [sample(by=None), sample("/" + long), sample(authority="h" + long)], 1)
+    flows.take("inbound|http", [sample(method="M" * (MAX_METHOD + 1)), sample(by=identity("s") + long * 2)], 2)
+    assert flows.told() == ((), 5)
+
+
+# As long as Envoy takes them, and of any character.
+_WORDS = st.builds(lambda word, times: word * times, st.sampled_from(("a", "b/", "é", "/1")), st.integers(1, 1000))
+_MORE = st.lists(st.tuples(st.integers(0, 6), _WORDS, _WORDS, _WORDS), max_size=20)
 
 
 @settings(deadline=None, max_examples=5)
-@given(st.lists(st.tuples(st.integers(0, 6), st.text("abc/", min_size=300, max_size=1000)), min_size=0, max_size=40))
-def test_bounded(more: list[tuple[int, str]]) -> None:
+@given(_MORE, st.sampled_from((0, 500, 5000, MAX_TOLD)))
+def test_bounded(more: list[tuple[int, str, str, str]], max_bytes: int) -> None:
     flows = Flows(0)
     for caller in range(6):
-        flows.take(
-            "inbound|http", [sample(f"/{'x' * 900}/a{number}b", by=identity(f"s{caller}")) for number in range(200)], 1
-        )
-    flows.take("inbound|http", [sample(f"/{path}", by=identity(f"s{caller}")) for caller, path in more], 2)
-    told, omitted = flows.told()
+        long = [(f"/{'x' * 900}/a{number}b", f"M{number}") for number in range(200)]
+        by, authority = identity(f"s{caller}"), "é" * 1000
+        flows.take("inbound|http", [sample(path, by=by, method=m, authority=authority) for path, m in long], 1)
+    flows.take(
+        "inbound|http",
+        [
+            sample(f"/{path}", by=identity(f"s{caller}"), method=method[: MAX_METHOD + 1], authority=authority)
+            for caller, path, authority, method in more
+        ],
+        2,
+    )
+    told, omitted = flows.told(max_bytes)
     kept = flows._flows
     assert len(kept) <= MAX_FLOWS
     for caller in range(7):
         assert sum(key.source == identity(f"s{caller}") for key in kept) <= MAX_OF_CALLER
-    assert omitted >= 1200 + len(set(more)) - MAX_FLOWS - len(more)
     assert len(told) + omitted >= 1200
-    whole = codec.encode(Answer(service="s", namespace="n", instance="i", flows=told))
-    assert len(whole) <= min(MAX_ANSWER_BYTES, MAX_TOLD + 1000)
+    rest = len(codec.encode(Answer(service="s", namespace="n", instance="i")))
+    whole = len(codec.encode(Answer(service="s", namespace="n", instance="i", flows=told)))
+    assert whole - rest <= max_bytes + 10  # the name of the list, and its length
+    assert MAX_TOLD + 1000 <= MAX_ANSWER_BYTES
+
+
+@pytest.mark.parametrize("of", ["method", "path", "authority"])
+def test_no_caller_keeps_others_from_being_told(of: str) -> None:
+    """Envoy takes methods of 56,000 bytes."""
+    flows = Flows(0)
+    flows.take("inbound|http", [sample("/kept", by=CART)], 1)
+    for number in range(MAX_OF_CALLER):
+        flows.take("inbound|http", [sample(**{of: f"/{number:x}" + "x" * 56_000})], 2)  # type: ignore[arg-type]  # by name
+    told, _ = flows.told()
+    assert [one.path for one in told] == ["/kept"]
+    assert len(codec.encode(Answer(service="s", namespace="n", instance="i", flows=told))) < 1000
 
 
 def test_who_walks_through_paths_drives_out_its_own() -> None:
