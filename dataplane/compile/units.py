@@ -13,7 +13,8 @@ from dataplane.compile.hashing import hash_of
 from dataplane.compile.reach import is_reached, leads_anywhere, reached
 from dataplane.compile.scope import Scope
 from dataplane.compile.workload import Workload
-from dataplane.snapshot.state import Change, MeshState, rank_of, targets
+from dataplane.snapshot.index import rank_of, targets
+from dataplane.snapshot.state import Change, MeshState
 from routing.backends import services_named
 from routing.gateways import gateway_parents
 from routing.table import parents
