@@ -12,29 +12,23 @@ import logging
 import math
 from collections.abc import Callable
 
-import msgspec
 import trio
 
 from dataplane.identity import renewal
 from dataplane.identity.attest import HostSource
 from dataplane.identity.check import UnacceptableIdentity, check, from_reply
 from dataplane.identity.client import ReplicaClient
+from dataplane.identity.joining import Joining, JoinSource
 from dataplane.identity.late import LateRenewal
 from dataplane.identity.material import Identity, key_to_pem, new_key, signing_request
 from dataplane.identity.renewal import Attempts, Health, Validity
 from dataplane.identity.store import IdentityStore
-from schemas import codec
-from schemas.api import mesh_pb2
-from schemas.errors import Corrupt, InvalidInput, MeshError, PermissionDenied, Problem, Unauthenticated, Unavailable
+from schemas.errors import InvalidInput, MeshError, PermissionDenied, Unauthenticated, Unavailable
 from schemas.joinfile import JoinFile
-from schemas.names import ServiceRef, SpiffeId
+from schemas.names import ServiceRef
 from schemas.records import TrustBundle
-from schemas.selectors import ServiceSelector
 
 log = logging.getLogger("mesh.identity")
-
-JoinSource = Callable[[], JoinFile | None]
-"""The join file as it is now, None where there is none. Raises InvalidInput for a bad one."""
 
 
 class IdentityKeeper:
@@ -61,11 +55,9 @@ class IdentityKeeper:
         self._store = store
         self._client = client
         self._late = LateRenewal(client, store)
-        self._join = join
+        self._joining = Joining(client, join, clock=clock, host=host, wanted=wanted)
         self._clock = clock
         self._fraction = fraction
-        self._host = host
-        self._wanted = wanted
         self._tell = news
         self._known_bundle: TrustBundle | None = None
         self._current: Identity | None = None
@@ -77,8 +69,6 @@ class IdentityKeeper:
         self._health = Health.GOOD
         self.renewals = {"ok": 0, "failed": 0}
         """How many ended how, since this process began."""
-        self._spent_token: str | None = None
-        self._perhaps_spent = False
         self.problem: str | None = None
         """Why the last attempt to join or renew failed; None after one that did not."""
         self.clock_problem: str | None = None
@@ -155,7 +145,7 @@ class IdentityKeeper:
                 return kept
             refusal: MeshError | None = None
             try:
-                return await self._join_anew()
+                return await self._join_with(self._joining.file())
             except (InvalidInput, Unauthenticated, PermissionDenied) as error:
                 if kept is None or renewal.health(_validity(kept), self._clock()) in _USABLE:
                     raise
@@ -185,48 +175,17 @@ class IdentityKeeper:
     def _acceptable(self, kept: Identity) -> bool:
         self._known_bundle = kept.bundle
         try:
-            check(kept, self._expected_of(kept), self._clock())
+            check(kept, self._joining.expected_of(kept), self._clock())
         except UnacceptableIdentity as error:
             log.warning("ignored the kept identity: %s", error)
             return False
         return True
 
-    def _expected_of(self, kept: Identity) -> SpiffeId | None:
-        """What settings and join file say that this is; None where neither says so: a kept identity is enough."""
-        if self._wanted is not None:
-            return SpiffeId.of_service(kept.spiffe_id.trust_domain, self._wanted)
-        try:
-            file = self._join()
-            return None if file is None else self._expected(file)
-        except InvalidInput:
-            return None
-
     # -- join
 
-    async def _join_anew(self) -> Identity:
-        """Raises InvalidInput where there is no certificate to show and no join file has a token that may be good."""
-        file = self._join()
-        if file is None:
-            raise InvalidInput(_NOTHING)
-        if self._host is not None:
-            return await self._join_with(file)
-        if not file.token:
-            raise InvalidInput(Problem("join file", "it has no token", remedy=f"{_REMEDY}, or set attest.x509"))
-        if file.token == self._spent_token:
-            raise InvalidInput(Problem("join file", "its token has been used", remedy=_REMEDY))
-        if file.expires <= self._clock():
-            raise InvalidInput(Problem("join file", "its token has expired", remedy=_REMEDY))
-        return await self._join_with(file)
-
     async def _join_with(self, file: JoinFile) -> Identity:
-        expected, file = self._expected(file), self._trusting(file)
-        key, etcd_key = new_key(), new_key()
-        csr, etcd_csr = signing_request(key), signing_request(etcd_key)
-        if self._host is not None:
-            reply = await self._client.join_by_possession(file, self._host(), csr, etcd_csr)
-        else:
-            reply = await self._use_token(file, csr, etcd_csr)
-        joined = from_reply(reply, key_to_pem(key), key_to_pem(etcd_key))
+        expected = self._joining.expected(file)
+        joined = await self._joining.ask(file, self._known_bundle)
         self._compare_clocks(joined)
         # Where this host's clock is wrong, the identity is kept all the same: the token is used up, the clock will be
         # mended. It is not used outside of its time, which the second check sees to.
@@ -235,49 +194,6 @@ class IdentityKeeper:
         check(joined, expected, self._clock())
         log.info("joined as %s, valid for %d s", joined.spiffe_id, joined.expires - self._clock())
         return joined
-
-    async def _use_token(self, file: JoinFile, csr: bytes, etcd_csr: bytes) -> mesh_pb2.IdentityReply:
-        try:
-            reply = await self._client.join(file, csr, etcd_csr, service=self._wanted)
-        except Unavailable as error:
-            self._perhaps_spent |= error.outcome_unknown
-            raise
-        except (Unauthenticated, PermissionDenied) as error:
-            self._spent_token = file.token
-            if not self._perhaps_spent:
-                raise
-            hint = "an earlier attempt, whose answer was lost, may have used the token"
-            raise type(error)(f"{error}; {hint}: {_REMEDY}") from error
-        self._spent_token = file.token
-        self._perhaps_spent = False
-        return reply
-
-    def _expected(self, file: JoinFile) -> SpiffeId:
-        """What this sidecar is to be. Raises InvalidInput where the settings don't say, or contradict the join file."""
-        wanted = self._wanted
-        if file.namespace:
-            held = ServiceSelector.of(file.namespace, file.service)
-            wanted = wanted or held.only
-            if wanted is not None and not held.selects(wanted):
-                remedy = "correct the settings, or make another join file"
-                raise InvalidInput(Problem("join file", f"it is for {held}, the settings say {wanted}", remedy=remedy))
-        if wanted is None:
-            text = "it is for more than one service, and the settings name none"
-            raise InvalidInput(Problem("join file", text, remedy="set attest.joinToken.service or attest.x509.service"))
-        return SpiffeId.of_service(file.trust_domain, wanted)
-
-    def _trusting(self, file: JoinFile) -> JoinFile:
-        """With the newest bundle that we know: since the join file was written, roots may have been replaced."""
-        known = self._known_bundle
-        if known is None or known.trust_domain != file.trust_domain:
-            return file
-        try:
-            written = codec.decode(file.trust_bundle, TrustBundle, "trust bundle of the join file")
-        except Corrupt:
-            return file  # the client says what is wrong with it
-        if known.sequence <= written.sequence:
-            return file
-        return msgspec.structs.replace(file, trust_bundle=codec.encode(known))
 
     # -- renew
 
@@ -303,7 +219,7 @@ class IdentityKeeper:
             # With an expired certificate no replica lets us in.
             if self.health is not Health.EXPIRED:
                 raise
-            file = self._new_join_file(current)
+            file = self._joining.file_anew(current)
             if file is None:
                 return await self._renewed_late(current)
             try:
@@ -317,19 +233,12 @@ class IdentityKeeper:
         return await self._accepted(from_reply(reply, key_to_pem(key), key_to_pem(etcd_key)), current)
 
     async def _renewed_late(self, expired: Identity) -> Identity:
-        check(expired, self._expected_of(expired), expired.usable_until - 1)
-        fresh = await self._late.renew(expired, expired.join_endpoints or self._endpoints_of_join_file())
+        check(expired, self._joining.expected_of(expired), expired.usable_until - 1)
+        fresh = await self._late.renew(expired, expired.join_endpoints or self._joining.endpoints())
         log.info("renewed %s after its end, since nobody could issue before", expired.spiffe_id)
         accepted = await self._accepted(fresh, expired)
         await self._late.done(accepted)
         return accepted
-
-    def _endpoints_of_join_file(self) -> tuple[str, ...]:
-        try:
-            file = self._join()
-        except InvalidInput:
-            return ()
-        return () if file is None else file.join_endpoints
 
     async def _accepted(self, fresh: Identity, before: Identity) -> Identity:
         """Kept, if it is one that can be used."""
@@ -341,19 +250,6 @@ class IdentityKeeper:
         check(fresh, before.spiffe_id, self._clock())
         await self._keep(fresh)
         return fresh
-
-    def _new_join_file(self, current: Identity) -> JoinFile | None:
-        """One for the same identity, whose token may still be good, or that needs none."""
-        try:
-            file = self._join()
-            if file is None or self._expected(file) != current.spiffe_id:
-                return None
-        except InvalidInput as error:
-            log.warning("ignored the join file: %s", error)
-            return None
-        if self._host is None and (file.token in ("", self._spent_token) or file.expires <= self._clock()):
-            return None
-        return file
 
     def _compare_clocks(self, fresh: Identity) -> None:
         off = renewal.clock_off_by(fresh.not_before, self._clock())
@@ -411,14 +307,6 @@ class IdentityKeeper:
 
 
 _USABLE = (Health.GOOD, Health.EXPIRING)
-
-_REMEDY = "make a new one with `meshadm token create`"
-
-_NOTHING = Problem(
-    "identity",
-    "this sidecar has none that it can use, and there is no join file",
-    remedy="make one with `meshadm token create` and name it as `join` in the sidecar's configuration",
-)
 
 
 def _state_of(kept: Identity, now: float) -> str:
