@@ -5,6 +5,7 @@ anyway is written out where we rely on it: a default may change.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 from envoy.config.core.v3 import protocol_pb2
 from envoy.config.rbac.v3 import rbac_pb2
@@ -126,6 +127,7 @@ def against_strangers(manager: hcm_pb2.HttpConnectionManager, trusted_hops: int)
     early.typed_config.CopyFrom(packed(mutation))
 
 
+@cache  # the same in every listener, and of many parts; whoever puts it into a message copies it
 def _refusing_filter() -> hcm_pb2.HttpFilter:
     """Refuses what Envoy's normalisation leaves and apps do not agree upon. `_refusals` makes 400 of its 403."""
     refuses = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
@@ -153,15 +155,17 @@ def _of_method() -> route_components_pb2.HeaderMatcher:
     return route_components_pb2.HeaderMatcher(name=":method", string_match=string_pb2.StringMatcher(safe_regex=regex))
 
 
-def _refusals() -> Iterator[hcm_pb2.ResponseMapper]:
+@cache
+def _refusals() -> tuple[hcm_pb2.ResponseMapper, ...]:
     """By path and method again: what the filter says of its doing is not known yet when Envoy makes the answer."""
+    found = []
     for one in REFUSED:
         mapper = hcm_pb2.ResponseMapper(status_code=_UInt32(value=400))
         path = mapper.filter.header_filter.header
         path.name, path.string_match.safe_regex.regex = ":path", rf"{one.expression}(\?.*)?"
         mapper.body.inline_string = f"the path has {one.says}\n"
-        yield mapper
+        found.append(mapper)
     mapper = hcm_pb2.ResponseMapper(status_code=_UInt32(value=400))
     mapper.filter.header_filter.header.CopyFrom(_of_method())
     mapper.body.inline_string = f"{REFUSED_METHODS_SAY}\n"
-    yield mapper
+    return (*found, mapper)
