@@ -4,7 +4,7 @@ What leads to nothing that exists still has a cluster, without an instance (`clu
 requests is answered 503 with the reason, and never given to the other backends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from envoy.config.route.v3 import route_components_pb2
@@ -79,15 +79,17 @@ def plain_route(state: MeshState, table: Table, *, by_host: bool = False) -> rou
     if host is not None and not by_host:
         route.route.host_rewrite_literal = host
     route.route.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
-    route.route.retry_policy.CopyFrom(retry_policy())
+    own = Target(table.service, table.port.port)
+    route.route.retry_policy.CopyFrom(retry_policy(told=sidecars_tell(state, [own])))
     hash_route(route.route, state.traffic_policy(table.service))
     return route
 
 
 def tcp_action(state: MeshState, table: Table) -> route_components_pb2.RouteAction:
     """For the CONNECT that a TCP connection travels in."""
-    action = RouteAction(timeout=duration_pb2.Duration(), retry_policy=retry_policy())
     found = tcp_backends(state, table)
+    told = sidecars_tell(state, [one.target for one in found])
+    action = RouteAction(timeout=duration_pb2.Duration(), retry_policy=retry_policy(told=told))
     send_to(action, [Share(clusters.name_of(one.target), one.weight) for one in found])
     upgrade = action.upgrade_configs.add(upgrade_type="CONNECT")
     if lead_outside(state, found):
@@ -139,9 +141,28 @@ def send_to(action: route_components_pb2.RouteAction, shares: Sequence[Share]) -
             header_modifier(share, one)
 
 
-def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -> route_components_pb2.RetryPolicy:
-    """What never reached an app is always tried again; beside it what `retry` says."""
-    conditions = [*RETRY_ON, "retriable-headers"]
+def sidecars_tell(state: MeshState, targets: Iterable[Target]) -> bool:
+    """Whether of all of these a sidecar reads the answers, and takes away what an app says in a sidecar's name.
+
+    Those of another mesh are believed where an `ExternalService` says that they are there (`tls.mode: MESH`).
+    """
+    return all(one.missing or _sidecar_reads(state, one) for one in targets)
+
+
+def _sidecar_reads(state: MeshState, target: Target) -> bool:
+    found = state.destination(target.service)
+    passing = found is not None and any(one.port == target.port and one.passes_bytes for one in found.spec.ports)
+    return not passing and not is_outside(target, state.destination)
+
+
+def retry_policy(
+    retry: Retry | None = None, timeouts: Timeouts | None = None, *, told: bool
+) -> route_components_pb2.RetryPolicy:
+    """What never reached an app is always tried again; beside it what `retry` says.
+
+    told: whether to believe answers that say how far a request came (`unserved`); only where sidecars alone can.
+    """
+    conditions = [*RETRY_ON, *(["retriable-headers"] if told else [])]
     policy = route_components_pb2.RetryPolicy(
         num_retries=wrappers_pb2.UInt32Value(value=RETRIES), host_selection_retry_max_attempts=RESELECTIONS
     )
@@ -162,8 +183,9 @@ def retry_policy(retry: Retry | None = None, timeouts: Timeouts | None = None) -
         limit = milliseconds(timeouts.backend_request)
         if limit:
             policy.per_try_timeout.FromMilliseconds(limit)
+    if told:
+        policy.retriable_headers.extend(unserved.retriable(reset="reset" in conditions))
     policy.retry_on = ",".join(dict.fromkeys(conditions))
-    policy.retriable_headers.extend(unserved.retriable(reset="reset" in conditions))
     return policy
 
 
@@ -235,7 +257,8 @@ def _forward(
     whole = milliseconds(rule.timeouts.request) if rule.timeouts.request is not None else 0
     action.timeout.CopyFrom(duration_pb2.Duration())  # no limit that nobody asked for
     action.timeout.FromMilliseconds(whole)
-    action.retry_policy.CopyFrom(retry_policy(rule.retry, rule.timeouts))
+    told = sidecars_tell(state, [one.target for one in backends])
+    action.retry_policy.CopyFrom(retry_policy(rule.retry, rule.timeouts, told=told))
     policies = (state.traffic_policy(one.target.service) for one in backends)
     # One route has one hash: that of the first backend that has any.
     hash_route(action, next((policy for policy in policies if hash_of(policy) is not None), None))

@@ -37,12 +37,13 @@ from dataplane.compile import backends, clusters
 from dataplane.compile.hardening import http2_options
 from dataplane.compile.http import router
 from dataplane.compile.resources import CLUSTER, LISTENER, Resource
-from dataplane.compile.route_actions import retry_policy
+from dataplane.compile.route_actions import retry_policy, sidecars_tell
 from dataplane.compile.stamps import NAMESPACE
 from dataplane.compile.telemetry import Side, collector_of, tracing_of
 from dataplane.compile.tls import packed
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
+from routing.backends import Target
 from routing.names import HOST_SUFFIX
 from schemas.errors import Problem
 from schemas.objects.telemetry import CustomTag, TracingProvider
@@ -183,14 +184,16 @@ def tracing_resources(state: MeshState, workload: Workload) -> list[Resource] | 
             message = f"spans are lost: there is no port {port} of {service}"
             return Problem(str(telemetry.ref), message, "$.spec.tracing.provider.backendRef", "apply it")
         cluster, authority = clusters.outbound_name(service, port), f"{service}.{HOST_SUFFIX}:{port}"
+        told = sidecars_tell(state, [Target(service, port)])
     else:
+        told = False
         authority = provider.address or ""
         cluster = COLLECTOR
         result.append(_collector(authority, grpc=provider.protocol == "grpc"))
     # Another way is another listener: connections to the one before would go on with the one before.
     way = "|".join((provider.protocol, cluster, authority, provider.path))
     name = f"{TRACES}|{hashlib.blake2b(way.encode(), digest_size=4).hexdigest()}"
-    return [*result, _way_in(name), _relay(name, provider, cluster, authority)]
+    return [*result, _way_in(name), _relay(name, provider, cluster, authority, told=told)]
 
 
 def _way_in(listener: str) -> Resource:
@@ -227,13 +230,13 @@ def _http(*, grpc: bool) -> any_pb2.Any:
     return packed(options)
 
 
-def _relay(name: str, provider: TracingProvider, cluster: str, authority: str) -> Resource:
-    """Takes the tracer's OTLP/gRPC and sends it on."""
+def _relay(name: str, provider: TracingProvider, cluster: str, authority: str, *, told: bool) -> Resource:
+    """Takes the tracer's OTLP/gRPC and sends it on. told: as of `retry_policy`."""
     route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(path=_EXPORT_PATH))
     route.route.cluster = cluster
     route.route.host_rewrite_literal = authority
     route.route.timeout.seconds = EXPORT_S
-    route.route.retry_policy.CopyFrom(retry_policy())
+    route.route.retry_policy.CopyFrom(retry_policy(told=told))
     filters = []
     if provider.protocol == "http":
         route.route.prefix_rewrite = provider.path

@@ -4,7 +4,9 @@
 
 Where the app is down or cuts the connection, its own sidecar answers, with a 503: to the caller's sidecar a response
 like any other, which no condition about connections matches. So it says how far the request came, and the caller's
-tries it again by that header. An app can't say so itself, and no app is told.
+tries it again by that header. No app is told. Nor can one say so itself: its sidecar takes the header away, and where
+none reads its answers, outside of the mesh and at ports whose bytes are passed on, callers don't go by it
+(`route_actions.sidecars_tell`).
 """
 
 from collections.abc import Iterator

@@ -73,6 +73,8 @@ class Outsider:
     versions: list[str | None] = field(default_factory=list)
     asked_for: list[str | None] = field(default_factory=list)
     """Names in the handshakes (SNI)."""
+    says: dict[str, str] = field(default_factory=dict)
+    """Headers of answers."""
     context: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
@@ -84,13 +86,17 @@ class Outsider:
             protocol_version = "HTTP/1.1"
             wbufsize = -1
 
-            def do_GET(self) -> None:
+            def _answer(self) -> None:
                 outsider.requests.append({key.lower(): value for key, value in self.headers.items()})
                 body = outsider.name.encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
+                for name, value in outsider.says.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_GET = do_POST = _answer  # noqa: N815  (the base class's names)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
                 """Nothing: the tests look at answers."""
@@ -160,11 +166,13 @@ class Outside:
     def problems(self) -> list[str]:
         return [str(one) for one in self.compiler.problems()] if self.compiler else []
 
-    def get(self, host: str, headers: Mapping[str, str] | None = None, *, port: int = PROXY) -> tuple[int, str]:
+    def get(
+        self, host: str, headers: Mapping[str, str] | None = None, *, port: int = PROXY, method: str = "GET"
+    ) -> tuple[int, str]:
         """Status and body."""
         connection = http.client.HTTPConnection(self.address, port, timeout=_TIMEOUT)
         try:
-            connection.request("GET", "/", headers={"Host": host, **(headers or {})})
+            connection.request(method, "/", headers={"Host": host, **(headers or {})})
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         finally:

@@ -23,6 +23,7 @@ import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dataplane.compile.workload import Credentials, Workload
+from routing.headers import UNSERVED
 from schemas.names import ServiceRef
 from tests.dataplane.compile.envoys import FedEnvoy
 from tests.states.build import (
@@ -255,6 +256,8 @@ class _HttpApp(http.server.BaseHTTPRequestHandler):
         body = json.dumps(seen).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        if said := self.headers.get("x-says"):
+            self.send_header(UNSERVED, said)
         self.end_headers()
         self.wfile.write(body)
 

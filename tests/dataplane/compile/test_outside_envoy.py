@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from dataplane.compile.workload import KeyPair
+from routing.headers import UNSERVED
 from schemas.objects.common import CertificateFiles
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import wait_until
@@ -236,6 +237,37 @@ def test_a_bound_port_and_routes(web: Outside, stack: ExitStack) -> None:
     assert seen == {(200, "old"), (200, "new")}
     assert {one["host"] for one in new.requests} == {f"n.test:{new.http}"}
     assert {one["host"] for one in old.requests} == {f"{HOST}:{old.http}", "asked.test"}
+
+
+def test_nobody_outside_has_a_request_sent_again_by_a_header(web: Outside, stack: ExitStack) -> None:
+    """It is for sidecars to say that no app was reached. A rule that may lead outside believes none of its backends."""
+    server = Outsider("api", stack)
+    items = (
+        service("web", port("http", 80), needs=[need("orders"), need_external("api", port=80, bind=HTTP_BOUND)]),
+        service("orders", port("http", 80)),
+        external(server, "{mode: DISABLE}"),
+        http_route("""
+            - matches: [{headers: [{name: x-to, value: some}]}]
+              retry: {}
+              backendRefs: [{name: orders, port: 80}, {kind: ExternalService, name: api, port: 80, weight: 1000000}]
+            - retry: {}
+              backendRefs: [{kind: ExternalService, name: api, port: 80}]
+            """),
+    )  # fmt: skip
+    web.put(*items)
+    ways: tuple[Callable[[], tuple[int, str]], ...] = (
+        lambda: web.get(HOST, method="POST"),
+        lambda: web.get("api", method="POST"),
+        lambda: web.get("whatever", port=HTTP_BOUND, method="POST"),
+        lambda: web.get("orders.shop", method="POST"),
+        lambda: web.get("orders.shop", {"x-to": "some"}, method="POST"),
+    )
+    for word in ("unreached", "reset"):
+        server.says = {UNSERVED: word}
+        for number, way in enumerate(ways):
+            server.requests.clear()
+            assert way() == (200, "api")
+            assert len(server.requests) == 1, (word, number)
 
 
 def _mesh(mode: str) -> Item:

@@ -11,9 +11,10 @@ import pytest
 
 from schemas.objects.authorization import Operation, Rule
 from tests.dataplane.compile.conftest import EnvoyFactory
-from tests.dataplane.compile.envoys import wait_until
+from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.dataplane.compile.shop import GREETING, HTTP, Shop, apps, ask, raw_get
 from tests.states.build import Item, identity, instance, policy, port, rule, service, telemetry, who
+from tests.states.routes import http_route
 from tests.support.pki import Leaf
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
@@ -43,18 +44,18 @@ def asker(shop: Shop, leaf: Leaf, number: int = HTTP) -> Iterator[ssl.SSLSocket]
         yield sock
 
 
-def counted(shop: Shop, names: str) -> int:
-    """The sum of the counters of orders' Envoy whose names match."""
-    lines = shop.orders.admin(f"/stats?type=Counters&filter={names}").splitlines()
+def counted(envoy: FedEnvoy, names: str) -> int:
+    """The sum of the counters whose names match."""
+    lines = envoy.admin(f"/stats?type=Counters&filter={names}").splitlines()
     return sum(int(line.rpartition(":")[2]) for line in lines)
 
 
 def connections_to_app(shop: Shop) -> int:
-    return counted(shop, "cluster.app.*upstream_cx_total")
+    return counted(shop.orders, "cluster.app.*upstream_cx_total")
 
 
 def requests_read(shop: Shop) -> int:
-    return counted(shop, "http.inbound.*downstream_rq_total")
+    return counted(shop.orders, "http.inbound.*downstream_rq_total")
 
 
 def test_what_web_asks_goes_past_http(shop: Shop) -> None:
@@ -64,6 +65,19 @@ def test_what_web_asks_goes_past_http(shop: Shop) -> None:
     assert (answer.status, answer.seen["path"]) == (200, "/orders/7?q=1")
     assert answer.header("x-forwarded-client-cert") == []
     assert requests_read(shop) == before
+
+
+def test_an_app_has_no_request_sent_again_by_a_header(shop: Shop) -> None:
+    """Nobody reads its answers before they come to the caller's sidecar."""
+    again = "cluster.outbound.orders.shop.8080.upstream_rq_retry$"
+    rule = http_route(f"- retry: {{}}\n  backendRefs: [{{name: orders, port: {HTTP}}}]")
+    for rules in ((), (rule,)):
+        give(shop, LET_WEB, *rules)
+        before = counted(shop.web, again)
+        for word in ("unreached", "reset"):
+            answer = shop.call(method="POST", **{"x-says": word})
+            assert (answer.status, answer.header("x-says")) == (200, [word])
+        assert counted(shop.web, again) == before
 
 
 def test_who_does_not_ask_for_it_is_read_as_ever(shop: Shop) -> None:
