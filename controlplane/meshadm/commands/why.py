@@ -27,9 +27,9 @@ from controlplane.meshadm.why import (
 )
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import Corrupt, InvalidInput, MeshError, NotFound
+from schemas.errors import Corrupt, InvalidInput, MeshError, NotFound, Unavailable
 from schemas.names import ServiceRef, SpiffeId
-from schemas.questions import Answer, Question, question_faults
+from schemas.questions import MAX_ENTRIES, Answer, Question, question_faults
 from schemas.request_log import LoggedRequest, logged_requests
 
 
@@ -104,8 +104,7 @@ def _judged_if_possible(connect: Connect, passed: list[Passed]) -> list[Passed]:
     try:
         return connect.run(lambda client: _judged(client, passed))
     except MeshError as error:
-        missing = Explained(None, 0, f"which rule came nearest is for a replica to say: {error}")
-        return [replace(one, explained=missing) if needs_judging(one.entry) else one for one in passed]
+        return [replace(one, explained=_unsaid(error)) if needs_judging(one.entry) else one for one in passed]
 
 
 async def _from_sidecars(client: MeshClient, request_id: str, services: Sequence[str]) -> tuple[list[Passed], Looked]:
@@ -125,35 +124,67 @@ async def _from_sidecars(client: MeshClient, request_id: str, services: Sequence
             problems.append((where, answer.problem))
         if answer.looked_at:
             places.append(f"{where}: {answer.looked_at}")
-        passed += [Passed(where, one) for line in answer.entries for one in logged_requests([line], request_id)]
+        lines = answer.entries[:MAX_ENTRIES]  # none that is honest has more
+        passed += [Passed(where, one) for line in lines for one in logged_requests([line], request_id)]
     looked = Looked(tuple(places), tuple(reply.silent), tuple(problems))
     return await _judged(client, _in_order(passed)), looked
 
 
+class _Known:
+    """Evidence, each once however many lines ask for it, or why it can't be had."""
+
+    def __init__(self, client: MeshClient) -> None:
+        self._client = client
+        self._got: dict[tuple[ServiceRef, int], Evidence | MeshError] = {}
+        self._away: Unavailable | None = None
+
+    async def of(self, to: ServiceRef, revision: int = 0) -> Evidence:
+        """As `evidence`, and raises what it raises; after replicas were out of reach once, at once."""
+        if self._away is not None:
+            raise self._away
+        if (to, revision) not in self._got:
+            try:
+                self._got[to, revision] = await evidence(self._client, to, revision)
+            except Unavailable as error:
+                self._away = error
+                raise
+            except MeshError as error:
+                self._got[to, revision] = error
+        got = self._got[to, revision]
+        if isinstance(got, MeshError):
+            raise got
+        return got
+
+
 async def _judged(client: MeshClient, passed: list[Passed]) -> list[Passed]:
+    known = _Known(client)
     return [
-        replace(one, explained=await _explanation(client, one.entry)) if needs_judging(one.entry) else one
+        replace(one, explained=await _explanation(known, one.entry)) if needs_judging(one.entry) else one
         for one in passed
     ]
 
 
-async def _explanation(client: MeshClient, entry: LoggedRequest) -> Explained:
+async def _explanation(known: _Known, entry: LoggedRequest) -> Explained:
     """By the policies at the revision that the sidecar names, and by those of now where they say something else."""
     try:
         to = SpiffeId.parse(entry.destination).service
         if to is None:
             return Explained(None, 0, f"{entry.destination} is no service of the mesh")
-        now = await evidence(client, to)
+        now = await known.of(to)
         then: Evidence | None = None
         gone = "the log names no revision"
         if entry.revision:
             try:
-                then = await evidence(client, to, entry.revision)
+                then = await known.of(to, entry.revision)
             except NotFound as error:
                 gone = str(error)
         return explained(_verdict(then, entry) if then is not None else None, _verdict(now, entry), gone)
-    except (NotFound, InvalidInput) as error:
-        return Explained(None, 0, f"which rule came nearest can't be said: {error}")
+    except MeshError as error:  # what was found is worth telling without it
+        return _unsaid(error)
+
+
+def _unsaid(error: MeshError) -> Explained:
+    return Explained(None, 0, f"which rule came nearest can't be said: {error}")
 
 
 def _verdict(known: Evidence, entry: LoggedRequest) -> tuple[Verdict, int]:

@@ -11,9 +11,10 @@ from schemas.names import SYSTEM_NAMESPACE
 from schemas.objects import Mesh, Metadata
 from schemas.objects.authorization import HeaderMatch, Operation, Source
 from schemas.objects.mesh import MeshSpec
-from schemas.questions import Answer
+from schemas.questions import MAX_ENTRIES, Answer
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
 from tests.states.build import TRUST_DOMAIN, identity, policy, port, rule, service, who
+from trio_grpc import RpcAbort, StatusCode
 
 ID = "0dc1f3ab-7f0e-9a35-8c41-3f1c5d1b2a77"
 READS = policy("web-reads", "ALLOW", rule(who("web"), to=[Operation(methods=("GET",), paths=("/orders/*",))]))
@@ -130,6 +131,31 @@ async def test_what_no_log_holds_is_said_to_be_unknown(cli: Cli, fake: FakeRepli
     assert record["explained"]["verdict"]["nearest"]["lacks"][0]["known"] is False
 
 
+async def test_what_can_not_be_judged_hides_nothing_that_was_found(cli: Cli, fake: FakeReplica) -> None:
+    fake.answers = [answer(line("rbac_access_denied_matched_policy[shop/no-deletes[2]]"), line())]
+    fake.revocations = [b"\0bad"]
+    words = await cli.ok("why", ID)
+    assert "verdict   denied by rule 2 of AuthorizationPolicy shop/no-deletes" in words
+    assert "which rule came nearest can't be said: a revocation" in words
+    fake.revocations = []
+    fake.refuse["Federation"] = [RpcAbort(StatusCode.UNAVAILABLE, "going away")] * 9
+    words = await cli.ok("why", ID)
+    assert "verdict   denied by rule 2 of AuthorizationPolicy shop/no-deletes" in words
+    assert "which rule came nearest can't be said: " in words
+
+
+async def test_what_one_sidecar_makes_up_is_bounded(cli: Cli, fake: FakeReplica) -> None:
+    made_up = [line(revision=1000 + number) for number in range(500)]
+    fake.answers = [answer(*made_up, instance="a-stolen-one"), answer(line(), line())]
+    fake.add(READS)
+    fake.past[7] = dict(fake.objects)
+    records = (await asked(cli))["records"]
+    assert len(records) == MAX_ENTRIES + 2
+    assert [one["explained"]["revision"] for one in records[-2:]] == [7, 7]
+    services = [one for path, one in fake.requests if path == "Get" and one.key.kind == "Service"]  # type: ignore[attr-defined]  # a GetRequest
+    assert len(services) == 2 + MAX_ENTRIES, "now, at revision 7, and those that are made up: each once"
+
+
 async def test_a_request_on_its_way_through_several(cli: Cli, fake: FakeReplica) -> None:
     client = line("via_upstream", side="client", source=identity("web"), revision=3)
     let_in = line("via_upstream", status=200, authorization_policy="shop/web-reads[0]", method="GET")
@@ -167,7 +193,7 @@ async def test_logs_that_were_kept(cli: Cli, fake: FakeReplica, tmp_path: Path) 
     assert "denied: no policy allows it" in words
     # Where no replica answers, what the log itself says.
     alone = await Cli([f"unix:{tmp_path}/nobody.sock"])("why", ID, "--log", str(log), "--request-timeout", "100ms")
-    assert (alone.exit_code, "which rule came nearest is for a replica to say" in alone.stdout) == (0, True)
+    assert (alone.exit_code, "which rule came nearest can't be said" in alone.stdout) == (0, True)
 
 
 async def test_no_request_id(cli: Cli, fake: FakeReplica) -> None:
