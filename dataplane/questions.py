@@ -20,7 +20,7 @@ from dataplane.envoy.admin import Admin
 from dataplane.envoy.audits import audits
 from dataplane.envoy.log_search import Found, find
 from dataplane.envoy.process import LOG_FLUSH_MS
-from dataplane.flows import Flows
+from dataplane.flows import MAX_TOLD, Flows
 from dataplane.lastgood import write_file
 from dataplane.pipeline import Pipeline
 from schemas import codec
@@ -40,6 +40,8 @@ SPREAD_S = 0.3
 RETRY_S = 1.0
 # Questions that are looked into at a time; others wait for their turn.
 AT_ONCE = 2
+# Of what names and counts the flows of an answer.
+_LIST_BYTES = 32
 # Questions that may wait: they live for half a minute.
 MAX_WAITING = 32
 
@@ -59,6 +61,21 @@ def in_force(counts: Mapping[str, int], pipeline: Pipeline) -> dict[str, int]:
         for index in range(len(policy.spec.rules))
     ]
     return {rule: counts.get(rule, 0) for rule in sorted(rules)}
+
+
+def with_flows(said: Answer, flows: Flows, audits: Mapping[str, int], max_bytes: int) -> Answer:
+    """With the counts, and as many flows as then fit."""
+    whole = msgspec.structs.replace(said, since=flows.since, audits=dict(audits))
+    if audits and _room(whole, max_bytes) < 0:
+        problem = f"AUDIT policies: their counts do not fit, of {len(audits)} rules: ask fewer services at a time"
+        whole = msgspec.structs.replace(whole, audits={}, problem=problem)
+    told, omitted = flows.told(min(MAX_TOLD, _room(whole, max_bytes)))
+    return msgspec.structs.replace(whole, flows=told, omitted=omitted)
+
+
+def _room(answer: Answer, max_bytes: int) -> int:
+    """Bytes for flows."""
+    return max_bytes - len(codec.encode(answer)) - _LIST_BYTES
 
 
 def write_buckets(directory: Path) -> None:
@@ -159,7 +176,7 @@ class Questions:
 
     async def _found(self, question: Question) -> Answer:
         if question.about == "flows":
-            return await self._seen_lately()
+            return await self._seen_lately(question.max_bytes)
         if question.about != "request":
             return self._saying(problem=f"this version knows nothing about {question.about!r}: upgrade the sidecar")
         if self._log_file is None:
@@ -174,14 +191,13 @@ class Questions:
         looked = ", ".join(f"{path} ({size} bytes)" for path, size in found.files)
         return self._saying(looked_at=looked, entries=found.lines)
 
-    async def _seen_lately(self) -> Answer:
-        flows, omitted = self._flows.told()
+    async def _seen_lately(self, max_bytes: int) -> Answer:
         said = self._saying(looked_at="samples of its requests")
         try:
             audits = await self._audits()
         except Unavailable as error:
             said, audits = msgspec.structs.replace(said, problem=f"AUDIT policies: {error}"), {}
-        return msgspec.structs.replace(said, flows=flows, since=self._flows.since, omitted=omitted, audits=audits)
+        return with_flows(said, self._flows, audits, max_bytes)
 
     async def _search(self, log_file: Path, request_id: str) -> Found:
         return await trio.to_thread.run_sync(find, log_file, request_id)

@@ -60,6 +60,8 @@ class Question(Record, frozen=True, kw_only=True, tag="Question"):
     """An `About`; what a sidecar does not know it answers with a problem."""
     services: tuple[str, ...] = ()
     request_id: str = ""
+    max_bytes: int = MAX_ANSWER_BYTES
+    """Of one answer: who asks many can take less from each."""
 
 
 def question_faults(question: Question) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ All of it lies under one lease, and goes with it: at the end of Ask, or when tha
 
 from collections.abc import Callable, Iterable
 
+import msgspec
 import trio
 
 from controlplane.api import convert
@@ -16,10 +17,10 @@ from controlplane.domain.registration import Instance, service_of
 from controlplane.revocations import Revocations
 from controlplane.store.boards import StatusBoard
 from controlplane.store.etcd import LeaseGone, MustListAgain, Store
-from controlplane.store.ops import LeaseGuard, Put
+from controlplane.store.ops import KeyGuard, LeaseGuard, Put
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import InvalidInput, LimitExceeded, MeshError, NotFound, Problem, Unavailable
+from schemas.errors import Conflict, InvalidInput, LimitExceeded, MeshError, NotFound, Problem, Unavailable
 from schemas.keys import StatusRef
 from schemas.names import ServiceRef
 from schemas.questions import MAX_ANSWER_BYTES, MAX_SERVICES, Answer, Question, question_faults
@@ -30,6 +31,10 @@ GATHER_SECONDS = 5.0
 AFTER_SECONDS = 0.5
 # Outlives every Ask; what a replica leaves that died is gone after it.
 LEASE_SECONDS = 30
+# Of all answers to one question: they are in memory, in one message, and for an hour in etcd's history.
+GATHERED_BYTES = 8 * 1024 * 1024
+# Of each, however many are asked: who it is, and why it can't answer.
+LEAST_BYTES = 1024
 # Questions of one replica at a time: each is work for all the sidecars that it is put to.
 AT_ONCE = 4
 
@@ -58,18 +63,24 @@ class QuestionService:
         question = _question(self._random(16).hex(), message, services)
         call.tell(about=question.about, request_id=question.request_id or None)
         deadline = trio.current_time() + call.seconds - AFTER_SECONDS
-        with trio.move_on_at(deadline) as waiting:
-            await self._board.synced.wait()
-            await self._limit.acquire_on_behalf_of(question)
-        if waiting.cancelled_caught:
-            raise Unavailable(f"this replica already gathers the answers to {AT_ONCE} questions: ask again")
+        await self._wait_turn(question, deadline)
         try:
             asked = {ref for ref in self._board.refs() if self._is_asked(ref, services)}
-            answers = await self._answers(question, asked, deadline) if asked else {}
+            answers = await self._answers(_sized(question, len(asked)), asked, deadline) if asked else {}
         finally:
             self._limit.release_on_behalf_of(question)
         silent = sorted(map(_name, asked - answers.keys()))
         return pb.AskReply(answers=[answers[ref] for ref in sorted(answers, key=_name)], silent=silent)
+
+    async def _wait_turn(self, question: Question, deadline: float) -> None:
+        with trio.move_on_at(deadline) as waiting:
+            await self._board.synced.wait()
+            await self._limit.acquire_on_behalf_of(question)
+        if not waiting.cancelled_caught:
+            return
+        if not self._board.synced.is_set():
+            raise Unavailable("this replica has not read yet which sidecars live: ask again")
+        raise Unavailable(f"this replica already gathers the answers to {AT_ONCE} questions: ask again")
 
     def _is_asked(self, ref: StatusRef, services: frozenset[ServiceRef]) -> bool:
         service = service_of(ref)
@@ -91,15 +102,22 @@ class QuestionService:
     async def _gather(
         self, question: Question, revision: int, asked: set[StatusRef], into: dict[StatusRef, bytes]
     ) -> None:
+        """What comes when there is no room any more is passed over, as if it had not come."""
         prefix = self._store.keyspace.answers(question.id)
+        heard: set[StatusRef] = set()
+        room = GATHERED_BYTES
         try:
             async with self._store.watch(prefix, revision) as watch:
                 async for batch in watch:
                     for one in batch.events:
                         namespace, _, sidecar = one.kv.key.removeprefix(prefix).decode().partition("/")
-                        if not one.deleted:
-                            into[StatusRef(namespace, sidecar)] = one.kv.value
-                    if asked <= into.keys():
+                        ref, size = StatusRef(namespace, sidecar), len(one.kv.value)
+                        if one.deleted or ref in heard:
+                            continue
+                        heard.add(ref)
+                        if size <= room:
+                            into[ref], room = one.kv.value, room - size
+                    if asked <= heard:
                         return
         except MustListAgain as error:
             raise Unavailable(f"the answers were lost: {error}; ask again") from error
@@ -111,29 +129,50 @@ class QuestionService:
             return  # its end does it
 
     async def answer(self, message: pb.AnswerRequest, call: Call) -> pb.AnswerReply:
-        """Kept for as long as somebody waits for it. Raises NotFound where nobody does any more."""
+        """Kept for as long as somebody waits for it. Raises NotFound where nobody does any more, or no status says that
+        this sidecar lives; Conflict where it has said something else."""
         instance = Instance.of(call.caller.service, message.instance)
         call.tell(instance=instance)
-        if len(message.answer) > MAX_ANSWER_BYTES:
-            text = f"{len(message.answer)} bytes, and one answer may have {MAX_ANSWER_BYTES}"
-            raise LimitExceeded(Problem("answer", text, remedy="answer less"))
+        _check_size(message.answer, MAX_ANSWER_BYTES)
         said = convert.record_from(message.answer, Answer, "answer")
         if Instance(ServiceRef(said.namespace, said.service), said.instance) != instance:
             raise InvalidInput(Problem("answer", f"speaks of {said.instance}, and comes from {instance}"))
         if not _is_id(message.question):
             raise InvalidInput(Problem("answer", "names no question", "question", "give the id of one in etcd"))
-        key = self._store.keyspace.question(message.question)
-        held = await self._store.get(key)
-        written: int | None = None
-        if held is not None:
-            put = Put(self._store.keyspace.answer(message.question, instance.status_ref), message.answer, held.lease)
-            try:
-                written = await self._store.transact((LeaseGuard(key, held.lease),), (put,))
-            except LeaseGone:
-                written = None
+        keys, ref = self._store.keyspace, instance.status_ref
+        key, own, status = keys.question(message.question), keys.answer(message.question, ref), keys.status(ref)
+        found = await self._store.get_many((key, own, status))
+        held = found.get(key)
+        if held is None:
+            raise _nobody_waits(message.question)
+        question = codec.decode(held.value, Question, "question")
+        if question.services and str(instance.service) not in question.services:
+            raise InvalidInput(Problem("answer", f"comes from {instance}, which the question is not put to"))
+        if status not in found:
+            raise NotFound(f"no sidecar lives that is {instance}: nobody asks it")
+        _check_size(message.answer, question.max_bytes)
+        if own in found:
+            if found[own].value != message.answer:
+                raise Conflict(f"{instance} has answered the question {question.id} already")
+            return pb.AnswerReply()
+        try:
+            guards = (LeaseGuard(key, held.lease), KeyGuard(own, 0))
+            written = await self._store.transact(guards, (Put(own, message.answer, held.lease),))
+        except LeaseGone:
+            written = None
         if written is None:
-            raise NotFound(f"nobody waits for an answer to the question {message.question} (any more)")
+            raise _nobody_waits(question.id)
         return pb.AnswerReply()
+
+
+def _check_size(answer: bytes, limit: int) -> None:
+    if len(answer) > limit:
+        text = f"{len(answer)} bytes, and one answer may have {limit}"
+        raise LimitExceeded(Problem("answer", text, remedy="answer less"))
+
+
+def _nobody_waits(question_id: str) -> NotFound:
+    return NotFound(f"nobody waits for an answer to the question {question_id} (any more)")
 
 
 def _services(names: Iterable[str]) -> frozenset[ServiceRef]:
@@ -156,6 +195,14 @@ def _question(question_id: str, message: pb.AskRequest, services: frozenset[Serv
     if faults:
         raise InvalidInput(*faults)
     return made
+
+
+def _sized(question: Question, asked: int) -> Question:
+    """So that all answers have room. A request is in the logs of few, and nobody knows of which."""
+    if question.about != "flows":
+        return question
+    room = max(LEAST_BYTES, min(MAX_ANSWER_BYTES, GATHERED_BYTES // asked))
+    return msgspec.structs.replace(question, max_bytes=room)
 
 
 def _is_id(text: str) -> bool:

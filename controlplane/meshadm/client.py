@@ -29,7 +29,11 @@ ATTEMPT_SECONDS = 5.0  # for one replica where others are left to ask: three tim
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0  # between rounds over all endpoints
 
+# Of one reply: all objects of a large mesh, or what its sidecars answer. gRPC's own limit is 4 MiB.
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
     ("grpc.enable_http_proxy", 0),  # an operator's http_proxy may lead to a sidecar
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),  # gRPC's own default is two minutes

@@ -26,11 +26,13 @@ class Verdict(enum.Enum):
 _ELSEWHERE = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.UNKNOWN, StatusCode.CANCELLED})
 # gRPC's own words where no connection came about.
 _NEVER_ARRIVED = ("failed to connect to all addresses", "errors resolving", "address lookup failed")
+# gRPC's own words for a message above its limit, at either end: with another replica it would be no shorter.
+_TOO_LONG = "message larger than max"
 
 
 def verdict(error: RpcError) -> Verdict:
     if error.code is StatusCode.RESOURCE_EXHAUSTED:
-        return Verdict.NEVER_ARRIVED
+        return Verdict.ANSWER if _TOO_LONG in error.details else Verdict.NEVER_ARRIVED
     if error.code not in _ELSEWHERE:
         return Verdict.ANSWER
     if error.code is StatusCode.UNAVAILABLE and any(words in error.details for words in _NEVER_ARRIVED):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dataplane.compile.flow_samples import BURST, KINDS, SAMPLES_A_SECOND, Sample, add_samples, bucket
 from dataplane.envoy.audits import audits
 from dataplane.flows import MAX_FLOWS, MAX_METHOD, MAX_OF_CALLER, MAX_PATH, MAX_TOLD, Flows, route_of
-from dataplane.questions import write_buckets
+from dataplane.questions import with_flows, write_buckets
 from schemas import codec
 from schemas.questions import MAX_ANSWER_BYTES, Answer
 from tests.states.build import identity
@@ -115,6 +115,21 @@ def test_no_caller_keeps_others_from_being_told(of: str) -> None:
     told, _ = flows.told()
     assert [one.path for one in told] == ["/kept"]
     assert len(codec.encode(Answer(service="s", namespace="n", instance="i", flows=told))) < 1000
+
+
+@pytest.mark.parametrize("max_bytes", [1000, 3000, 20_000, MAX_ANSWER_BYTES])
+def test_an_answer_is_no_longer_than_asked_for(max_bytes: int) -> None:
+    flows = Flows(1_800_000_000)
+    flows.take("inbound|http", [sample(f"/{'x' * number}") for number in range(MAX_OF_CALLER)], 1_800_000_001)
+    audits = {f"shop/a-policy-{number}[0]": 1000 for number in range(100)}
+    said = with_flows(Answer(service="s", namespace="n", instance="i"), flows, audits, max_bytes)
+    assert len(codec.encode(said)) <= max_bytes
+    assert len(said.flows) + said.omitted == MAX_OF_CALLER
+    if max_bytes < 3000:
+        assert (said.audits, "AUDIT policies: their counts do not fit" in said.problem) == ({}, True)
+    else:
+        assert (said.audits, said.problem) == (audits, "")
+    assert len(said.flows) == MAX_OF_CALLER or len(codec.encode(said)) > max_bytes - 1000 - MAX_OF_CALLER
 
 
 def test_who_walks_through_paths_drives_out_its_own() -> None:

@@ -7,8 +7,13 @@ import trio
 
 import trio_etcd
 from controlplane.api import question_service
+from controlplane.api.call import Call
+from controlplane.api.caller import Caller as ApiCaller
+from controlplane.api.caller import CallerKind
+from controlplane.store.boards import StatusBoard
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
+from schemas.errors import Unavailable
 from schemas.keys import Keyspace
 from schemas.questions import MAX_ANSWER_BYTES, Answer, Question
 from tests.controlplane.replica import Caller, Joined, Mesh, Replica
@@ -68,6 +73,13 @@ async def test_asked_and_answered(replica: Replica, second_replica: Replica, mes
             long = answer(joined, "a", entries=("x" * MAX_ANSWER_BYTES,))
             assert await refused(sidecar, question.id, long) is StatusCode.INVALID_ARGUMENT
             await give(sidecar, question.id, value)
+            await give(sidecar, question.id, value)  # whose first reply was lost says it again
+            assert await refused(sidecar, question.id, answer(joined, "a")) is StatusCode.ABORTED
+            assert await refused(sidecar, question.id, answer(joined, "made-up"), "made-up") is StatusCode.NOT_FOUND
+            other = await replica.join("cart", namespace)
+            async with other.calls(second_replica) as stranger:
+                await other.register(stranger, "a")
+                assert await refused(stranger, question.id, answer(other, "a")) is StatusCode.INVALID_ARGUMENT
             await give(sidecar, question.id, answer(joined, "b", problem="why not"), "b")
         (reply,) = replies
         said = [codec.decode(one, Answer, "answer") for one in reply.answers]
@@ -96,6 +108,47 @@ async def test_who_does_not_answer_is_named(replica: Replica, namespace: str, mo
         with pytest.raises(RpcError) as caught:
             await sidecar.call("Questions/Ask", request, pb.AskReply)
         assert caught.value.code is StatusCode.PERMISSION_DENIED
+
+
+async def test_a_replica_that_knows_no_sidecars_yet_says_so() -> None:
+    board = StatusBoard(Keyspace())
+    service = question_service.QuestionService(None, board, None, lambda size: bytes(size))  # type: ignore[arg-type]  # neither is reached
+    caller = Call(ApiCaller(CallerKind.ROOT_LOCAL, "unix"), seconds=question_service.AFTER_SECONDS + 0.01)
+    with pytest.raises(Unavailable, match="has not read yet which sidecars live"):
+        await service.ask(pb.AskRequest(about="flows"), caller)
+
+
+async def ask_for_flows(replica: Replica, namespace: str, into: list[pb.AskReply], about: str = "flows") -> None:
+    async with replica.admin() as admin:
+        request = pb.AskRequest(about=about, request_id="id-1", services=[f"orders.{namespace}"])
+        into.append(await admin.call("Questions/Ask", request, pb.AskReply))
+
+
+async def test_all_answers_together_are_bounded(
+    replica: Replica, mesh: Mesh, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(question_service, "GATHERED_BYTES", 4000)
+    joined = await replica.join("orders", namespace)
+    replies: list[pb.AskReply] = []
+    async with joined.calls() as sidecar, mesh.client("tooling") as reader:
+        for instance in ("a", "b", "c"):
+            await joined.register(sidecar, instance)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_for_flows, replica, namespace, replies)
+            question = await next_question(reader)
+            assert question.max_bytes == 4000 // 3
+            long = answer(joined, "a", looked_at="x" * 1300)
+            assert await refused(sidecar, question.id, long) is StatusCode.INVALID_ARGUMENT
+            for instance in ("a", "b", "c"):
+                await give(sidecar, question.id, answer(joined, instance, looked_at="x" * 1000), instance)
+        assert (len(replies[0].answers), list(replies[0].silent)) == (3, [])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_for_flows, replica, namespace, replies, "request")
+            question = await next_question(reader)
+            assert question.max_bytes == MAX_ANSWER_BYTES, "nobody knows who has the request"
+            for instance in ("a", "b", "c"):
+                await give(sidecar, question.id, answer(joined, instance, entries=("x" * 1500,)), instance)
+        assert (len(replies[1].answers), list(replies[1].silent)) == (2, [f"{namespace}/orders.c"])
 
 
 async def test_the_past_as_long_as_etcd_has_it(replica: Replica, namespace: str) -> None:

@@ -171,6 +171,7 @@ async def test_socket_in_a_directory_of_another_user(monkeypatch: pytest.MonkeyP
         (StatusCode.UNAVAILABLE, "Socket closed", Verdict.UNKNOWN),
         (StatusCode.DEADLINE_EXCEEDED, "", Verdict.UNKNOWN),
         (StatusCode.RESOURCE_EXHAUSTED, "", Verdict.NEVER_ARRIVED),
+        (StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Received message larger than max (5 vs. 4)", Verdict.ANSWER),
         (StatusCode.ABORTED, "", Verdict.ANSWER),
         (StatusCode.INTERNAL, "", Verdict.ANSWER),
     ],

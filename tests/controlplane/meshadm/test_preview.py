@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from controlplane.exit_codes import ExitCode
@@ -114,3 +115,13 @@ async def test_a_policy_that_changes_nothing(cli: Cli, tmp_path: Path) -> None:
     deny = policy("no-cart", "DENY", rule(who("cart")))
     words = await cli.ok("authz", "preview", "-f", written(tmp_path, deny, policy("shadow", "AUDIT", Rule())))
     assert "nothing that was seen lately would be judged otherwise" in words
+
+
+async def test_a_mesh_that_has_much_to_tell(cli: Cli, fake: FakeReplica) -> None:
+    """More than the 4 MiB that gRPC takes unless it is told to."""
+    fake.answers = [
+        msgspec.structs.replace(answer(flow(), instance=f"orders-{number}"), looked_at="x" * 256 * 1024)
+        for number in range(20)
+    ]
+    assert (await asked(cli, "--delete", "shop/web-may"))["flows"] == 20
+    assert len(fake.seen(pb.AskRequest)) == 1
