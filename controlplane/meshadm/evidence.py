@@ -84,9 +84,12 @@ class Evidence:
                 one for one in self.unreadable if one.kind != PeerAuthentication.__name__ and one not in written
             ],
             revoked=self.revoked,
-            plaintext=mode_of(self.to, port.port, self.modes, self.unreadable).permissive,
+            plaintext=self.takes_plaintext(port),
             mesh=self.mesh,
         )
+
+    def takes_plaintext(self, port: ServicePort) -> bool:
+        return mode_of(self.to, port.port, self.modes, self.unreadable).permissive
 
     def proved(self, token: str, now: float) -> dict[str, Any] | Refusal | None:
         """The claims of a token that stands where its issuer's rule looks for it, or what the sidecar answers at a port

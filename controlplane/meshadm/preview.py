@@ -14,6 +14,7 @@ from controlplane.meshadm.why import NOT_LOGGED
 from schemas.errors import InvalidInput
 from schemas.names import ObjectRef, ServiceRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
+from schemas.objects.service import ServicePort
 from schemas.questions import Answer, FlowRecord
 
 
@@ -28,6 +29,10 @@ class Preview:
     silent: tuple[str, ...]
     unseen: tuple[ServiceRef, ...]
     """Of `services`, those without any flow: nothing is known of what they would lose."""
+    unseen_ports: tuple[tuple[ServiceRef, str], ...] = ()
+    """The same, of ports of the others, by name."""
+    uncounted: tuple[tuple[ServiceRef, str], ...] = ()
+    """Ports at which plaintext is judged by AUDIT policies, and Envoy does not count it by rule."""
 
     @property
     def flows(self) -> int:
@@ -71,20 +76,34 @@ def preview(
     answers: Sequence[Answer],
     silent: Sequence[str],
 ) -> Preview:
-    """services: that the change is about. evidence: of those of them that have answered with flows."""
+    """services: that the change is about. evidence: of those of them that have answered with flows or counts."""
     gone = {*(one.ref for one in written), *deleted}  # also where nobody could read what there was
     found: list[tuple[ServiceRef, Changed[FlowRecord]]] = []
-    seen: set[ServiceRef] = set()
+    seen: set[tuple[ServiceRef, str]] = set()
     for answer in answers:
         service = ServiceRef(answer.namespace, answer.service)
         if service not in evidence:
             continue
-        if answer.flows:
-            seen.add(service)
+        seen |= {(service, one.port) for one in answer.flows}
         after = policies_after(evidence[service].policies, written, deleted)
         found += [(service, one) for one in _changed(evidence[service], after, gone, answer.flows)]
-    unseen = tuple(sorted(set(services) - seen))
-    return Preview(tuple(services), _merged(found), tuple(answers), tuple(silent), unseen)
+    unseen = tuple(sorted(set(services) - {service for service, _ in seen}))
+    ports = [(to, one) for to, known in sorted(evidence.items()) for one in known.service.spec.ports]
+    return Preview(
+        tuple(services),
+        _merged(found),
+        tuple(answers),
+        tuple(silent),
+        unseen,
+        tuple((to, one.name) for to, one in ports if to not in unseen and (to, one.name) not in seen),
+        tuple((to, one.name) for to, one in ports if _hides_audits(evidence[to], one)),
+    )
+
+
+def _hides_audits(known: Evidence, port: ServicePort) -> bool:
+    """Bytes that come in plaintext are judged by Envoy's network RBAC, which has one count for all rules."""
+    audited = any(one.spec.action == "AUDIT" and applies(one, known.to) for one in known.policies)
+    return audited and port.protocol == "tcp" and known.takes_plaintext(port)
 
 
 def _changed(
@@ -152,11 +171,14 @@ def _coverage(said: Preview, now: int) -> Iterator[str]:
         yield f"  left out, samples of requests and whole flows: {omitted} times; {why}"
     if said.silent:
         yield f"  not reported: {', '.join(said.silent)}"
-    if said.unseen:
-        yield f"  without any flow, so nothing is known of: {', '.join(map(str, said.unseen))}"
+    blind = [*map(str, said.unseen), *map(_port, said.unseen_ports)]
+    if blind:
+        yield f"  without any flow, so nothing is known of: {', '.join(blind)}"
     counts = audits(said.answers)
     for rule, count in sorted(counts.items()):
         yield f"audit: {rule} would have denied {count} requests since those sidecars' Envoys have started"
+    if said.uncounted:
+        yield f"audit: not counted: plaintext at {', '.join(map(_port, said.uncounted))}"
     yield "  flows are samples: a rare request may be missing, and nothing is known of headers and tokens"
 
 
@@ -167,6 +189,14 @@ def audits(answers: Iterable[Answer]) -> dict[str, int]:
         for rule, count in answer.audits.items():
             total[rule] = total.get(rule, 0) + count
     return total
+
+
+def _port(which: tuple[ServiceRef, str]) -> str:
+    return f"port {which[1]} of {which[0]}"
+
+
+def _plain_port(which: tuple[ServiceRef, str]) -> dict[str, str]:
+    return {"service": str(which[0]), "port": which[1]}
 
 
 def _ago(seconds: int) -> str:
@@ -200,6 +230,7 @@ def plain_preview(said: Preview) -> dict[str, Any]:
         "flows": said.flows,
         "services": list(map(str, said.services)),
         "withoutFlows": list(map(str, said.unseen)),
+        "portsWithoutFlows": list(map(_plain_port, said.unseen_ports)),
         "sidecars": [
             {
                 "namespace": one.namespace,
@@ -214,4 +245,5 @@ def plain_preview(said: Preview) -> dict[str, Any]:
         ],
         "notReported": list(said.silent),
         "audits": audits(said.answers),
+        "auditsWithout": list(map(_plain_port, said.uncounted)),
     }

@@ -89,8 +89,8 @@ async def _preview(client: MeshClient, written: Sequence[AuthorizationPolicy], d
     names = [ServiceRef(one.object.metadata.namespace, one.object.metadata.name) for one in services]
     about = concerned(names, before, written, deleted)
     answers, silent = await _flows(client, about) if about else ([], [])
-    with_flows = {ServiceRef(one.namespace, one.service) for one in answers if one.flows}
-    known = {one: await evidence(client, one) for one in about if one in with_flows}
+    told = {ServiceRef(one.namespace, one.service) for one in answers if one.flows or one.audits}
+    known = {one: await evidence(client, one) for one in about if one in told}
     return preview(about, known, written, deleted, answers, silent)
 
 

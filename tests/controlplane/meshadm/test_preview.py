@@ -16,7 +16,7 @@ from schemas.objects.authorization import HeaderMatch, Operation, Rule
 from schemas.objects.mesh import MeshSpec
 from schemas.questions import Answer, FlowRecord
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
-from tests.states.build import TRUST_DOMAIN, identity, policy, port, rule, service, who
+from tests.states.build import TRUST_DOMAIN, identity, peers, policy, port, rule, service, who
 
 WEB_MAY = policy("web-may", "ALLOW", rule(who("web")))
 READ_ONLY = policy("web-may", "ALLOW", rule(who("web"), to=[Operation(methods=("GET",))]))
@@ -109,6 +109,28 @@ async def test_deletion_and_who_has_not_reported(cli: Cli, fake: FakeReplica) ->
     gone = await cli("authz", "preview", "--delete", "shop/nothing")
     assert (gone.exit_code, "does not exist" in gone.stderr) == (ExitCode.NOT_FOUND, True)
     assert (await cli("authz", "preview")).exit_code == ExitCode.BAD_INPUT
+
+
+async def test_a_port_that_nobody_sees_is_named(cli: Cli, fake: FakeReplica, tmp_path: Path) -> None:
+    """Of requests to the other one nothing is known, whatever comes to the first."""
+    fake.add(service("orders", port("http", 8080), port("admin", 8081, identity_header=False)), READ_ONLY)
+    said = await asked(cli, "-f", written(tmp_path, READ_ONLY), code=ExitCode.OK)
+    assert (said["changes"], said["withoutFlows"]) == ([], ["cart.shop"])
+    assert said["portsWithoutFlows"] == [{"service": "orders.shop", "port": "admin"}]
+    words = await cli.ok("authz", "preview", "-f", written(tmp_path, READ_ONLY))
+    assert "nothing is known of: cart.shop, port admin of orders.shop\n" in words
+
+
+async def test_plaintext_that_no_count_has_is_named(cli: Cli, fake: FakeReplica) -> None:
+    """Envoy counts by rule what it reads as HTTP, as all is that comes by mTLS. So a count of 0 would say too much."""
+    fake.add(service("ledger", port("db", 5432, "tcp"), port("http", 80)), policy("attempt", "AUDIT", Rule()))
+    fake.answers = [answer(service="ledger", attempt=0)]
+    assert (await asked(cli, "--delete", "shop/web-may", code=ExitCode.OK))["auditsWithout"] == []
+    fake.add(peers("permissive", "PERMISSIVE", ["ledger"]))
+    said = await asked(cli, "--delete", "shop/web-may", code=ExitCode.OK)
+    assert said["auditsWithout"] == [{"service": "ledger.shop", "port": "db"}]
+    words = await cli.ok("authz", "preview", "--delete", "shop/web-may")
+    assert "not counted: plaintext at port db of ledger.shop" in words
 
 
 async def test_a_policy_that_changes_nothing(cli: Cli, tmp_path: Path) -> None:
