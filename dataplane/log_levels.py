@@ -54,6 +54,8 @@ class LogLevelKeeper:
         self._orders: Orders | None = None
         self._unknown: tuple[Problem, ...] = ()
         self._look = trio.Event()
+        self._announced: Order | None = None
+        """In the log, which says it once, however often Envoy is told."""
         self.running: LogLevels | None = None
         """What is in force; None: as the settings say."""
 
@@ -95,7 +97,8 @@ class LogLevelKeeper:
         """Whether Envoy has taken it. The agent's own level needs nobody."""
         levels = order.levels if order is not None else None
         own = levels.of_agent if levels is not None else None
-        if order is not None and levels != self.running:
+        if order is not None and order != self._announced:
+            self._announced = order
             log.warning("logging %s for %.0f s, says %s", levels, order.ends - trio.current_time(), order.by)
         logging.getLogger(OURS).setLevel(logging.NOTSET if own is None else _OF_AGENT.get(own) or own.upper())
         general = (levels.level if levels is not None else None) or self._default
@@ -104,7 +107,8 @@ class LogLevelKeeper:
         except Unavailable as error:
             log.debug("Envoy's log levels could not be set, trying again: %s", error)
             return False
-        if order is None and self.running is not None:
+        if order is None and self._announced is not None:
+            self._announced = None
             log.warning("logging as the settings say again")
         unknown = sorted(levels.of_envoy.keys() - known) if levels is not None else []
         said = f"{order.subject}" if order is not None else ""

@@ -12,7 +12,7 @@ from controlplane.api.dispatch import Rpc
 from controlplane.api.request_id import request_of
 from controlplane.domain.log_levels import KEPT_SECONDS, ordered
 from controlplane.store.etcd import Store
-from controlplane.store.ops import Delete, KeyGuard, Op, Put
+from controlplane.store.ops import Delete, KeyGuard, Put
 from controlplane.store.requests import RequestWriter
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
@@ -55,21 +55,22 @@ class LogLevelService:
         if status_key not in found:
             raise NotFound(f"no sidecar {sidecar} is alive; `meshadm status` shows who is")
         guards = (KeyGuard(key, before.mod_revision if before else 0), *call.caller.guards)
-        revision = await self._writer.write(request, guards, await self._ops(key, order), seconds=call.seconds)
+        lease = await self._store.grant_lease(order.seconds + KEPT_SECONDS) if order is not None else 0
+        ops = (Put(key, codec.encode(order), lease) if order is not None else Delete(key),)
+        revision = await self._writer.write(request, guards, ops, seconds=call.seconds)
         if revision is None:
+            await self._end(lease)
             raise Conflict("somebody else has just changed that sidecar's log level; nothing was written: look again")
-        if before is not None and before.lease:
-            with contextlib.suppress(MeshError):  # without keys it ends by itself
-                await self._store.revoke_lease(before.lease)
+        await self._end(before.lease if before is not None else 0)
         until = order.levels.until if order is not None else 0
         call.tell(revision=revision, until=until or None)
         return pb.SetLogLevelReply(revision=revision, until=until)
 
-    async def _ops(self, key: bytes, order: LogLevel | None) -> tuple[Op, ...]:
-        if order is None:
-            return (Delete(key),)
-        lease = await self._store.grant_lease(order.seconds + KEPT_SECONDS)
-        return (Put(key, codec.encode(order), lease),)
+    async def _end(self, lease: int) -> None:
+        """Of a lease that nothing is under; without an answer it ends by itself, after up to a day. 0: none."""
+        if lease:
+            with contextlib.suppress(MeshError):
+                await self._store.revoke_lease(lease)
 
 
 def _until(stored: KeyValue | None) -> int:

@@ -184,6 +184,25 @@ async def test_another_envoy_is_told_too(nursery: trio.Nursery, autojump_clock: 
     assert keeping.envoy.levels == "debug"
 
 
+async def test_an_order_is_logged_once_however_often_envoy_is_told(
+    nursery: trio.Nursery, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeping = Keeping(nursery)
+    await keeping.start()
+    keeping.envoy.starting = True
+    await keeping.take(changes(put(4)))
+    await trio.sleep(20 * RETRY_S)
+    assert keeping.envoy.told > 10
+    said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert said == ["logging debug for 600 s, says anna"]
+    await keeping.take(changes(put(5, level="trace")))
+    keeping.envoy.starting = False
+    await keeping.take(changes(Delete(KEYS.log_level(OWN), 6)))
+    await trio.sleep(2 * RETRY_S)
+    said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert said[1:] == ["logging trace for 600 s, says anna", "logging as the settings say again"]
+
+
 async def test_the_agents_own_level_ends_without_an_envoy(
     nursery: trio.Nursery, autojump_clock: MockClock, agent_level: logging.Logger
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from controlplane.domain.log_levels import KEPT_SECONDS
+from controlplane.store.etcd import Store
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.keys import LogLevelRef
@@ -76,6 +78,30 @@ async def test_an_order_names_who_gave_it_and_ends_with_its_lease(
     now = await stored(mesh, namespace)
     assert now is not None
     assert now.mod_revision == second.revision > first.revision
+
+
+async def test_nothing_is_left_of_an_order_that_another_one_was_before(
+    replica: Replica, mesh: Mesh, namespace_with_sidecar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = mesh.keyspace.log_level(LogLevelRef(ServiceRef(namespace_with_sidecar, "orders"), "a"))
+    granted: list[int] = []
+    grant = Store.grant_lease
+    async with mesh.client() as etcd, replica.admin() as admin:
+
+        async def granted_meanwhile(store: Store, ttl: int, *, lease_id: int = 0) -> int:
+            lease = await grant(store, ttl, lease_id=lease_id)
+            if ttl == 4711 + KEPT_SECONDS:
+                granted.append(lease)
+                await etcd.put(key, b"somebody else's")
+            return lease
+
+        monkeypatch.setattr(Store, "grant_lease", granted_meanwhile)
+        refused = await refusal(admin, request(namespace_with_sidecar, "debug", seconds=4711))
+        assert refused.code is StatusCode.ABORTED
+        assert [(await etcd.lease_status(one)).ttl for one in granted] == [-1]
+        kept = await etcd.get(key)
+        assert kept is not None
+        assert kept.value == b"somebody else's"
 
 
 async def test_it_goes_back_when_told_so(replica: Replica, mesh: Mesh, namespace_with_sidecar: str) -> None:
