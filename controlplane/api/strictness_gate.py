@@ -1,17 +1,19 @@
 """[edge] Ports don't stop taking plaintext while somebody sends it, unless the caller insists."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from controlplane.api.call import Call
 from controlplane.domain.change import Change
 from controlplane.domain.known import Known
-from controlplane.domain.strictness import concerns_modes, holdouts
+from controlplane.domain.strictness import concerns_modes, holdouts, turning
 from controlplane.log import event
 from controlplane.store.etcd import Store
 from schemas import codec
 from schemas.errors import Conflict, Corrupt
 from schemas.keys import StatusRef
+from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import Service
 from schemas.records import SidecarStatus
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,10 @@ class StrictnessGate:
         """Raises Conflict."""
         if not concerns_modes(changes):
             return
-        found = holdouts(changes, known, await self._statuses(), self._now)
+        statuses = await self._statuses()
+        services = {ServiceRef(one.namespace, one.service) for one in statuses}
+        declared = await self._ports(turning(changes, known, services))
+        found = holdouts(changes, known, statuses, declared, self._now)
         if not found:
             return
         shown = [str(one) for one in found[:_MAX_SHOWN]]
@@ -60,6 +65,21 @@ class StrictnessGate:
             except Corrupt:
                 found.append(_silent(ref))
         return found
+
+    async def _ports(self, services: Collection[ServiceRef]) -> dict[ServiceRef, frozenset[int] | None]:
+        """Of those that exist; None where they can't be understood."""
+        keys = {
+            self._store.keyspace.object(ObjectRef(Service.__name__, one.namespace, one.name)): one for one in services
+        }
+        declared: dict[ServiceRef, frozenset[int] | None] = {}
+        for key, kv in (await self._store.get_many(keys)).items():
+            try:
+                value = codec.decode(kv.value, Service, str(keys[key]))
+            except Corrupt:
+                declared[keys[key]] = None
+            else:
+                declared[keys[key]] = frozenset(one.port for one in value.spec.ports)
+        return declared
 
 
 def _silent(ref: StatusRef) -> SidecarStatus:

@@ -4,8 +4,9 @@ What sidecars report (`SidecarStatus.plaintext`) is the evidence. It says who wa
 who sends once a day shows once a day.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from authz.peers import Decided, mode_of, ports_named
 from controlplane.domain.change import Change
@@ -17,6 +18,7 @@ from schemas.records import PlaintextPort, SidecarStatus
 # Seconds. Who has been seen within them still sends: longer than the pauses of what calls each few minutes.
 WINDOW_S = 600
 _KIND = PeerAuthentication.__name__
+_UNREPORTED = "has not reported who sends plaintext"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +51,85 @@ def concerns_modes(changes: Iterable[Change]) -> bool:
     return any(change.ref.kind == _KIND for change in changes)
 
 
-def holdouts(changes: Sequence[Change], known: Known, statuses: Iterable[SidecarStatus], now: int) -> list[Holdout]:
-    """What `changes` would cut off; now: seconds since 1970. `known` must hold what `reads` asks for."""
-    before, after = (_modes(known, After(known, made)) for made in ((), changes))
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    before: Modes
+    after: Modes
+
+    @classmethod
+    def by(cls, changes: Sequence[Change], known: Known) -> Self:
+        """`known` must hold what `reads` asks for."""
+        return cls(*(_modes(known, After(known, made)) for made in ((), changes)))
+
+    def losing(self, service: ServiceRef, ports: Iterable[int | None]) -> set[int | None]:
+        """Those that stop taking plaintext. None: those of which nothing is said apart."""
+        return {
+            one
+            for one in ports
+            if self.before.of(service, one).permissive and not self.after.of(service, one).permissive
+        }
+
+    def any_of(self, service: ServiceRef) -> bool:
+        return bool(self.losing(service, {None, *self.before.ports(service), *self.after.ports(service)}))
+
+
+def turning(changes: Sequence[Change], known: Known, services: Iterable[ServiceRef]) -> set[ServiceRef]:
+    """Those of which `holdouts` wants to know the ports."""
+    turn = _Turn.by(changes, known)
+    return {one for one in services if turn.any_of(one)}
+
+
+def holdouts(
+    changes: Sequence[Change],
+    known: Known,
+    statuses: Iterable[SidecarStatus],
+    declared: Mapping[ServiceRef, Collection[int] | None],
+    now: int,
+) -> list[Holdout]:
+    """What `changes` would cut off; now: seconds since 1970.
+
+    declared: the ports of each Service that exists, None where nobody can read them; there what sidecars report counts.
+    A sidecar without a Service takes nothing.
+    """
+    turn = _Turn.by(changes, known)
     found: list[Holdout] = []
     for status in statuses:
         service = ServiceRef(status.namespace, status.service)
-        ports = {None, *before.ports(service), *after.ports(service), *(one.port for one in status.plaintext)}
-        losing = {one for one in ports if before.of(service, one).permissive and not after.of(service, one).permissive}
-        said_by = (before.of(service, port).by for port in losing)
+        if service not in declared:
+            continue
+        ports = declared[service]
+        if ports is None:
+            ports = {one.port for one in status.plaintext}
+            if not ports and turn.any_of(service):
+                found.append(Holdout(_name(status), None, _UNREPORTED))
+        losing = turn.losing(service, ports)
+        said_by = (turn.before.of(service, port).by for port in losing)
         revision = max((known.mod_revision(ref) for ref in said_by if ref is not None), default=0)
-        if losing:
-            found += unready(status, losing, revision, now)
+        found += unready(status, {one for one in losing if one is not None}, revision, now)
     return sorted(found, key=str)
 
 
 def unready(
-    status: SidecarStatus, ports: Collection[int | None], revision: int, now: int, window: float = WINDOW_S
+    status: SidecarStatus, ports: Collection[int], revision: int, now: int, window: float = WINDOW_S
 ) -> Iterator[Holdout]:
-    """Of one sidecar whose `ports` take plaintext since `revision`; None: those of which nothing is said apart."""
-    name = f"{status.namespace}/{status.service}.{status.instance}"
-    if status.acked_revision < revision:
+    """Of one sidecar whose `ports` take plaintext since `revision`."""
+    if not ports:
+        return
+    name = _name(status)
+    is_late = status.acked_revision < revision
+    if is_late:
         yield Holdout(name, None, "has not taken up yet that plaintext is let in, so nobody knows who sends it")
-    elif not status.plaintext:
-        yield Holdout(name, None, "has not reported who sends plaintext")
-    for one in status.plaintext:
-        if one.port in ports and seen_lately(one, now, window):
-            yield Holdout(name, one.port, seen_words(one, now))
+    said = {one.port: one for one in status.plaintext}
+    for port in sorted(ports):
+        if port in said:
+            if seen_lately(said[port], now, window):
+                yield Holdout(name, port, seen_words(said[port], now))
+        elif not is_late:
+            yield Holdout(name, port, _UNREPORTED)
+
+
+def _name(status: SidecarStatus) -> str:
+    return f"{status.namespace}/{status.service}.{status.instance}"
 
 
 def seen_lately(one: PlaintextPort, now: int, window: float = WINDOW_S) -> bool:

@@ -9,7 +9,9 @@ import trio
 
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
+from schemas.keys import StatusRef
 from schemas.objects import AnyObject, Service
+from schemas.records import SidecarStatus
 from tests.controlplane.domain.objects import objects, service
 from tests.controlplane.replica import Mesh, Replica, new_id
 from trio_grpc import RpcError, StatusCode
@@ -71,6 +73,32 @@ async def test_one_change_set_is_one_revision(replica: Replica, mesh: Mesh, name
         applied = await admin.apply(*map(put, several))
         listing = await etcd.list(mesh.keyspace.config_of_kind("Service", namespace))
         assert [kv.mod_revision for kv in listing.kvs] == [applied.revision] * 10
+
+
+async def test_a_sidecar_without_its_service_holds_no_port_back(replica: Replica, mesh: Mesh, namespace: str) -> None:
+    """It takes no plaintext, so it never reports any."""
+    text = f"kind: PeerAuthentication\nmetadata: {{name: all, namespace: {namespace}}}\nspec: {{mtls: {{mode: %s}}}}"
+    [lax], [strict] = objects(text % "PERMISSIVE"), objects(text % "STRICT")
+    orders = service("orders", namespace=namespace)
+    async with replica.admin() as admin, mesh.client() as etcd:
+        revision = (await admin.apply(put(lax), put(orders))).revision
+        status = SidecarStatus(
+            service="orders",
+            namespace=namespace,
+            instance="o1",
+            applied_revision=revision,
+            acked_revision=revision,
+            svid_expires=0,
+        )
+        key = mesh.keyspace.status(StatusRef(namespace, "orders.o1"))
+        await etcd.put(key, codec.encode(status))
+        try:
+            with pytest.raises(RpcError, match=r"orders\.o1, port 8080: has not reported who sends plaintext"):
+                await admin.apply(put(strict))
+            await admin.apply(pb.Change(delete=key_of(orders)))
+            await admin.apply(put(strict))
+        finally:
+            await etcd.delete(key)
 
 
 async def test_what_is_wrong_is_refused_whole(replica: Replica, mesh: Mesh, namespace: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
 from authz.peers import mode_of
 from controlplane.domain.change import Change
 from controlplane.domain.known import Known, Stored
-from controlplane.domain.strictness import WINDOW_S, holdouts
+from controlplane.domain.strictness import WINDOW_S, holdouts, turning
 from schemas import codec
 from schemas.names import ServiceRef
 from schemas.objects import PeerAuthentication
@@ -44,8 +44,12 @@ def known(*objects: PeerAuthentication, broken: Sequence[PeerAuthentication] = (
     return Known(stored | {one.ref: Stored(b"?", 5, None) for one in broken})
 
 
-def told(changes: Sequence[Change], of: Known, *statuses: SidecarStatus) -> list[str]:
-    return [str(one) for one in holdouts(changes, of, statuses, NOW)]
+def told(
+    changes: Sequence[Change], of: Known, *statuses: SidecarStatus, ports: Collection[int] | None = (80,)
+) -> list[str]:
+    """ports: of each sidecar's Service."""
+    declared = {ServiceRef(one.namespace, one.service): ports for one in statuses}
+    return [str(one) for one in holdouts(changes, of, statuses, declared, NOW)]
 
 
 def put(one: PeerAuthentication) -> Change:
@@ -61,7 +65,8 @@ PERMISSIVE, STRICT = peers("orders", "PERMISSIVE", ["orders"]), peers("orders", 
         (status("orders.shop", 10, seen(80, 3)), ["shop/orders.o1, port 80: plaintext 3 s ago, from 10.0.0.7"]),
         (status("orders.shop", 10, seen(80, WINDOW_S)), []),
         (status("orders.shop", 10, seen(80, None)), []),
-        (status("orders.shop", 10), ["shop/orders.o1: has not reported who sends plaintext"]),
+        (status("orders.shop", 10), ["shop/orders.o1, port 80: has not reported who sends plaintext"]),
+        (status("orders.shop", 10, seen(81, 3)), ["shop/orders.o1, port 80: has not reported who sends plaintext"]),
         (
             status("orders.shop", 4, seen(80, None)),
             ["shop/orders.o1: has not taken up yet that plaintext is let in, so nobody knows who sends it"],
@@ -80,7 +85,7 @@ def test_what_a_sidecar_says(says: SidecarStatus, expected: list[str]) -> None:
 def test_only_ports_that_turn_strict_count() -> None:
     says = status("orders.shop", 10, seen(80, 3), seen(81, 4))
     narrower = peers("orders", "PERMISSIVE", ["orders"], p81="STRICT")
-    assert told([put(narrower)], known(PERMISSIVE), says) == [
+    assert told([put(narrower)], known(PERMISSIVE), says, ports=(80, 81)) == [
         "shop/orders.o1, port 81: plaintext 4 s ago, from 10.0.0.7"
     ]
 
@@ -94,6 +99,40 @@ def test_wider_objects_decide_where_narrower_ones_do_not() -> None:
     assert told([strict], known(of_mesh, PERMISSIVE), says) == []
     assert told([Change(PERMISSIVE.ref, None)], known(of_namespace, PERMISSIVE), says) == []
     assert told([put(STRICT)], known(of_namespace), says)
+
+
+def test_who_takes_none_has_none_to_report() -> None:
+    """Without a Service there is no port, and one that is STRICT apart does not turn so."""
+    of_mesh, apart = peers("mesh.mesh-system", "PERMISSIVE"), peers("orders", on=["orders"], p80="STRICT")
+    strict, silent = [put(peers("mesh.mesh-system", "STRICT"))], status("orders.shop", 10)
+    assert told(strict, known(of_mesh), silent)
+    assert holdouts(strict, known(of_mesh), [silent], {}, NOW) == []
+    assert told(strict, known(of_mesh, apart), silent) == []
+    assert told(strict, known(of_mesh, apart), silent, ports=(80, 81)) == [
+        "shop/orders.o1, port 81: has not reported who sends plaintext"
+    ]
+
+
+def test_of_a_service_that_nobody_can_read_what_is_reported_counts() -> None:
+    sending = status("orders.shop", 10, seen(80, 3), seen(81, None))
+    assert told([put(STRICT)], known(PERMISSIVE), sending, ports=None) == [
+        "shop/orders.o1, port 80: plaintext 3 s ago, from 10.0.0.7"
+    ]
+    assert told([put(STRICT)], known(PERMISSIVE), status("orders.shop", 10), ports=None) == [
+        "shop/orders.o1: has not reported who sends plaintext"
+    ]
+    assert told([put(STRICT)], known(PERMISSIVE), status("web.shop", 10), ports=None) == []
+
+
+def test_whose_services_are_asked_for() -> None:
+    web, elsewhere = ServiceRef("shop", "web"), ServiceRef("back", "orders")
+    every = (ORDERS, web, elsewhere)
+    assert turning([put(STRICT)], known(PERMISSIVE), every) == {ORDERS}
+    assert turning([put(PERMISSIVE)], known(PERMISSIVE), every) == set()
+    of_namespace = peers("all", "PERMISSIVE")
+    assert turning([Change(of_namespace.ref, None)], known(of_namespace, PERMISSIVE), every) == {web}
+    by_port = peers("orders", on=["orders"], p80="PERMISSIVE")
+    assert turning([Change(by_port.ref, None)], known(by_port), every) == {ORDERS}
 
 
 def test_one_that_nobody_can_read_is_strict_already() -> None:
