@@ -25,6 +25,8 @@ class ExitCode(enum.IntEnum):
     """`meshadm check`: something ends sooner than was asked for."""
     ALARM = 10
     """A replica raises an alarm about the whole mesh, such as a flood of leases in etcd."""
+    NOT_ENDED = 11
+    """What is open and no longer allowed goes on at a sidecar, whose agent can't end it."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

@@ -82,6 +82,9 @@ class ReplicaMetrics:
         refusing = sum(bool(status.nacks) for status in statuses)
         yield families.gauge("replica_sidecars_refusing", "Those whose Envoy refuses something.", refusing)
         heard = [one for one in statuses if not self._revocations.refuses(ServiceRef(one.namespace, one.service))]
+        unable = sum(status.open_streams is not None and status.open_streams.goes_on for status in heard)
+        about = "Those that can't end what is open and no longer allowed, without the revoked."
+        yield families.gauge("replica_sidecars_not_ending_open_streams", about, unable)
         behind = sum(status.acked_revision < self._clock.revision for status in heard)
         about = "Those that do not run the newest revision yet, without the revoked, whom nobody hears."
         yield families.gauge("replica_sidecars_behind", about, behind)

@@ -150,7 +150,9 @@ class Agent:
 
     async def _serve(self, identity: Identity) -> None:
         pipeline = self._new_pipeline(identity)
-        self._cutter = Cutter(pipeline.compiler.inbound_routes, self._envoy.shut, self._news.happened)
+        self._cutter = Cutter(
+            pipeline.compiler.inbound_routes, self._envoy.shut, self._envoy.check_shut, self._news.happened
+        )
         before = PlaintextSeen.restored(status.last_plaintext(self._settings.status_file))
         self._plaintext = PlaintextWatch(
             pipeline.permissive_ports, self._envoy.admin.plaintext, self._news.happened, before

@@ -37,6 +37,9 @@ def _of_status(status: SidecarStatus, now: float) -> Iterable[Family]:
     yield families.gauge(
         "sidecar_problems", "Objects set aside, and what else `status` complains of.", len(status.problems)
     )
+    if status.open_streams is not None:
+        about = "0: what is open and no longer allowed goes on, for the agent can't end it."
+        yield families.gauge("sidecar_can_end_open_streams", about, not status.open_streams.goes_on)
     about = "The newest revision whose every consequence Envoy has acked."
     yield families.gauge("sidecar_acked_revision", about, status.acked_revision)
     about = "The newest revision that was compiled and offered to Envoy."

@@ -206,7 +206,14 @@ class Reporter:
             agent_version=self._agent_version,
             envoy_version=self._envoy_version,
             plaintext=self.plaintext.said(),
+            open_streams=self.cutter.open_streams(self._passing_drain_s()),
         )
+
+    def _passing_drain_s(self) -> float | None:
+        pipeline = self.delivery.pipeline
+        service = pipeline.state.service(pipeline.compiler.workload.service)
+        passes = service is not None and any(port.passes_bytes for port in service.spec.ports)
+        return self.envoy.drain_seconds if passes else None
 
     def _problems(self) -> list[str]:
         keeper = self.keeper

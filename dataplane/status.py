@@ -13,7 +13,7 @@ from dataplane.lastgood import write_file
 from schemas import codec
 from schemas.errors import NotFound
 from schemas.log_levels import LogLevels
-from schemas.records import PlaintextPort, SidecarStatus
+from schemas.records import OpenStreams, PlaintextPort, SidecarStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,8 @@ def table(content: Mapping[str, Any], *, now: float) -> str:
         f"freshness   {f'STALE for {stale} s: no word from etcd' if stale else 'live'}",
         f"SVID        {_left(content['svidExpires'] - int(now))}",
     ]
+    if (open_streams := content.get("openStreams")) is not None:  # of a version that says nothing of them
+        lines.append(f"open        what is no longer allowed {msgspec.convert(open_streams, OpenStreams)}")
     if content.get("logLevels"):
         levels = msgspec.convert(content["logLevels"], LogLevels)
         lines.append(f"logs        {levels} for {max(0, levels.until - int(now))} s more, not as the settings say")

@@ -67,6 +67,33 @@ class PlaintextPort(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     """The latest ones, latest first."""
 
 
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
+class OpenStreams(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What becomes of what is open at a sidecar when a change no longer allows it."""
+
+    bound_ms: Milliseconds
+    """It ends within that time of the put in etcd, or of when the sidecar hears of that; 0: it can't be ended."""
+    passed_bound_ms: Milliseconds = 0
+    """The same where bytes are passed on and the peer may still do something at the port, for it is the port that
+    changes then; 0: the sidecar has no such port."""
+    problem: str = ""
+    """Why it can't be ended, and what to change."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it can't be ended."""
+        return not self.bound_ms
+
+    def __str__(self) -> str:
+        """``ends within 2 s``, ``goes on: `` and why."""
+        if self.goes_on:
+            return f"goes on: {self.problem or 'the sidecar does not say why'}"
+        passed = f", where bytes are passed on within {self.passed_bound_ms / 1000:g} s" if self.passed_bound_ms else ""
+        return f"ends within {self.bound_ms / 1000:g} s{passed}"
+
+
 class SidecarStatus(Record, frozen=True, kw_only=True, tag="SidecarStatus"):
     """What a sidecar last said of itself, under its lease."""
 
@@ -95,6 +122,8 @@ class SidecarStatus(Record, frozen=True, kw_only=True, tag="SidecarStatus"):
     envoy_version: str = ""
     plaintext: tuple[PlaintextPort, ...] = ()
     """Of each port that takes plaintext; a port that is missing here takes none, or nobody can look."""
+    open_streams: OpenStreams | None = None
+    """None: not said, as by versions that knew nothing of it."""
 
 
 class SilentSidecar(Record, frozen=True, kw_only=True, tag="SilentSidecar"):

@@ -217,4 +217,8 @@ def _progress_message(revision: int, progress: Progress) -> pb.WaitProgress:
         ],
         done=progress.done,
         revoked=progress.revoked,
+        open_bound_ms=progress.open_bound_ms,
+        passed_bound_ms=progress.passed_bound_ms,
+        uncut=[pb.Uncut(sidecar=one.sidecar, why=one.why) for one in progress.uncut],
+        bound_unknown=progress.bound_unknown,
     )

@@ -1,26 +1,36 @@
 """[edge] A change set: sent, told of, waited for."""
 
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import click
 import trio
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from controlplane.meshadm import output, render
 from controlplane.meshadm.client import MeshClient, new_request_id
-from controlplane.meshadm.errors import Refusal, RefusedBySidecar, WaitTimedOut
 from controlplane.meshadm.options import EXIT_INTERRUPTED, Connect
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.table import printable
+from controlplane.meshadm.waiting import Waited, wait
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.codec import Document
 from schemas.names import ObjectRef
+from schemas.objects import (
+    BackendTrafficPolicy,
+    ExternalService,
+    GRPCRoute,
+    HTTPRoute,
+    RateLimitPolicy,
+    TCPRoute,
+    Telemetry,
+)
+
+# Kinds that say nothing of who is let in.
+_OF_TRAFFIC = frozenset(
+    one.__name__
+    for one in (BackendTrafficPolicy, ExternalService, GRPCRoute, HTTPRoute, RateLimitPolicy, TCPRoute, Telemetry)
+)
 
 
 def put_of(document: Document) -> pb.Change:
@@ -49,9 +59,7 @@ class _State:
     """How far it came, for whoever interrupts it."""
 
     reply: pb.ApplyReply | None = None
-    progress: pb.WaitProgress | None = None
-    waited_for: int = 0
-    details: dict[str, Any] = field(default_factory=dict)
+    waited: Waited = field(default_factory=Waited)
 
 
 def send(connect: Connect, changes: Sequence[pb.Change], manner: Manner) -> None:
@@ -75,78 +83,14 @@ async def _send(client: MeshClient, changes: Sequence[pb.Change], manner: Manner
             output.line(printable(text))
     if manner.wait and not manner.dry_run:
         # Nothing changed: an earlier change may still be on its way, and that is what is waited for.
-        state.waited_for = state.reply.revision or (await client.sidecars()).config_revision
-        await _wait(client, manner, state, manner.seconds - (trio.current_time() - started))
+        state.waited.revision = state.reply.revision or (await client.sidecars()).config_revision
+        left = manner.seconds - (trio.current_time() - started)
+        await wait(client, state.waited, manner.form, left, manner.seconds, denies=_may_deny(state.reply))
 
 
-async def _wait(client: MeshClient, manner: Manner, state: _State, seconds: float) -> None:
-    with _progress_shown(manner) as show, trio.move_on_after(max(seconds, 0)):
-
-        def progress(message: pb.WaitProgress) -> None:
-            state.progress = pb.WaitProgress()
-            state.progress.CopyFrom(message)
-            show(message)
-
-        await client.wait(state.waited_for, progress)
-    last = state.progress
-    if last is not None and last.refusals:
-        refusals = sorted(Refusal(one.sidecar, one.resource, one.message) for one in last.refusals)
-        raise RefusedBySidecar(state.waited_for, refusals)
-    if last is None or not last.done:
-        pending = sorted(last.pending) if last else ()
-        raise WaitTimedOut(state.waited_for, manner.seconds, last.total if last else 0, pending)
-    if manner.form == "table":
-        for text in render.end_lines(last):
-            output.line(printable(text))
-
-
-def _progress_shown(manner: Manner) -> AbstractContextManager[Callable[[pb.WaitProgress], None]]:
-    if manner.form != "table":
-        return nullcontext(lambda _: None)
-    if sys.stderr.isatty():
-        return _Bar()
-    return nullcontext(_Lines())
-
-
-class _Lines:
-    """A line each time that something has moved, for logs and pipes."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def __call__(self, message: pb.WaitProgress) -> None:
-        text = printable(render.progress_line(message))
-        if text != self._last and not message.done:
-            output.notice(text)
-        self._last = text
-
-
-class _Bar:
-    """A bar on standard error that goes away when it is done."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, message: pb.WaitProgress) -> None:
-        text = printable(render.progress_line(message))
-        if self._task is None:
-            self._task = self._progress.add_task(text, total=message.total)
-        self._progress.update(self._task, description=text, completed=message.acked, total=message.total)
+def _may_deny(reply: pb.ApplyReply) -> bool:
+    """Whether something that is open may be allowed no longer."""
+    return not _OF_TRAFFIC.issuperset(one.key.kind for one in reply.outcomes)
 
 
 def _interrupted(state: _State, manner: Manner) -> str:
@@ -165,6 +109,6 @@ def _show_plain(state: _State, manner: Manner) -> None:
     if manner.form == "table" or state.reply is None:
         return
     plain = render.plain_outcomes(state.reply, dry_run=manner.dry_run)
-    if state.progress is not None:
-        plain["wait"] = render.plain_progress(state.progress)
+    if state.waited.progress is not None:
+        plain["wait"] = render.plain_progress(state.waited.progress)
     output.show_plain(plain, manner.form)

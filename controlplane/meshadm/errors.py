@@ -29,6 +29,21 @@ class RefusedBySidecar(MeshError):
         self.refusals = tuple(refusals)
 
 
+class OpenGoesOn(MeshError):
+    """Sidecars that can't end what is open and no longer allowed. revision: of a change that they run; 0: of none."""
+
+    def __init__(self, sidecars: Sequence[tuple[str, str]], revision: int = 0) -> None:
+        where = count(len(sidecars), "sidecar", "sidecars")
+        runs = f"revision {revision} is in force, but " if revision else ""
+        lines = [f"{runs}what is open and no longer allowed goes on at {where}:"]
+        lines += [f"{name}: {why or 'it does not say why'}" for name, why in sidecars]
+        lines.append(
+            "until that is mended, `systemctl restart mesh-sidecar@…` there ends it, with all else that is open"
+        )
+        super().__init__("\n".join(lines))
+        self.sidecars = tuple(sidecars)
+
+
 class WaitTimedOut(MeshError):
     """The change is in, and some sidecars have not said that they run it."""
 
@@ -70,6 +85,8 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case RefusedBySidecar():
             return ExitCode.REFUSED_BY_SIDECAR
+        case OpenGoesOn():
+            return ExitCode.NOT_ENDED
         case Expiring():
             return ExitCode.EXPIRING
         case Alarmed():

@@ -14,6 +14,7 @@ from schemas.keys import Keyspace
 from schemas.names import ObjectRef
 from schemas.objects import AnyRoute, ExternalService, Gateway, Service
 from schemas.objects.common import TargetRef
+from schemas.records import OpenStreams
 
 ACTIONS = {
     pb.Outcome.UNCHANGED: "unchanged",
@@ -190,7 +191,8 @@ def plain_outcomes(reply: pb.ApplyReply, *, dry_run: bool) -> dict[str, Any]:
 
 
 def plain_progress(progress: pb.WaitProgress) -> dict[str, Any]:
-    """``{revision, total, acked, pending, refusals: [{sidecar, resource, message}], revoked, done}``."""
+    """``{revision, total, acked, pending, refusals: [{sidecar, resource, message}], revoked, done, openBoundMs,
+    passedBoundMs, uncut: [{sidecar, why}], boundUnknown}``; a bound that nobody has said is null."""
     return {
         "revision": progress.revision,
         "total": progress.total,
@@ -201,13 +203,25 @@ def plain_progress(progress: pb.WaitProgress) -> dict[str, Any]:
         ],
         "revoked": sorted(progress.revoked),
         "done": progress.done,
+        "openBoundMs": progress.open_bound_ms or None,
+        "passedBoundMs": progress.passed_bound_ms or None,
+        "uncut": [{"sidecar": one.sidecar, "why": one.why} for one in progress.uncut],
+        "boundUnknown": sorted(progress.bound_unknown),
     }
 
 
 def end_lines(progress: pb.WaitProgress) -> list[str]:
-    """Of a wait that ended well."""
+    """Of a wait for all, which all run now."""
     sidecars = count(progress.total, "sidecar runs", "sidecars run")
-    lines = [f"{sidecars} revision {progress.revision}" if progress.total else "no sidecar is connected"]
+    first = f"{sidecars} revision {progress.revision}" if progress.total else "no sidecar is connected"
+    if progress.open_bound_ms:
+        bound = OpenStreams(bound_ms=progress.open_bound_ms, passed_bound_ms=progress.passed_bound_ms)
+        but = f", but at {len(progress.uncut)} of them" if progress.uncut else ""
+        first += f"; what is open and no longer allowed {bound}{but}"
+    lines = [first]
+    if progress.bound_unknown:
+        lines.append(f"when it ends is not known of {joined(sorted(progress.bound_unknown))}: of an older version")
+    lines += [f"what is open and no longer allowed goes on at {one.sidecar}: {one.why}" for one in progress.uncut]
     if progress.revoked:
         lines.append(f"revoked, and not waited for: {joined(sorted(progress.revoked))}")
     return lines

@@ -1,7 +1,7 @@
 """What the sidecars' own reports mean, and the table of them. Pure."""
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from controlplane.meshadm.table import Table, count, duration, printable
 from schemas.log_levels import LogLevels
 from schemas.names import ServiceRef
-from schemas.records import SidecarStatus
+from schemas.records import OpenStreams, SidecarStatus
 
 
 class State(enum.Enum):
@@ -121,6 +121,29 @@ def details(sidecars: Sequence[Sidecar]) -> list[str]:
     return found
 
 
+def uncut(sidecars: Sequence[Sidecar]) -> list[tuple[str, str]]:
+    """Those that can't end what is open and no longer allowed, and why."""
+    return [(name, said.problem) for name, said in _of_open_streams(sidecars) if said.goes_on]
+
+
+def open_lines(sidecars: Sequence[Sidecar]) -> list[str]:
+    """When what is open and no longer allowed ends; none where no sidecar says it."""
+    ends = [said for _, said in _of_open_streams(sidecars) if not said.goes_on]
+    if not ends:
+        return []
+    longest = OpenStreams(
+        bound_ms=max(one.bound_ms for one in ends), passed_bound_ms=max(one.passed_bound_ms for one in ends)
+    )
+    return [f"what is open and no longer allowed {longest}"]
+
+
+def _of_open_streams(sidecars: Sequence[Sidecar]) -> Iterator[tuple[str, OpenStreams]]:
+    """What each says, without the revoked: nobody hears them."""
+    for one in sidecars:
+        if one.state is not State.REVOKED and one.status.open_streams is not None:
+            yield one.name, one.status.open_streams
+
+
 def verdict_line(sidecars: Sequence[Sidecar]) -> str:
     """``2 of 7 sidecars need a look: 1 refused, 1 stale``; empty where all is well."""
     wrong = [one for one in sidecars if one.state in WRONG]
@@ -158,12 +181,20 @@ def plain_status(sidecars: Sequence[Sidecar], config_revision: int) -> dict[str,
                 "problems": list(one.status.problems),
                 "logLevels": plain_levels(one.status.log_levels),
                 "appHealth": one.status.app_health or None,
+                "openStreams": _plain_open(one.status.open_streams),
                 "agentVersion": one.status.agent_version,
                 "envoyVersion": one.status.envoy_version,
             }
             for one in sidecars
         ],
     }
+
+
+def _plain_open(said: OpenStreams | None) -> dict[str, Any] | None:
+    """``{boundMs, passedBoundMs, problem}``."""
+    if said is None:
+        return None
+    return {"boundMs": said.bound_ms, "passedBoundMs": said.passed_bound_ms, "problem": said.problem}
 
 
 def plain_levels(levels: LogLevels | None) -> dict[str, Any] | None:

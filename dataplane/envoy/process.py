@@ -225,6 +225,15 @@ class EnvoyProcess:
         if self._child is not None:
             self._child.signal(signal.SIGKILL)
 
+    @property
+    def drain_seconds(self) -> int:
+        return self._settings.drain_seconds
+
+    def check_shut(self) -> None:
+        """Raises PermissionDenied where `shut` would, of whatever connection. Two system calls."""
+        if self._child is not None:
+            self._child.check_shut()
+
     async def shut(self, connections: Collection[Connection]) -> int:
         """Ends those connections of the running Envoy; how many it had. Raises PermissionDenied."""
         if self._child is None:

@@ -32,6 +32,23 @@ def let_successors_reach_us() -> None:
     _libc.prctl(_PR_SET_PTRACER, _PR_SET_PTRACER_ANY, 0, 0, 0)
 
 
+def check(pidfd: int, pid: int) -> None:
+    """Raises PermissionDenied where `shut` would, for the reasons that concern all connections of the process."""
+    try:
+        os.scandir(_descriptors(pid)).close()
+    except FileNotFoundError:
+        return  # it has ended
+    except PermissionError as error:
+        raise _not_to_look(error) from error
+    try:
+        os.close(_borrow(pidfd, 0))  # any: the kernel asks who we are before it looks what there is
+    except ProcessLookupError:
+        return
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise _not_to_borrow(error) from error
+
+
 def shut(pidfd: int, pid: int, connections: Collection[Connection]) -> int:
     """Shuts down those of `connections` that the process has; how many. The others have ended by themselves.
 
@@ -46,10 +63,7 @@ def shut(pidfd: int, pid: int, connections: Collection[Connection]) -> int:
         except OSError as error:
             if error.errno == errno.EBADF:
                 continue  # closed meanwhile
-            raise PermissionDenied(
-                f"the kernel does not let the agent close connections of its Envoy: {error.strerror}; allow "
-                "pidfd_getfd to the unit (SystemCallFilter=), and set kernel.yama.ptrace_scope to 0 or 1"
-            ) from error
+            raise _not_to_borrow(error) from error
         with socket.socket(fileno=borrowed) as one:
             if _connection(one) in connections:
                 count += _shut(one)
@@ -60,7 +74,7 @@ def _sockets(pid: int) -> list[int]:
     """Descriptors that are sockets now; by the pidfd they are then looked at in no other process."""
     found = []
     try:
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
+        for entry in _descriptors(pid).iterdir():
             try:
                 if os.readlink(entry).startswith("socket:"):
                     found.append(int(entry.name))
@@ -69,8 +83,23 @@ def _sockets(pid: int) -> list[int]:
     except FileNotFoundError:
         return []
     except PermissionError as error:
-        raise PermissionDenied(f"the agent may not look into its Envoy: {error}") from error
+        raise _not_to_look(error) from error
     return found
+
+
+def _descriptors(pid: int) -> Path:
+    return Path(f"/proc/{pid}/fd")
+
+
+def _not_to_look(error: OSError) -> PermissionDenied:
+    return PermissionDenied(f"the agent may not look into its Envoy: {error}")
+
+
+def _not_to_borrow(error: OSError) -> PermissionDenied:
+    return PermissionDenied(
+        f"the kernel does not let the agent close connections of its Envoy: {error.strerror}; allow "
+        "pidfd_getfd to the unit (SystemCallFilter=), and set kernel.yama.ptrace_scope to 0 or 1"
+    )
 
 
 def _borrow(pidfd: int, number: int) -> int:

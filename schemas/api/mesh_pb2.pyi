@@ -662,7 +662,7 @@ class WaitRequest(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class WaitProgress(_message.Message):
-    __slots__ = ("revision", "total", "acked", "pending", "refusals", "done", "revoked")
+    __slots__ = ("revision", "total", "acked", "pending", "refusals", "done", "revoked", "open_bound_ms", "passed_bound_ms", "uncut", "bound_unknown")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     ACKED_FIELD_NUMBER: _ClassVar[int]
@@ -670,6 +670,10 @@ class WaitProgress(_message.Message):
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
+    OPEN_BOUND_MS_FIELD_NUMBER: _ClassVar[int]
+    PASSED_BOUND_MS_FIELD_NUMBER: _ClassVar[int]
+    UNCUT_FIELD_NUMBER: _ClassVar[int]
+    BOUND_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     revision: int
     total: int
     acked: int
@@ -677,7 +681,19 @@ class WaitProgress(_message.Message):
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
     done: bool
     revoked: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, revision: _Optional[int] = ..., total: _Optional[int] = ..., acked: _Optional[int] = ..., pending: _Optional[_Iterable[str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping[str, object]]]] = ..., done: bool = ..., revoked: _Optional[_Iterable[str]] = ...) -> None: ...
+    open_bound_ms: int
+    passed_bound_ms: int
+    uncut: _containers.RepeatedCompositeFieldContainer[Uncut]
+    bound_unknown: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, revision: _Optional[int] = ..., total: _Optional[int] = ..., acked: _Optional[int] = ..., pending: _Optional[_Iterable[str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping[str, object]]]] = ..., done: bool = ..., revoked: _Optional[_Iterable[str]] = ..., open_bound_ms: _Optional[int] = ..., passed_bound_ms: _Optional[int] = ..., uncut: _Optional[_Iterable[_Union[Uncut, _Mapping[str, object]]]] = ..., bound_unknown: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Uncut(_message.Message):
+    __slots__ = ("sidecar", "why")
+    SIDECAR_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    sidecar: str
+    why: str
+    def __init__(self, sidecar: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("sidecar", "resource", "message")

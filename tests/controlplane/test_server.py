@@ -338,5 +338,6 @@ def test_the_documented_codes() -> None:
         {
             "OK": 0, "UNEXPECTED": 1, "BAD_INPUT": 2, "NOT_FOUND": 3, "CONFLICT": 4, "UNAVAILABLE": 5, "DENIED": 6,
             "TIMED_OUT": 7, "REFUSED_BY_SIDECAR": 8, "EXPIRING": 9, "ALARM": 10,
+            "NOT_ENDED": 11,
         }
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 from envoy.service.accesslog.v3 import als_pb2
@@ -15,6 +16,7 @@ from dataplane.compile.resources import ROUTES, Resource, ResourceKey
 from dataplane.cutting import Cutter
 from schemas import codec
 from schemas.errors import PermissionDenied
+from schemas.records import OpenStreams
 from tests.properties.sidecar import from_listings
 from tests.states.build import KEYS, ORDERS, identity, policy, port, rule, service, who, workload
 
@@ -43,14 +45,17 @@ def report(**open_by: str) -> als_pb2.StreamAccessLogsMessage:
 
 
 class Envoy:
-    def __init__(self) -> None:
+    def __init__(self, *, refuses: bool = False) -> None:
         self.shut: list[int] = []
-        self.refuses = False
+        self.refuses = refuses
         self.news = 0
 
-    async def end(self, connections: Collection[Connection]) -> int:
+    def check(self) -> None:
         if self.refuses:
             raise PermissionDenied("not allowed")
+
+    async def end(self, connections: Collection[Connection]) -> int:
+        self.check()
         self.shut += sorted(one.remote[1] for one in connections)
         return len(connections)
 
@@ -60,7 +65,7 @@ class Envoy:
 
 @asynccontextmanager
 async def running(envoy: Envoy, given: Resource | None) -> AsyncIterator[Cutter]:
-    cutter = Cutter(lambda name: given if name == NAME else None, envoy.end, envoy.told)
+    cutter = Cutter(lambda name: given if name == NAME else None, envoy.end, envoy.check, envoy.told)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cutter.run)
         yield cutter
@@ -86,9 +91,7 @@ async def test_before_there_are_rules_nobody_is_judged() -> None:
     assert envoy.shut == []
 
 
-async def test_what_can_not_be_shut_is_a_problem_until_it_can_or_is_gone(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_what_can_not_be_shut_is_a_problem_until_it_can(autojump_clock: trio.testing.MockClock) -> None:
     envoy = Envoy()
     async with running(envoy, routes()) as cutter:
         for ends in ("it can be shut", "it is gone"):
@@ -97,9 +100,10 @@ async def test_what_can_not_be_shut_is_a_problem_until_it_can_or_is_gone(
                 cutter.take(NAME, report(mallory="1"))
                 await trio.testing.wait_all_tasks_blocked()
             assert "not allowed" in (cutter.problem or "")
+            assert cutter.open_streams(None) == OpenStreams(bound_ms=0, problem="not allowed")
             assert envoy.news == 1
+            envoy.refuses = False
             if ends == "it can be shut":
-                envoy.refuses = False
                 cutter.take(NAME, report(mallory="1"))
                 await trio.testing.wait_all_tasks_blocked()
                 assert envoy.shut == [1]
@@ -107,3 +111,21 @@ async def test_what_can_not_be_shut_is_a_problem_until_it_can_or_is_gone(
                 await trio.sleep(10)
             assert cutter.problem is None
             assert envoy.news == 2
+
+
+@pytest.mark.fault(24)
+async def test_that_nothing_could_be_shut_is_known_before_anything_has_to_be(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What is told of an ack is not to wait for somebody who is denied."""
+    envoy = Envoy(refuses=True)
+    async with running(envoy, routes()) as cutter:
+        assert cutter.open_streams(10.0) == OpenStreams(bound_ms=0, problem="not allowed")
+        envoy.refuses = False
+        await trio.sleep(10)
+        assert cutter.open_streams(None) == OpenStreams(bound_ms=2000)
+        assert cutter.open_streams(10.0) == OpenStreams(bound_ms=2000, passed_bound_ms=11_000)
+        envoy.refuses = True
+        await trio.sleep(10)
+        assert cutter.open_streams(None).goes_on
+        assert envoy.news == 2

@@ -31,7 +31,7 @@ from schemas.key_sets import place_of
 from schemas.keys import Keyspace, StatusRef
 from schemas.names import SpiffeId
 from schemas.objects import Telemetry
-from schemas.records import KeySetStatus, SidecarStatus, TrustBundle
+from schemas.records import KeySetStatus, OpenStreams, SidecarStatus, TrustBundle
 from telemetry.families import Family
 from tests.states.build import authentication, key_set
 from tests.support.metrics import Metrics, as_scraped, documented
@@ -49,8 +49,9 @@ OF_PROMETHEUS: Metrics = {
     "ALERTS": frozenset({"alertname", "alertstate", "severity"}),
 }
 STATUS = SidecarStatus(
-    service="web", namespace="shop", instance="web-1", applied_revision=2, acked_revision=1, svid_expires=10**10
-)
+    service="web", namespace="shop", instance="web-1", applied_revision=2, acked_revision=1, svid_expires=10**10,
+    open_streams=OpenStreams(bound_ms=2000),
+)  # fmt: skip
 
 
 def sidecar() -> Iterator[Family]:

@@ -39,6 +39,8 @@ async def test_it_returns_when_everybody_runs_it(mesh: E2eMesh, tmp_path: Path) 
         answer = json.loads(said)
         assert answer["wait"]["done"]
         assert (answer["wait"]["acked"], answer["wait"]["total"]) == (len(mesh.instances), len(mesh.instances))
+        wait = answer["wait"]
+        assert (wait["openBoundMs"], wait["uncut"], wait["boundUnknown"]) == (2000, [], [])
         statuses = await mesh.statuses()
         assert all(status.acked_revision >= answer["revision"] for status in statuses.values())
     finally:
@@ -54,7 +56,9 @@ async def test_it_names_who_is_missing_when_the_time_is_up(mesh: E2eMesh, tmp_pa
             assert code == ExitCode.TIMED_OUT, said
             assert "pending (1 of 4): shop/api.api-1" in said
             assert await mesh.status() == 200  # Envoy needs no agent to serve
-        assert (await mesh.local.meshadm("apply", "-f", file_of(tmp_path, news), "--wait"))[0] == ExitCode.OK
+        code, said = await mesh.local.meshadm("apply", "-f", file_of(tmp_path, news), "--wait")
+        assert code == ExitCode.OK
+        assert "what is open and no longer allowed ends within 2 s" in said
     finally:
         await mesh.delete(news.ref)
 

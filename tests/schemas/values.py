@@ -63,6 +63,7 @@ from schemas.records import (
     LoginToken,
     LogLevel,
     Nack,
+    OpenStreams,
     Operator,
     Outage,
     PlaintextPort,
@@ -291,6 +292,7 @@ RECORDS: tuple[AnyRecord, ...] = (
                 sources=(PlaintextSource(address="10.0.0.7", last_seen=1_700_000_000),),
             ),
         ),
+        open_streams=OpenStreams(bound_ms=2000, passed_bound_ms=11_000, problem="no"),
     ),
     SilentSidecar(until=1_700_003_630, trust_sequence=3),
     LogLevel(

@@ -10,9 +10,10 @@ import click
 from controlplane.ca.expiry import life_of
 from controlplane.ca.rotation import REPLICA_GONE_SECONDS
 from controlplane.meshadm import output
+from controlplane.meshadm import sidecars as judging
 from controlplane.meshadm.authority import moment
 from controlplane.meshadm.client import MeshClient
-from controlplane.meshadm.errors import Alarmed, Expiring
+from controlplane.meshadm.errors import Alarmed, Expiring, OpenGoesOn
 from controlplane.meshadm.options import Connect, Duration, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.table import Table, count, duration, printable
@@ -76,7 +77,8 @@ def check(connect: Connect, least: float, directory: Path, form: Format) -> None
 
     SVIDs are short-lived: they fail the check when less than a third of their life is left, since they are renewed at
     half of it. A sidecar that is revoked renews nothing and is left out. Ends with 9 when anything fails the check,
-    with 10 when the replica raises an alarm about the whole mesh, with 0 when all is well.
+    with 11 when a sidecar can't end what is open and no longer allowed, with 10 when the replica raises an alarm about
+    the whole mesh, with 0 when all is well.
     """
 
     async def ask(
@@ -100,18 +102,25 @@ def check(connect: Connect, least: float, directory: Path, form: Format) -> None
     ]
     findings.sort(key=lambda one: (not one.bad(now), one.not_after))
     bad = [one for one in findings if one.bad(now)]
+    uncut = judging.uncut(judging.judged(sidecars, 0, now))
     if form == "table":
         output.show_table(_table(findings, now))
+        for name, why in uncut:
+            output.line(printable(f"what is open and no longer allowed goes on at {name}: {why}"))
         for text in alarms:
             output.line(printable(f"ALARM: {text}"))
     else:
         certificates = [_plain(one, now) for one in findings]
-        output.show_plain({"ok": not bad and not alarms, "certificates": certificates, "alarms": list(alarms)}, form)
+        goes_on = [{"sidecar": name, "why": why} for name, why in uncut]
+        ok = not bad and not uncut and not alarms
+        output.show_plain({"ok": ok, "certificates": certificates, "uncut": goes_on, "alarms": list(alarms)}, form)
     if bad:
         names = "\n".join(f"{one.what}: {_left(one, now)}" for one in bad)
         raise Expiring(
             f"{count(len(bad), 'certificate ends', 'certificates end')} too soon\n{names}\nsee docs/ca.md, Expiry"
         )
+    if uncut:
+        raise OpenGoesOn(uncut)
     if alarms:
         raise Alarmed("\n".join(alarms))
 

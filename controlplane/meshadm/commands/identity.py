@@ -10,9 +10,11 @@ from controlplane.meshadm import output
 from controlplane.meshadm.access import plain_revocations, revocation_table
 from controlplane.meshadm.authority import moment
 from controlplane.meshadm.client import MeshClient, new_request_id
-from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
+from controlplane.meshadm.options import EXIT_INTERRUPTED, Connect, Duration, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
+from controlplane.meshadm.render import plain_progress
 from controlplane.meshadm.table import count
+from controlplane.meshadm.waiting import Waited, wait
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import InvalidInput, Problem
@@ -32,21 +34,46 @@ def identity() -> None:
     cls=MeshCommand,
     short_help="Deny a workload everywhere.",
     example="""
-meshadm identity revoke shop/orders --reason "key found on a build host"
+meshadm identity revoke shop/orders --reason "key found on a build host" --wait
 """,
 )
 @click.argument("workload", metavar="NAMESPACE/SERVICE")
 @click.option("--reason", default="", help="Why; for the record and the audit log.")
+@click.option(
+    "--wait",
+    "waits",
+    is_flag=True,
+    help="Return when every connected sidecar denies it; fail where what it has open can't be ended.",
+)
+@click.option("--timeout", type=Duration(), default="60s", show_default=True, help="Bound on the wait.")
+@formats("table", "json", "yaml")
 @connects
-def revoke(connect: Connect, workload: str, reason: str) -> None:
+def revoke(connect: Connect, workload: str, reason: str, waits: bool, timeout: float, form: Format) -> None:
     """Every sidecar denies the identity from now on, whatever policies say; no replica renews it."""
     namespace, service = _parsed(workload)
     request = pb.RevokeIdentityRequest(request_id=new_request_id(), namespace=namespace, service=service, reason=reason)
+    waited = Waited()
 
-    async def ask(client: MeshClient) -> pb.RevocationReply:
-        return await client.call("/mesh.v1.Revocations/Revoke", request, pb.RevocationReply, write=True)
+    async def ask(client: MeshClient) -> None:
+        reply = await client.call("/mesh.v1.Revocations/Revoke", request, pb.RevocationReply, write=True)
+        waited.revision = reply.revision
+        if form == "table":
+            output.line(f"the identity of {workload} is revoked at revision {reply.revision}")
+        if waits:
+            await wait(client, waited, form, timeout, timeout, denies=True)
 
-    output.line(f"the identity of {workload} is revoked at revision {connect.run(ask).revision}")
+    try:
+        connect.run(ask)
+    except KeyboardInterrupt:
+        if not waited.revision:
+            raise
+        output.notice(f"interrupted: {workload} is revoked at revision {waited.revision}; see `meshadm status`")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        if form != "table" and waited.revision:
+            plain = {"namespace": namespace, "service": service, "revision": waited.revision}
+            progress = waited.progress
+            output.show_plain(plain if progress is None else {**plain, "wait": plain_progress(progress)}, form)
 
 
 @identity.command(

@@ -7,7 +7,7 @@ import click
 from controlplane.meshadm import output
 from controlplane.meshadm import sidecars as judging
 from controlplane.meshadm.client import MeshClient
-from controlplane.meshadm.errors import Alarmed, Refusal, RefusedBySidecar, SidecarsNotCurrent
+from controlplane.meshadm.errors import Alarmed, OpenGoesOn, Refusal, RefusedBySidecar, SidecarsNotCurrent
 from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from controlplane.meshadm.sidecars import State
@@ -32,8 +32,9 @@ def status(connect: Connect, namespace: str | None, form: Format) -> None:
     """Show each sidecar: contact, acked revision, refusals, expiry of its identity.
 
     Ends with 8 when a sidecar has refused something, with 7 when one is stale (no contact with etcd) or its identity
-    has expired, with 10 when the replica raises an alarm about the whole mesh, else with 0. One that is revoked is no
-    failure: it is meant to be out. Nor is one that is merely behind: each is for a moment after a change.
+    has expired, with 11 when one can't end what is open and no longer allowed, with 10 when the replica raises an alarm
+    about the whole mesh, else with 0. One that is revoked is no failure: it is meant to be out. Nor is one that is
+    merely behind: each is for a moment after a change.
     """
 
     async def ask(client: MeshClient) -> tuple[Sidecars, frozenset[ServiceRef]]:
@@ -49,7 +50,11 @@ def status(connect: Connect, namespace: str | None, form: Format) -> None:
     ]
     if form == "table":
         output.show_table(judging.status_table(judged, found.config_revision, now))
-        for text in (*judging.details(judged), *(printable(f"ALARM: {one}") for one in found.alarms)):
+        for text in (
+            *judging.details(judged),
+            *judging.open_lines(judged),
+            *(printable(f"ALARM: {one}") for one in found.alarms),
+        ):
             output.line(text)
     else:
         output.show_plain({**judging.plain_status(judged, found.config_revision), "alarms": list(found.alarms)}, form)
@@ -69,5 +74,7 @@ def status(connect: Connect, namespace: str | None, form: Format) -> None:
         if any(one.state is State.EXPIRED for one in judged):
             advice = "a sidecar whose identity expired serves nobody; see its log and its way to the replicas"
         raise SidecarsNotCurrent(f"{judging.verdict_line(judged)}\n{wrong}\n{advice}")
+    if uncut := judging.uncut(judged):
+        raise OpenGoesOn(uncut)
     if found.alarms:
         raise Alarmed("\n".join(found.alarms))

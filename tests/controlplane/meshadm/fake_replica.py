@@ -180,6 +180,11 @@ class FakeReplica:
     async def list_revocations(self, request: pb.ListRevocationsRequest, context: Context) -> pb.ListRevocationsReply:
         return pb.ListRevocationsReply(revocations=self.revocations, revision=self.revision)
 
+    async def revoke(self, request: pb.RevokeIdentityRequest, context: Context) -> pb.RevocationReply:
+        self._enter("Revoke", request)
+        self.revision += 1
+        return pb.RevocationReply(revision=self.revision)
+
     async def wait(self, request: pb.WaitRequest, send: Send[pb.WaitProgress], context: Context) -> None:
         self._enter("Wait", request)
         script = self.waits.pop(0) if self.waits else [pb.WaitProgress(done=True)]
@@ -226,6 +231,7 @@ class FakeReplica:
             "/mesh.v1.Config/List": one(self.list, pb.ListRequest),
             "/mesh.v1.Config/Watch": many(self.watch, pb.WatchRequest),
             "/mesh.v1.Revocations/List": one(self.list_revocations, pb.ListRevocationsRequest),
+            "/mesh.v1.Revocations/Revoke": one(self.revoke, pb.RevokeIdentityRequest),
             "/mesh.v1.Federation/Status": one(self.federation, pb.FederationStatusRequest),
             "/mesh.v1.Questions/Ask": one(self.ask, pb.AskRequest),
             "/mesh.v1.Sidecars/List": one(self.sidecars, pb.ListSidecarsRequest),

@@ -16,7 +16,7 @@ from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import Problem
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica, serving, socket_in
-from tests.schemas.values import POLICY, SERVICE
+from tests.schemas.values import BALANCING, POLICY, SERVICE
 from trio_grpc import RpcAbort, StatusCode
 
 MANIFEST = codec.dump_yaml([codec.to_builtins(SERVICE), codec.to_builtins(POLICY)])
@@ -244,6 +244,75 @@ async def test_wait_names_who_is_revoked(cli: Cli, fake: FakeReplica, manifest: 
     assert out.endswith("1 sidecar runs revision 11\nrevoked, and not waited for: shop/orders.a\n")
     plain = json.loads(await cli.ok("apply", "-f", manifest, "--wait", "-o", "json"))
     assert plain["wait"]["revoked"] == ["shop/orders.a"]
+
+
+async def test_wait_tells_when_what_is_open_and_no_longer_allowed_ends(
+    cli: Cli, fake: FakeReplica, manifest: str
+) -> None:
+    last = progress(2, 2, done=True)
+    last.open_bound_ms = 2000
+    fake.waits = [[last], [last]]
+    plain = json.loads(await cli.ok("apply", "-f", manifest, "--wait", "-o", "json"))["wait"]
+    assert (plain["openBoundMs"], plain["passedBoundMs"], plain["uncut"], plain["boundUnknown"]) == (2000, None, [], [])
+    said = (await cli.ok("apply", "-f", manifest, "--wait")).splitlines()
+    assert said[-1] == "2 sidecars run revision 11; what is open and no longer allowed ends within 2 s"
+    last.passed_bound_ms = 11_000
+    last.bound_unknown.append("shop/orders.old")
+    fake.waits = [[last]]
+    said = (await cli.ok("apply", "-f", manifest, "--wait")).splitlines()  # an upgrade that is under way is no failure
+    ends = "ends within 2 s, where bytes are passed on within 11 s"
+    assert said[-2:] == [
+        f"2 sidecars run revision 11; what is open and no longer allowed {ends}",
+        "when it ends is not known of shop/orders.old: of an older version",
+    ]
+
+
+@pytest.mark.fault(24)
+async def test_wait_fails_where_what_is_no_longer_allowed_goes_on(cli: Cli, fake: FakeReplica, manifest: str) -> None:
+    last = progress(2, 2, done=True)
+    last.open_bound_ms = 2000
+    last.uncut.add(sidecar="shop/orders.a", why="allow pidfd_getfd\x1b[2J")
+    fake.waits = [[last], [last], [last]]
+    result = await cli("apply", "-f", manifest, "--wait")
+    assert result.exit_code == 11
+    assert "ends within 2 s, but at 1 of them\n" in result.stdout
+    assert result.stderr.startswith(
+        "error: revision 11 is in force, but what is open and no longer allowed goes on at 1"
+    )
+    assert "shop/orders.a: allow pidfd_getfd\\x1b[2J\n" in result.stderr
+    result = await cli("apply", "-f", manifest, "--wait", "-o", "json")
+    assert (result.exit_code, json.loads(result.stderr)["error"]["name"]) == (11, "NOT_ENDED")
+    assert json.loads(result.stdout)["wait"]["uncut"] == [
+        {"sidecar": "shop/orders.a", "why": "allow pidfd_getfd\x1b[2J"}
+    ]
+    # What takes nothing from anybody is not held up by it.
+    spread = codec.dump_yaml([codec.to_builtins(BALANCING)])
+    assert "goes on at shop/orders.a: allow" in await cli.ok("apply", "-f", "-", "--wait", stdin=spread)
+
+
+@pytest.mark.fault(24)
+async def test_a_revocation_waits_for_whom_it_concerns(cli: Cli, fake: FakeReplica) -> None:
+    last = progress(1, 1, done=True)
+    last.open_bound_ms = 2000
+    last.revoked.append("shop/orders.a")
+    fake.waits = [[last], [last]]
+    assert (await cli.ok("identity", "revoke", "shop/orders", "--wait")).splitlines() == [
+        "the identity of shop/orders is revoked at revision 11",
+        "1 sidecar runs revision 11; what is open and no longer allowed ends within 2 s",
+        "revoked, and not waited for: shop/orders.a",
+    ]
+    plain = json.loads(await cli.ok("identity", "revoke", "shop/orders", "--wait", "-o", "json"))
+    assert (plain["service"], plain["revision"], plain["wait"]["openBoundMs"]) == ("orders", 12, 2000)
+    last.uncut.add(sidecar="shop/web.w", why="allow pidfd_getfd")
+    fake.waits = [[last]]
+    result = await cli("identity", "revoke", "shop/orders", "--wait")
+    assert (result.exit_code, "shop/web.w: allow pidfd_getfd" in result.stderr) == (11, True)
+    fake.waits = [[progress(1, 0, "shop/web.w")]]
+    late = await cli("identity", "revoke", "shop/orders", "--wait", "--timeout", "300ms")
+    assert (late.exit_code, "not every sidecar runs it" in late.stderr) == (7, True)
+    assert (
+        await cli.ok("identity", "revoke", "shop/orders") == "the identity of shop/orders is revoked at revision 15\n"
+    )
 
 
 async def test_wait_of_an_unchanged_apply_waits_for_the_newest_configuration(

@@ -13,7 +13,7 @@ import yaml
 
 from schemas import codec, joinfile
 from schemas.api import mesh_pb2 as pb
-from schemas.records import Endpoint, Nack, Revocation, SidecarStatus
+from schemas.records import Endpoint, Nack, OpenStreams, Revocation, SidecarStatus
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
 from tests.schemas.values import LIMITS, MESH, OBJECTS, POLICY, SERVICE
 from trio_grpc import RpcAbort, StatusCode
@@ -207,6 +207,21 @@ async def test_status_says_who_is_revoked_and_what_that_leaves_open(cli: Cli, fa
     assert "shop/web.w is revoked" not in said
     plain = json.loads(await cli.ok("status", "-o", "json"))
     assert [one["state"] for one in plain["sidecars"]] == ["revoked", "current"]
+
+
+@pytest.mark.fault(24)
+async def test_status_says_when_what_is_open_ends_and_fails_where_it_goes_on(cli: Cli, fake: FakeReplica) -> None:
+    fake.report(sidecar("a", open_streams=OpenStreams(bound_ms=2000)), sidecar("old"))
+    assert (await cli.ok("status")).endswith("\nwhat is open and no longer allowed ends within 2 s\n")
+    plain = json.loads(await cli.ok("status", "-o", "json"))
+    ends = {"boundMs": 2000, "passedBoundMs": 0, "problem": ""}
+    assert [one["openStreams"] for one in plain["sidecars"]] == [ends, None]
+    fake.report(sidecar("b", open_streams=OpenStreams(bound_ms=0, problem="allow pidfd_getfd")))
+    result = await cli("status")
+    assert (result.exit_code, "shop/orders.b: allow pidfd_getfd" in result.stderr) == (11, True)
+    record = Revocation(namespace="shop", service="orders", serial=1, revoked=True, at=1, by="anna")
+    fake.revocations.append(codec.encode(record))
+    await cli.ok("status")  # of whom nobody hears
 
 
 @pytest.mark.fault(25)

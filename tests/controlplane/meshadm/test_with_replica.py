@@ -11,7 +11,7 @@ import trio
 from controlplane.config import load as load_config
 from schemas import joinfile
 from schemas.api import mesh_pb2 as pb
-from schemas.records import Nack
+from schemas.records import Nack, OpenStreams
 from tests.controlplane.meshadm.fake_replica import Cli, run_cli
 from tests.controlplane.replica import Caller, Joined, Mesh, Replica
 from tests.support.net import free_port
@@ -160,6 +160,12 @@ async def test_wait_and_status_follow_a_sidecars_reports(
         await _report(sidecar, caller, lease, newest)
         assert "current" in await cli.ok("status", "-n", namespace)
         assert "1 sidecar runs revision" in await cli.ok("apply", "-f", "-", "--wait", stdin=shop(namespace, port=81))
+
+        said = OpenStreams(bound_ms=0, problem="allow pidfd_getfd")
+        await _report(sidecar, caller, lease, newest, open_streams=said)
+        uncut = await cli("apply", "-f", "-", "--wait", stdin=shop(namespace, port=81))
+        assert uncut.exit_code == 11
+        assert f"{namespace}/orders.orders-1: allow pidfd_getfd" in uncut.stderr
 
         async with trio.open_nursery() as nursery:
 

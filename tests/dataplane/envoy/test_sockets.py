@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import subprocess
 import sys
+from unittest.mock import Mock
+
+import pytest
 
 from dataplane.compile.open_streams import Connection
 from dataplane.envoy import sockets
+from schemas.errors import PermissionDenied
 
 # Accepts two connections, and sends each back what it says, until it is ended.
 _SERVER = """
@@ -46,4 +52,20 @@ def test_one_of_two_connections() -> None:
             server.kill()
         server.wait()
         assert sockets.shut(pidfd, server.pid, {connection}) == 0  # it has ended: nothing to do, and no error
+        os.close(pidfd)
+
+
+def test_whether_connections_could_be_shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the answer of the kernel, whatever the process has open."""
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+        pidfd = os.pidfd_open(process.pid)
+        sockets.check(pidfd, process.pid)
+        with monkeypatch.context() as changed:
+            for code, said in ((errno.EPERM, "pidfd_getfd"), (errno.ENOSYS, "not implemented"), (errno.EBADF, "")):
+                changed.setattr(sockets, "_borrow", Mock(side_effect=OSError(code, os.strerror(code))))
+                with pytest.raises(PermissionDenied, match=said) if said else contextlib.nullcontext():
+                    sockets.check(pidfd, process.pid)
+        process.kill()
+        process.wait()
+        sockets.check(pidfd, process.pid)  # it has ended: there is nothing that could go on
         os.close(pidfd)
