@@ -28,7 +28,7 @@ _CURVES: Mapping[str, tuple[type[ec.EllipticCurve], str]] = {
 # RFC 7518, 6.2.2, 6.3.2 and 6.4.1; RFC 8037, 2.
 _SECRET = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
-_MAX_EXPONENT = 2**32  # what BoringSSL takes
+_EXPONENTS = frozenset({3, 65537})  # Envoy takes no others; nor an even modulus, which is of no RSA key
 
 NOBODYS = (
     '{"keys":[{"crv":"P-256","kty":"EC","x":"FlUy6pXdf6WBXra467ZD9v4nAyYeB6lkQZPtW9CjVsI",'
@@ -68,7 +68,8 @@ def public_keys(document: str | bytes, *, own: bool = False) -> str:
             found.append(key)
     if not found:
         raise InvalidKeys(
-            "it has no public key that verifies signatures (RSA from 2,048 bits, P-256, P-384, P-521, Ed25519)"
+            "it has no public key that verifies signatures "
+            "(RSA of 2,048 to 8,192 bits with e 3 or 65537, P-256, P-384, P-521, Ed25519)"
         )
     return written(found)
 
@@ -105,8 +106,8 @@ def _key(element: Mapping[str, Any]) -> tuple[dict[str, str], frozenset[str]]:
     match element.get("kty"), element.get("crv"):
         case "RSA", _:
             n, e = _bytes(element, "n"), _bytes(element, "e")
-            if int.from_bytes(e, "big") > _MAX_EXPONENT:
-                raise ValueError("a bad exponent")
+            if int.from_bytes(e, "big") not in _EXPONENTS or not n[-1] & 1:
+                raise ValueError("a bad exponent or modulus")
             key = rsa.RSAPublicNumbers(int.from_bytes(e, "big"), int.from_bytes(n, "big")).public_key()
             if not _MIN_RSA_BITS <= key.key_size <= _MAX_RSA_BITS:
                 raise ValueError("a bad size")

@@ -28,6 +28,11 @@ def _number(value: int, size: int | None = None) -> str:
     return text(value.to_bytes(size or (value.bit_length() + 7) // 8, "big"))
 
 
+def rsa_key(n: int, e: int) -> dict[str, str]:
+    """A JWK, whether anything can be verified by it or not."""
+    return {"kty": "RSA", "n": _number(n), "e": _number(e)}
+
+
 @dataclass
 class Issuer:
     """`number`: of its RSA key."""
@@ -47,7 +52,7 @@ class Issuer:
         raw = self.ed.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         keys = [
             {"kty": "EC", "crv": "P-256", "kid": "e", "x": _number(point.x, 32), "y": _number(point.y, 32)},
-            {"kty": "RSA", "kid": "r", "use": "sig", "n": _number(number.n), "e": _number(number.e)},
+            {**rsa_key(number.n, number.e), "kid": "r", "use": "sig"},
             {"kty": "OKP", "crv": "Ed25519", "kid": "d", "alg": "EdDSA", "x": text(raw)},
         ]
         return json.dumps({"keys": keys})

@@ -24,7 +24,7 @@ from schemas.objects.service import ServicePort
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.shop import HTTP, Shop, apps
 from tests.states.build import ORDERS, TRUST_DOMAIN, authentication, identity, key_set, policy, rule, unreadable, who
-from tests.support.tokens import Issuer
+from tests.support.tokens import Issuer, rsa_key
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
 NOW = int(time.time())
@@ -316,6 +316,24 @@ def test_keys_that_replicas_fetch(shop: Shop) -> None:
         assert answers()[0] == (401, "Jwks remote fetch is failed")
         shop.set(authentication("tokens", BEARER, IN_HEADER), LET_WEB)
         assert answers()[0] == (401, "Jwt issuer is not configured")
+
+
+def test_keys_that_envoy_takes_none_of_hold_up_no_policy(shop: Shop) -> None:
+    """What a stranger serves: had Envoy refused it, it had refused the rules that came with it."""
+    uri, n = f"{ONE.name}/keys", ONE.rsa.public_key().public_numbers().n
+    fetched = authentication("tokens", {"issuer": ONE.name, "jwksUri": uri})
+    denied = policy("no-web", "DENY", rule(who("web")))
+    taken = [(n, 65537), (n, 3), (2**8191 + 1, 3)]
+    refused = [(n, 17), (n, 2**31 + 1), (n - 1, 65537), (2**8192 + 1, 3)]
+    with calling(shop) as caller:
+        for of in (taken, *([one] for one in refused)):
+            keys = key_set(uri, json.dumps({"keys": [rsa_key(*one) for one in of]}))
+            shop.set(fetched, LET_WEB, keys)
+            assert caller.ask([one("RS256", None)]).status == (200 if of is taken else 401), of
+            shop.set(fetched, LET_WEB, keys, denied)
+            assert caller.ask().status == 403, of
+        shop.set(fetched, denied, key_set(uri, json.dumps({"keys": [rsa_key(*taken[-1])]})))
+        shop.set(authentication("tokens", BEARER, IN_HEADER), LET_WEB)
 
 
 @pytest.mark.fault(21)
