@@ -75,7 +75,8 @@ def public_keys(document: str | bytes, *, own: bool = False) -> str:
 
 
 def written(keys: Sequence[Mapping[str, str]]) -> str:
-    return json.dumps({"keys": list(keys)}, separators=(",", ":"), sort_keys=True)
+    """Never longer than what it was read from, so that it can be read again."""
+    return json.dumps({"keys": list(keys)}, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _public(element: object) -> dict[str, str] | None:

@@ -327,9 +327,9 @@ def test_keys_that_envoy_takes_none_of_hold_up_no_policy(shop: Shop) -> None:
     refused = [(n, 17), (n, 2**31 + 1), (n - 1, 65537), (2**8192 + 1, 3)]
     with calling(shop) as caller:
         for of in (taken, *([one] for one in refused)):
-            keys = key_set(uri, json.dumps({"keys": [rsa_key(*one) for one in of]}))
+            keys = key_set(uri, json.dumps({"keys": [{**rsa_key(*one), "kid": "ключ"} for one in of]}))
             shop.set(fetched, LET_WEB, keys)
-            assert caller.ask([one("RS256", None)]).status == (200 if of is taken else 401), of
+            assert caller.ask([one("RS256", "ключ")]).status == (200 if of is taken else 401), of
             shop.set(fetched, LET_WEB, keys, denied)
             assert caller.ask().status == 403, of
         shop.set(fetched, denied, key_set(uri, json.dumps({"keys": [rsa_key(*taken[-1])]})))
