@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import trio
 
 from controlplane.https_get import Network
-from controlplane.key_sets.decide import Fetch, Forget, Place, Source, Wait, next_action, next_try
+from controlplane.key_sets.decide import Fetch, Forget, Place, Source, Wait, fairly, next_action, next_try
 from controlplane.key_sets.fetch import fetch
-from controlplane.key_sets.places import Named, Places, named_by, place_of
+from controlplane.key_sets.places import Named, Places, key_set_of, named_by, place_of, status_of
 from controlplane.log import event
 from controlplane.store.etcd import Store
 from controlplane.store.lock import locked
@@ -82,6 +82,8 @@ class KeySetFollower:
         self._refused = tuple(refused)
         self._wake = trio.Event()
         self._limit = trio.Semaphore(AT_ONCE)
+        self._tried_here: dict[KeySetRef, int] = {}
+        """When this replica last tried, in seconds since 1970."""
         self.places = Places(store.keyspace, lambda: self._wake.set())
 
     async def run(self) -> None:
@@ -93,18 +95,20 @@ class KeySetFollower:
                 await self._wake.wait()
 
     async def advance(self) -> float:
-        """What is due. Seconds until the next look."""
+        """Of what is due as much as is fair. Seconds until the next look."""
         now = int(self._now())
         soonest = now + IDLE_SECONDS
         due: list[Place] = []
-        for place in self.places.all():
-            action = next_action(place, now)
+        places = self.places.all()
+        self._tried_here = {one.ref: at for one in places if (at := self._tried_here.get(one.ref)) is not None}
+        for place in places:
+            action = next_action(place, now, tried_here=self._tried_here.get(place.ref, 0))
             if not isinstance(action, Wait):
                 due.append(place)
             elif action.until is not None:
                 soonest = min(soonest, action.until)
         async with trio.open_nursery() as nursery:
-            for place in _fairly(due):
+            for place in fairly(due, AT_ONCE):
                 await self._limit.acquire()
                 nursery.start_soon(self._try, place.ref)
         return AGAIN_SECONDS if due else max(1.0, soonest - now)
@@ -131,8 +135,10 @@ class KeySetFollower:
     async def _take_step(self, ref: KeySetRef, *, at_once: bool = False, seconds: float = 0.0) -> None:
         async with locked(self._store, f"jwks-{ref.digest}", self._replica, seconds=seconds) as lock:
             seen = await self._seen(ref)
-            match next_action(seen.place, int(self._now()), at_once=at_once):
+            now, tried_here = int(self._now()), self._tried_here.get(ref, 0)
+            match next_action(seen.place, now, tried_here=tried_here, at_once=at_once):
                 case Fetch(source):
+                    self._tried_here[ref] = now
                     await self._fetch(seen, source, lock)
                 case Forget():
                     await self._forget(ref, seen, lock)
@@ -184,7 +190,8 @@ class KeySetFollower:
         key_set, status = await self._store.get(data_key), await self._store.get(status_key)
         guards: list[Guard] = [KeyGuard(key, _revision(kv)) for key, kv in ((data_key, key_set), (status_key, status))]
         named, doubtful = await self._naming(ref, guards)
-        return _Seen(place_of(ref, named, key_set, status, doubtful), tuple(guards), key_set, status)
+        place = place_of(ref, named, key_set_of(key_set), status_of(status), doubtful)
+        return _Seen(place, tuple(guards), key_set, status)
 
     async def _naming(self, ref: KeySetRef, guards: list[Guard]) -> tuple[tuple[Named, ...], bool]:
         """An object that names the place, the one that wants it newest first, and whether another one may; and what to
@@ -231,10 +238,3 @@ def _naming(ref: KeySetRef, of: ObjectRef, kv: KeyValue, before: Named) -> Named
 
 def _revision(kv: KeyValue | None) -> int:
     return kv.mod_revision if kv is not None else 0
-
-
-def _fairly(due: Sequence[Place]) -> list[Place]:
-    """Those that answer first, and of the others a few: who names thousands that never do holds up nobody."""
-    failing = [one for one in due if one.status is not None and one.status.failures]
-    failing.sort(key=lambda one: one.status.next if one.status is not None else 0)
-    return [one for one in due if one not in failing] + failing[:AT_ONCE]

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import trio
 
+from authz.jwks import InvalidKeys, public_keys
 from authz.key_sources import fetched_from
 from authz.stored import check_understood
 from controlplane.key_sets.decide import Place, Source
@@ -27,6 +28,12 @@ class Named:
 
     object: ObjectRef
     source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    key_set: KeySet
+    usable: bool
 
 
 class Naming:
@@ -84,14 +91,40 @@ class Naming:
                 self.by_place.pop(one.source.ref, None)
 
 
+class Read(Held, Generic[T]):
+    """A prefix whose values are read once, when they change, and not at each look at all of them."""
+
+    def __init__(self, notify: Callable[[], None], read: Callable[[KeyValue], T]) -> None:
+        super().__init__(notify)
+        self._read = read
+        self.known: dict[bytes, T] = {}
+
+    def listed(self, listing: Listing) -> None:
+        before, known = self.values, self.known
+        super().listed(listing)
+        self.known = {
+            key: known[key] if key in known and before.get(key) == kv else self._read(kv)
+            for key, kv in self.values.items()
+        }
+
+    def changed(self, batch: WatchBatch) -> None:
+        super().changed(batch)
+        for key in {event.kv.key for event in batch.events}:
+            kv = self.values.get(key)
+            if kv is None:
+                self.known.pop(key, None)
+            else:
+                self.known[key] = self._read(kv)
+
+
 class Places:
     """`notify` is called after each change."""
 
     def __init__(self, keyspace: Keyspace, notify: Callable[[], None]) -> None:
         self._keyspace = keyspace
         self.naming = Naming(keyspace, notify)
-        self.key_sets = Held(notify)
-        self.statuses = Held(notify)
+        self.key_sets = Read(notify, key_set_of)
+        self.statuses = Read(notify, status_of)
 
     @property
     def synced(self) -> bool:
@@ -110,22 +143,23 @@ class Places:
         return place_of(
             ref,
             tuple(named[key] for key in sorted(named)),
-            self.key_sets.values.get(self._keyspace.key_set(ref)),
-            self.statuses.values.get(self._keyspace.key_set_status(ref)),
+            self.key_sets.known.get(self._keyspace.key_set(ref)),
+            self.statuses.known.get(self._keyspace.key_set_status(ref)),
             bool(self.naming.unreadable),
         )
 
 
 def place_of(
-    ref: KeySetRef, named: tuple[Named, ...], key_set: KeyValue | None, status: KeyValue | None, doubtful: bool
+    ref: KeySetRef, named: tuple[Named, ...], keys: Keys | None, status: KeySetStatus | None, doubtful: bool
 ) -> Place:
     """doubtful: an object somewhere can't be read."""
     return Place(
         ref,
         tuple(sorted({one.object for one in named})),
         min((one.source for one in named), key=lambda one: one.refresh_seconds, default=None),
-        _read(key_set, KeySet),
-        _read(status, KeySetStatus),
+        keys.key_set if keys is not None else None,
+        keys is not None and keys.usable,
+        status,
         doubtful,
     )
 
@@ -138,6 +172,20 @@ def named_by(ref: ObjectRef, value: bytes) -> Iterator[Named]:
         where = fetched_from(rule)
         if where is not None:
             yield Named(ref, Source(where, rule.jwks_uri or "", rule.jwks_ca, rule.refresh_seconds))
+
+
+def key_set_of(kv: KeyValue | None) -> Keys | None:
+    key_set = _read(kv, KeySet)
+    if key_set is None:
+        return None
+    try:
+        return Keys(key_set, bool(public_keys(key_set.jwks)))
+    except InvalidKeys:
+        return Keys(key_set, False)
+
+
+def status_of(kv: KeyValue | None) -> KeySetStatus | None:
+    return _read(kv, KeySetStatus)
 
 
 def _read(kv: KeyValue | None, type_: type[T]) -> T | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -13,6 +14,7 @@ import trio
 from authz.jwks import public_keys
 from controlplane.config import TokenKeysConfig
 from controlplane.https_get import Network
+from controlplane.key_sets.decide import RETRY_SECONDS
 from controlplane.key_sets.follower import KeySetEvent, KeySetFollower
 from controlplane.store.lock import locked
 from schemas import codec
@@ -41,9 +43,10 @@ class Scene:
     def uri(self) -> str:
         return self.publisher.url
 
-    def follower(self, name: str = "r1", *refused: str) -> KeySetFollower:
+    def follower(self, name: str = "r1", *refused: str, ahead: int = 0) -> KeySetFollower:
+        """ahead: seconds by which its clock is wrong."""
         networks: list[Network] = [ip_network(one) for one in refused]
-        return KeySetFollower(self.world.store(), name, lambda: self.world.now, lambda: 0.5, networks)
+        return KeySetFollower(self.world.store(), name, lambda: self.world.now + ahead, lambda: 0.5, networks)
 
     async def advance(self, follower: KeySetFollower) -> float:
         """With all that etcd's watch would have told it."""
@@ -228,12 +231,66 @@ async def test_keys_that_somebody_took_away_or_spoiled_are_fetched_again(scene: 
     await scene.advance(follower)
     key = KEYS.key_set(place(scene.uri, ca_digest(CA)))
     for spoil in (b"\xc1", None):
+        scene.world.now += RETRY_SECONDS
         if spoil is None:
             await scene.world.client.delete(key)
         else:
             await scene.world.client.put(key, spoil)
         await scene.advance(follower)
         assert await scene.keys() == public_keys(ONE.jwks())
+
+
+async def test_keys_that_are_taken_and_yet_are_none_are_not_fetched_without_a_pause(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of a replica may see it otherwise."""
+    fetched: list[str] = []
+
+    async def fetch(uri: str, *_: object) -> str:
+        fetched.append(uri)
+        return "no keys"
+
+    monkeypatch.setattr("controlplane.key_sets.follower.fetch", fetch)
+    follower = scene.follower()
+    await scene.name()
+    for looks in (1, 2):
+        for _ in range(4):
+            await scene.advance(follower)
+        assert len(fetched) == looks
+        scene.world.now += RETRY_SECONDS
+
+
+async def test_a_clock_that_was_ahead_keeps_nobody_from_fetching(scene: Scene) -> None:
+    year = 365 * 86400
+    wrong, right = scene.follower("r1", ahead=year), scene.follower("r2")
+    await scene.name()
+    await scene.advance(wrong)
+    assert ((await scene.status()).tried, len(scene.publisher.asked)) == (scene.world.now + year, 1)
+    await scene.advance(right)
+    assert ((await scene.status()).tried, len(scene.publisher.asked)) == (scene.world.now, 2)
+    for looks in (3, 6):  # nor do two that disagree fetch in turn without a pause
+        for _ in range(4):
+            await scene.advance(wrong)
+            await scene.advance(right)
+        assert len(scene.publisher.asked) == looks
+        scene.world.now += 1200
+    await scene.unname()
+    await scene.advance(right)
+    assert await scene.keys() is None
+
+
+async def test_keys_are_read_when_they_change_and_not_at_each_look(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = scene.follower()
+    await scene.name()
+    await scene.advance(follower)
+    await scene.advance(follower)
+    read: list[object] = []
+    monkeypatch.setattr("authz.jwks._public", lambda element: read.append(element))
+    for _ in range(3):
+        await scene.advance(follower)
+    assert (read, len(scene.publisher.asked)) == ([], 1)
 
 
 async def test_one_replica_at_a_time(scene: Scene) -> None:
@@ -270,13 +327,16 @@ async def test_a_replica_that_lost_the_lock_or_the_object_writes_nothing(scene: 
 
 async def test_who_names_many_that_never_answer_holds_up_nobody(scene: Scene) -> None:
     follower = scene.follower()
+    await scene.name()
+    await scene.advance(follower)
     for number in range(20):
         await scene.name(f"dead-{number}", uri=f"https://127.0.0.1:1/{number}")
-    await scene.advance(follower)
-    await scene.name()
-    scene.world.now += 600
-    await scene.advance(follower)
-    assert await scene.keys() == public_keys(ONE.jwks())
-    listed = (await scene.world.client.list(KEYS.key_set_statuses())).kvs
-    statuses = [codec.decode(kv.value, KeySetStatus, "status") for kv in listed]
-    assert sorted(one.failures for one in statuses) == [0, *[1] * 12, *[2] * 8]
+    scene.world.now += 1080
+    scene.publisher.serve(TWO.jwks().encode())
+    for tried in (8, 16, 20):
+        await scene.advance(follower)
+        assert await scene.keys() == public_keys(TWO.jwks())
+        listed = (await scene.world.client.list(KEYS.key_set_statuses())).kvs
+        failures = Counter(codec.decode(kv.value, KeySetStatus, "status").failures for kv in listed)
+        assert (failures[0], failures.total()) == (1, 1 + tried)
+        scene.world.now += 8
