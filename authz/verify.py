@@ -53,6 +53,9 @@ def verify(token: str, rules: Iterable[tuple[JwtRule, str | None]], now: float) 
         raw = _bytes(signature)
     except (NotStrict, binascii.Error) as error:
         return Refusal(401, f"Jwt is malformed: a part of it is {error}")
+    form = _misformed(header, claims)
+    if form is not None:
+        return form
     if header.get("alg") not in _ALGORITHMS:
         return Refusal(401, f"Jwt header [alg] is not supported: {str(header.get('alg'))[:32]!r}")
     found: Refusal = Refusal(401, "Jwt issuer is not configured")
@@ -66,10 +69,26 @@ def verify(token: str, rules: Iterable[tuple[JwtRule, str | None]], now: float) 
     return found
 
 
+def _misformed(header: Mapping[str, Any], claims: Mapping[str, Any]) -> Refusal | None:
+    """RFC 7515, 4.1 and RFC 7519, 4.1: what is there has its type."""
+    for place, values, names in (("header", header, ("alg", "kid")), ("payload", claims, ("iss", "sub", "jti"))):
+        for name in names:
+            if name in values and not isinstance(values[name], str):
+                return Refusal(401, f"Jwt {place} [{name}] is not a string")
+    for name in ("iat", "nbf", "exp"):
+        value = claims.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            return Refusal(401, f"Jwt payload [{name}] is not a number from 0")
+    audience = claims.get("aud", [])
+    if not isinstance(audience, str) and not (
+        isinstance(audience, list) and all(isinstance(one, str) for one in audience)
+    ):
+        return Refusal(401, "Jwt payload [aud] is neither a string nor a list of strings")
+    return None
+
+
 def _fault(rule: JwtRule, claims: Mapping[str, Any], now: float) -> Refusal | None:
     begins, ends = claims.get("nbf", 0), claims.get("exp", now)
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in (begins, ends)):
-        return Refusal(401, "Jwt payload [exp] or [nbf] is not a number")
     if begins > now + CLOCK_SKEW_S:
         return Refusal(401, "Jwt not yet valid")
     if now > ends + CLOCK_SKEW_S:

@@ -57,9 +57,7 @@ class Issuer:
         ]
         return json.dumps({"keys": keys})
 
-    def token(
-        self, claims: Mapping[str, object], algorithm: str = "ES256", kid: str | None = "e", **header: object
-    ) -> str:
+    def token(self, claims: Mapping[str, object], algorithm: str = "ES256", kid: object = "e", **header: object) -> str:
         """`claims` beside `iss`, which one of None there leaves out."""
         whole = {one: value for one, value in {"iss": self.name, **claims}.items() if value is not None}
         said = {"alg": algorithm, **({"kid": kid} if kid is not None else {}), **header}
