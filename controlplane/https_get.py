@@ -38,7 +38,7 @@ def checked_url(url: str) -> SplitResult:
     return parts
 
 
-def web_context(ca_pem: str | None, field: str) -> ssl.SSLContext:
+async def web_context(ca_pem: str | None, field: str) -> ssl.SSLContext:
     """For a server with a certificate for the URL's host, of the CAs in `ca_pem` or, without, of this host's.
 
     Raises InvalidInput about `field` for CAs that can't be read.
@@ -46,7 +46,10 @@ def web_context(ca_pem: str | None, field: str) -> ssl.SSLContext:
     try:
         if ca_pem is not None and not ca_pem.strip():
             raise ValueError("it is empty")  # which Python would take for "those of this host"
-        context = ssl.create_default_context(cadata=ca_pem)
+        if ca_pem is None:  # 60 ms of a CPU, which nobody in the loop should wait for
+            context = await trio.to_thread.run_sync(ssl.create_default_context)
+        else:
+            context = ssl.create_default_context(cadata=ca_pem)
     except (ssl.SSLError, ValueError, TypeError) as error:
         raise InvalidInput(Problem(field, f"no CA certificates: {error}", remedy="give them in PEM")) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2

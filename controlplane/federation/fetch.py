@@ -45,7 +45,7 @@ Server = WebServer | SpiffeServer
 
 async def fetch(url: str, server: Server, *, seconds: float = FETCH_SECONDS) -> bytes:
     """The document behind `url`. Raises Unavailable, Unauthenticated (not who was meant), InvalidInput (the URL)."""
-    context = _context(server)
+    context = await _context(server)
     check = partial(_check_identity, server) if isinstance(server, SpiffeServer) else None
     where = url
     try:
@@ -71,10 +71,10 @@ def _redirected(where: str, said: str) -> str:
         return said  # no URL, as `get` will say
 
 
-def _context(server: Server) -> ssl.SSLContext:
+async def _context(server: Server) -> ssl.SSLContext:
     """Raises Unauthenticated for a server that nothing can prove, InvalidInput for CAs that can't be read."""
     if isinstance(server, WebServer):
-        return web_context(server.ca_pem, "webCa")
+        return await web_context(server.ca_pem, "webCa")
     if not server.authorities:
         domain = server.identity.trust_domain
         raise Unauthenticated(f"{domain} has no authorities that are known here: nobody can prove to be of it")

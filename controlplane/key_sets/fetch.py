@@ -17,7 +17,7 @@ async def fetch(uri: str, ca: str | None, refused: Sequence[Network], *, seconds
 
     Raises Unavailable, Unauthenticated (not who was meant), InvalidInput (the URL, the CAs, or no usable keys).
     """
-    context = web_context(ca, "jwksCa")
+    context = await web_context(ca, "jwksCa")
     try:
         with trio.fail_after(seconds):
             status, _, body = await get(uri, context, max_bytes=MAX_DOCUMENT_BYTES, refused=refused)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import ssl
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -181,6 +183,24 @@ async def test_who_does_not_prove_to_be_the_issuer_is_not_believed(scene: Scene)
     await scene.advance(follower)
     assert "not to be believed" in (await scene.status(uri=local)).problem
     assert not (await scene.world.client.list(KEYS.key_sets())).kvs
+
+
+async def test_the_cas_of_the_host_are_read_beside_the_loop(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are many of them, and everybody waits for the loop."""
+    threads: list[threading.Thread] = []
+    made = ssl.create_default_context
+
+    def spied(**more: str | None) -> ssl.SSLContext:
+        if more.get("cadata") is None:
+            threads.append(threading.current_thread())
+        return made(cadata=more.get("cadata"))
+
+    monkeypatch.setattr(ssl, "create_default_context", spied)
+    await scene.name("of-the-host", ca=None)
+    await scene.advance(scene.follower())
+    assert "not to be believed" in (await scene.status(ca=None)).problem
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 async def test_nothing_is_asked_where_a_replica_may_not(scene: Scene) -> None:
