@@ -30,13 +30,6 @@ _SECRET = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 _EXPONENTS = frozenset({3, 65537})  # Envoy takes no others; nor an even modulus, which is of no RSA key
 
-NOBODYS = (
-    '{"keys":[{"crv":"P-256","kty":"EC","x":"FlUy6pXdf6WBXra467ZD9v4nAyYeB6lkQZPtW9CjVsI",'
-    '"y":"a-wB1DOGxzR1tYPzXefub2SbrnGMV6LtXqOcAkcc0CI"}]}'
-)
-"""For an issuer whose keys are not known: Envoy takes no empty key set. Nobody has the private key: x is the first from
-SHA-256("hostmesh: no key of this issuer is known") on that is one of a point of the curve."""
-
 
 class InvalidKeys(ValueError):
     """Not a key set by which any token could be verified; the message says why and quotes no secret."""

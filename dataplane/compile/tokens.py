@@ -24,6 +24,7 @@ from authz.claims import SPACED, value_text
 from authz.key_sources import Fetched, fetched_from, keys_in_force
 from authz.patterns import Text
 from authz.tokens import Place, applies, headers_of, pairs, places
+from authz.verify import CLOCK_SKEW_S
 from dataplane.compile.tls import packed
 from dataplane.snapshot.state import MeshState
 from schemas.checking import json_path
@@ -36,8 +37,6 @@ from schemas.objects.request_authentication import JwtRule
 FILTER = "mesh.tokens"
 METADATA, PAYLOAD = "envoy.filters.http.jwt_authn", "payload"
 """Where Envoy has the claims of a token that it proved."""
-# Seconds by which clocks may differ; Envoy's own default, written out since docs tell of it.
-CLOCK_SKEW_S = 60
 NO_KEYS = "keys|not known"
 """A cluster without instances, in place of keys: Envoy asks it for them, and answers 401 to tokens of that issuer with
 words of its own. It refuses a route whole for an empty key set, and nobody's key would not tell the reason."""

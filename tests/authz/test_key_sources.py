@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from authz.jwks import NOBODYS
 from authz.key_sources import fetched_from, keys_in_force, source_faults
 from schemas.key_sets import ca_digest, place
 from schemas.objects.request_authentication import JwtRule
+from tests.support.tokens import NOBODYS
 
 URI = "https://login.example.com/keys"
 

@@ -14,7 +14,6 @@ import pytest
 import trio
 import yaml
 
-from authz.jwks import NOBODYS
 from controlplane.api.issuing import Issuing, Told
 from controlplane.key_sets.places import Places
 from controlplane.metrics import ReplicaMetrics
@@ -35,6 +34,7 @@ from schemas.records import KeySetStatus, OpenStreams, SidecarStatus, TrustBundl
 from telemetry.families import Family
 from tests.states.build import authentication, key_set
 from tests.support.metrics import Metrics, as_scraped, documented
+from tests.support.tokens import NOBODYS
 from trio_etcd import Client, KeyValue, Listing, open_etcd
 
 KEYS = Keyspace()

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
-from authz.jwks import NOBODYS
 from schemas.names import ObjectRef
 from schemas.objects import KINDS, AnyObject, Mesh
 from tests.e2e.lasting import grpc_chat, tunnel, web_socket
@@ -14,6 +13,7 @@ from tests.e2e.load import Load, open_loop
 from tests.e2e.mesh import API_ID, WEB_ID, E2eMesh
 from tests.states.build import authentication, federates, peers, rate_limit, telemetry, traffic
 from tests.states.routes import written
+from tests.support.tokens import NOBODYS
 
 _PORTS = """
     ports:

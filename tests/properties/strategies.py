@@ -6,7 +6,6 @@ import ssl
 
 from hypothesis import strategies as st
 
-from authz.jwks import NOBODYS
 from schemas import codec
 from schemas.keys import EndpointRef
 from schemas.names import SYSTEM_NAMESPACE, ServiceRef
@@ -68,6 +67,7 @@ from schemas.objects.traffic import (
 from schemas.records import Endpoint, Locality, TrustBundle
 from tests.properties.routes import LABELS, routes
 from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity, key_set
+from tests.support.tokens import NOBODYS
 
 ANOTHERS = NOBODYS.replace('"kty"', '"kid":"other","kty"')
 PORTS = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import replace
 
-from authz.jwks import NOBODYS
 from dataplane.compile.workload import VirtualNetwork
 from schemas import codec
 from schemas.objects.authorization import ClaimMatch, GrpcMatch, HeaderMatch
@@ -49,6 +48,7 @@ from tests.states.build import (
 )
 from tests.states.edges import EDGE_STATES
 from tests.states.routes import ROUTE_STATES
+from tests.support.tokens import NOBODYS
 
 TRUST = bundle(1, ROOT_DER)
 

@@ -13,6 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+NOBODYS = (
+    '{"keys":[{"crv":"P-256","kty":"EC","x":"FlUy6pXdf6WBXra467ZD9v4nAyYeB6lkQZPtW9CjVsI",'
+    '"y":"a-wB1DOGxzR1tYPzXefub2SbrnGMV6LtXqOcAkcc0CI"}]}'
+)
+"""Nobody has the private key: x is the first from SHA-256("hostmesh: no key of this issuer is known") on that is one of
+a point of the curve."""
+
 
 @cache
 def _rsa_key(number: int) -> rsa.RSAPrivateKey:

@@ -5,12 +5,12 @@ import ssl
 
 import pytest
 
-from authz.jwks import NOBODYS
 from controlplane.domain.validate import validate
 from schemas.errors import Problem
 from schemas.objects import AnyObject
 from tests.controlplane.domain.objects import delete, known_for, objects, put, service
 from tests.states.build import ROOT_DER
+from tests.support.tokens import NOBODYS
 
 MESH = objects("kind: Mesh\nmetadata: {name: mesh}\nspec: {trustDomain: shop.example}")[0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from authz.jwks import NOBODYS
 from dataplane.compile.reading import read_for
 from dataplane.inspection.running import modelled
 from dataplane.inspection.words import described
@@ -25,6 +24,7 @@ from tests.states.build import (
     who,
     workload,
 )
+from tests.support.tokens import NOBODYS
 
 PORT = port("http", 80, identity_header=False)
 GET = Operation(methods=("GET",))

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.jwks import NOBODYS
 from dataplane.snapshot.reading import read
 from schemas import codec
 from schemas.errors import Corrupt
@@ -19,6 +18,7 @@ from schemas.keys import DataRef, EndpointRef, EpochRef, KeySetRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
 from schemas.records import Endpoint
 from tests.states.build import ROOT_DER, bundle, key_set, need, policy, port, rule, service, traffic, who
+from tests.support.tokens import NOBODYS
 
 POLICY = policy("p", "ALLOW", rule(who("web")))
 ENDPOINT = EndpointRef(ServiceRef("shop", "orders"), "o1")
