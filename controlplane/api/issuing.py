@@ -118,7 +118,8 @@ class Issuing:
         return self._in_force
 
     def leaves_end(self) -> int:
-        """When every leaf of a sidecar that exists now has ended, by anybody's clock, unless it is renewed.
+        """When every leaf that the key in force has signed for a sidecar by now has ended, by anybody's clock, unless
+        it is renewed. Those of retired keys may live for longer: who decides by it (`rotation.Silent`) knows that.
 
         Seconds since 1970. Raises Unavailable before the mesh has been made and read.
         """

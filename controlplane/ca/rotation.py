@@ -56,7 +56,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A sidecar that was heard of and is no more. `until`: whatever leaf it then had has ended (`silent_until`)."""
+    """A sidecar that was heard of and is no more.
+
+    until: what the key that was active then had signed for it has ended (`silent_until`).
+    """
 
     name: str
     trust_sequence: int
@@ -237,8 +240,9 @@ def _silence_holds(facts: Facts, needed: int) -> Iterable[Hold]:
         (silent_until(one.seen + FENCE_SECONDS, leaf_seconds) for one in facts.replicas if one.trust_sequence < needed),
         default=0,
     )
+    ended = _retired_leaves_end(facts)
     for one in facts.silent:
-        until = max(one.until, min(renewed, one.until + FENCE_SECONDS))
+        until = max(one.until, min(renewed, one.until + FENCE_SECONDS), ended)
         if one.trust_sequence < needed and facts.now < until:
             yield Hold(
                 one.name,
@@ -253,9 +257,34 @@ def silent_until(since: int, leaf_seconds: int) -> int:
     return since + leaf_seconds + _skew_of(leaf_seconds)
 
 
-def is_forgettable(one: Silent, now: int) -> bool:
+def _retired_leaves_end(facts: Facts) -> int:
+    """By when whatever was signed with retired issuing keys has ended; 0: there are none. A sidecar that fell silent
+    may have such a leaf, and those may live for longer than the active key's."""
+    return max(
+        (
+            silent_until(_signed_until(facts, key), key.leaf_seconds)
+            for key in facts.keys.values()
+            if key.role == "mesh-issuing" and key.state == "retired" and key.leaf_seconds  # else it never signed
+        ),
+        default=0,
+    )
+
+
+def _signed_until(facts: Facts, key: SealedKey) -> int:
+    """When a replica signed with a retired issuing key for the last time, or would at the latest: once its fence has
+    closed it issues nothing."""
+    until = key.since
+    for one in facts.replicas:
+        if _chains_to(facts, one.issuer, key):
+            until = max(until, one.seen + FENCE_SECONDS)
+        elif one.issuer_since > key.since:
+            until = max(until, one.issuer_since)
+    return until
+
+
+def is_forgettable(one: Silent, facts: Facts) -> bool:
     """It can hold no step back any more."""
-    return now >= one.until + FENCE_SECONDS
+    return facts.now >= max(one.until + FENCE_SECONDS, _retired_leaves_end(facts))
 
 
 def removal_holds(facts: Facts, key_ids: Sequence[str]) -> tuple[Hold, ...]:

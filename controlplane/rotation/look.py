@@ -1,7 +1,7 @@
 """[edge] Everything that a decision about CA keys rests upon, as etcd has it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controlplane.ca.records import issuers, starts
 from controlplane.ca.rotation import Facts, Replica, Sidecar, Silent, active, is_forgettable
@@ -77,7 +77,6 @@ async def look(store: Store, now: float) -> Look:
     federated = follows or any(one.serves_bundle for one in said)
     revoked = _revoked(revocations)
     heard = _sidecars(store, statuses, revoked)
-    silent, forgettable = _silent(store, silences, {one.name for one in heard}, revoked, int(now))
     facts = Facts(
         keys=keys,
         issuers=issuers(keys),
@@ -88,8 +87,9 @@ async def look(store: Store, now: float) -> Look:
             Replica(one.name, one.seen, one.trust_sequence, one.issuing_key_id, one.issuing_since) for one in said
         ),
         publish_ahead=HINTS_AHEAD * bundle.refresh_hint_seconds if federated else 0,
-        silent=silent,
     )
+    silent, forgettable = _silent(store, silences, facts, revoked)
+    facts = replace(facts, silent=silent)
     raw = {kv.key: kv for kv in (*ca.kvs, bundle_kv, *found.values())}
     return Look(
         facts, mesh.spec.trust_domain, bundle, rotation, said, mesh, ca.revision, statuses.revision,
@@ -129,9 +129,10 @@ def _sidecars(store: Store, listing: Listing, revoked: Collection[ServiceRef]) -
 
 
 def _silent(
-    store: Store, listing: Listing, heard: Collection[str], revoked: Collection[ServiceRef], now: int
+    store: Store, listing: Listing, facts: Facts, revoked: Collection[ServiceRef]
 ) -> tuple[tuple[Silent, ...], tuple[KeyValue, ...]]:
     """Who is silent; and the records that can go. Who speaks again, speaks for itself."""
+    heard = {one.name for one in facts.sidecars}
     silent: list[Silent] = []
     forgettable: list[KeyValue] = []
     for kv in listing.kvs:
@@ -143,7 +144,7 @@ def _silent(
         if ref is None:
             continue
         one = Silent(f"{ref.namespace}/{ref.sidecar}", record.trust_sequence, record.until)
-        if is_forgettable(one, now):
+        if is_forgettable(one, facts):
             forgettable.append(kv)
         elif one.name not in heard and service_of(ref) not in revoked:
             silent.append(one)

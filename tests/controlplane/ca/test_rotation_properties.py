@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
@@ -73,13 +74,15 @@ class World:
     bundle: int = 1
     made: int = 0
     rotation: Rotation | None = None
+    lives: int = LEAF
+    """Seconds that leaves of keys live that are made from now on."""
 
     def active(self) -> str:
         key = rotation.active(self.keys, "mesh-issuing")
         assert key is not None
         return key.id
 
-    def facts(self) -> Facts:
+    def _facts(self) -> Facts:
         return Facts(
             keys=dict(self.keys),
             issuers={one: one for one, key in self.keys.items() if key.role == "mesh-issuing" and key.chain},
@@ -96,8 +99,18 @@ class World:
             ),
         )
 
+    def facts(self) -> Facts:
+        """As they are looked at: what can hold nothing back is forgotten."""
+        facts = self._facts()
+        known = tuple(one for one in facts.silent if not rotation.is_forgettable(one, facts))
+        return dataclasses.replace(facts, silent=known)
+
     def falls_silent(self, host: Host) -> None:
-        host.connected, host.remembered = False, silent_until(self.now, LEAF)
+        host.connected = False
+        host.remembered = silent_until(self.now, self.keys[self.active()].leaf_seconds)
+
+    def renewed(self, host: Host, issuer: str) -> None:
+        host.issuer, host.expires = issuer, self.now + self.keys[issuer].leaf_seconds
 
     def new_id(self, role: str) -> str:
         self.made += 1
@@ -106,10 +119,13 @@ class World:
     def prepared(self, step: Prepare) -> Effect:
         if step.with_root:
             root = ca_key(self.new_id("mesh-root"), "prepared", self.now, trust_sequence=self.bundle + 1)
-            return Effect((root, ca_key(self.new_id("mesh-issuing"), "prepared", self.now, signed_by=root.id)))
+            return Effect((root, self._issuing_key(root.id)))
         root_now = rotation.active(self.keys, "mesh-root")
         assert root_now is not None
-        return Effect((ca_key(self.new_id("mesh-issuing"), "prepared", self.now, signed_by=root_now.id),))
+        return Effect((self._issuing_key(root_now.id),))
+
+    def _issuing_key(self, root: str) -> SealedKey:
+        return ca_key(self.new_id("mesh-issuing"), "prepared", self.now, signed_by=root, leaf_seconds=self.lives)
 
     def live_chains_to(self, key_id: str) -> list[str]:
         """Hosts, connected or not, with a leaf that is valid and chains to the key."""
@@ -152,6 +168,10 @@ class Life(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.world.now += seconds
 
+    @rule(seconds=st.sampled_from((600, LEAF, 4 * LEAF)))
+    def leaves_are_to_live(self, seconds: int) -> None:
+        self.world.lives = seconds
+
     @rule(data=st.data())
     def a_host_renews(self, data: st.DataObject) -> None:
         world = self.world
@@ -164,7 +184,8 @@ class Life(RuleBasedStateMachine):
         in_touch = world.now - replica.seen < rotation.REPLICA_GONE_SECONDS
         if host.expires <= world.now and not in_touch:
             return  # it has to be attested anew, and that takes etcd
-        host.issuer, host.expires, host.trust = replica.issuer, world.now + LEAF, max(host.trust, replica.trust)
+        world.renewed(host, replica.issuer)
+        host.trust = max(host.trust, replica.trust)
         if in_touch and not host.connected:
             world.falls_silent(host)  # it was heard of meanwhile
 
@@ -220,7 +241,7 @@ class Life(RuleBasedStateMachine):
             if name != late and host.connected:
                 host.trust = world.bundle
                 if renewing:
-                    host.issuer, host.expires = world.active(), world.now + LEAF
+                    world.renewed(host, world.active())
 
     @precondition(lambda self: self.world.rotation is not None)
     @rule()
@@ -239,7 +260,8 @@ class Life(RuleBasedStateMachine):
             replica.issuer, replica.trust, replica.seen = world.active(), world.bundle, world.now
         for host in world.hosts.values():
             if host.connected:
-                host.trust, host.issuer, host.expires = world.bundle, world.active(), world.now + LEAF
+                host.trust = world.bundle
+                world.renewed(host, world.active())
         world.now += seconds
         self.a_replica_takes_the_next_step()
 
@@ -432,6 +454,29 @@ def test_who_fell_silent_before_it_acked_is_waited_for_until_its_certificate_has
     assert rotation.activation_holds(world.facts(), "mesh-issuing-4") == ()
 
 
+def test_who_fell_silent_with_a_leaf_of_a_key_whose_leaves_lived_longer_is_waited_for_as_long() -> None:
+    """Lives were shortened, and it had not renewed yet."""
+    world = made_world()
+    old, long = world.active(), 24 * LEAF
+    world.keys[old] = msgspec.structs.replace(world.keys[old], leaf_seconds=long)
+    world.keys = rotation.after(world.keys, world.prepared(Prepare("mesh-issuing")))
+    world.keys = rotation.after(world.keys, rotation.activated(world.facts(), "mesh-issuing-3"))
+    world.keys = rotation.after(world.keys, world.prepared(Prepare("mesh-issuing", with_root=True)))
+    world.bundle = 2
+    for host in world.hosts.values():
+        host.trust = 2
+    for replica in world.replicas.values():
+        replica.trust, replica.said, replica.since = 2, "mesh-issuing-3", START
+    world.now += 60
+    world.hosts["h1"].trust = 1
+    world.falls_silent(world.hosts["h1"])
+    world.now = START + long + rotation.SKEW_SECONDS - 1
+    (hold,) = rotation.activation_holds(world.facts(), "mesh-issuing-5")
+    assert (hold.who, hold.until) == ("h1", START + long + rotation.SKEW_SECONDS)
+    world.now += 1
+    assert rotation.activation_holds(world.facts(), "mesh-issuing-5") == ()
+
+
 def test_who_fell_silent_holds_no_key_back_below_a_root_that_is_in_use() -> None:
     """Such as one that died before it said anything."""
     world = made_world()
@@ -467,17 +512,11 @@ def test_a_replica_that_lives_has_to_trust_the_new_root_too() -> None:
 def test_a_root_that_others_follow_is_published_ahead_of_its_use() -> None:
     world = with_prepared_root()
     world.hosts.clear()
-    facts = msgspec_replaced(world.facts(), publish_ahead=900)
+    facts = dataclasses.replace(world.facts(), publish_ahead=900)
     (hold,) = rotation.activation_holds(facts, "mesh-issuing-4")
     assert hold.until == START + 900
-    later = msgspec_replaced(facts, now=START + 900)
+    later = dataclasses.replace(facts, now=START + 900)
     assert [one for one in rotation.activation_holds(later, "mesh-issuing-4") if not one.who] == []
-
-
-def msgspec_replaced(facts: Facts, **changes: object) -> Facts:
-    import dataclasses
-
-    return dataclasses.replace(facts, **changes)  # type: ignore[arg-type]  # fields by name
 
 
 def test_a_dead_replica_that_issued_with_a_key_holds_its_removal_until_the_fence_and_its_leaves_are_over() -> None:

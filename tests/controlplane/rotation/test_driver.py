@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from controlplane.ca.keystore import open_authority
-from controlplane.ca.rotation import FENCE_SECONDS, Prepare, activated, next_step
+from controlplane.ca.rotation import FENCE_SECONDS, SKEW_SECONDS, Prepare, activated, next_step
 from controlplane.ca.seal import KeyRing, LocalKey
 from controlplane.rotation.external import reseal
 from controlplane.rotation.steps import GateClosed
@@ -174,7 +174,11 @@ async def test_who_fell_silent_holds_activation_back_by_name_until_its_certifica
         assert await rotator.advance() == 0, "it goes on"
         assert all(key.state != "prepared" for key in (await world.keys()).values())
         assert len((await world.client.list(KEYS.silent())).kvs) == 3
+        await world.everybody_follows()
         world.now += FENCE_SECONDS
+        await rotator.advance()
+        assert len((await world.client.list(KEYS.silent())).kvs) == 3, "leaves of the retired key may still live"
+        world.now += SKEW_SECONDS
         await rotator.advance()
         assert (await world.client.list(KEYS.silent())).kvs == ()
 
