@@ -21,6 +21,7 @@ from tests.support.envoy import envoy_path
 
 _READY_SECONDS = 20.0  # bounds for a busy machine; Envoy itself takes 0.2 s
 _POLL_SECONDS = 0.01
+_STATE_OF_LISTENER = "name,active_state.version_info,warming_state.version_info,error_state"
 
 
 class FedEnvoy:
@@ -97,7 +98,7 @@ class FedEnvoy:
         """What is not in force: warming, refused, or not there at all."""
         found = []
         active = set()
-        for one in self.dump("dynamic_listeners"):
+        for one in self.dump("dynamic_listeners", _STATE_OF_LISTENER):
             if "warming_state" in one or "error_state" in one:
                 found.append(f"listener {one['name']}: {one.get('error_state', 'warming')}")
             if "active_state" in one:
@@ -107,8 +108,9 @@ class FedEnvoy:
 
     # -- admin
 
-    def dump(self, resource: str) -> list[dict[str, Any]]:
-        text = self.admin(f"/config_dump?resource={resource}")
+    def dump(self, resource: str, mask: str = "") -> list[dict[str, Any]]:
+        """mask: the fields to tell of; empty: all. Envoy takes long to write out a listener."""
+        text = self.admin(f"/config_dump?resource={resource}" + (f"&mask={mask}" if mask else ""))
         return list(json.loads(text).get("configs", [])) if text.startswith("{") else []
 
     def admin(self, path: str, method: str = "GET") -> str:
