@@ -53,31 +53,44 @@ _SERVER = {"source": "%DOWNSTREAM_PEER_URI_SAN%"}
 _SERVER_HTTP = {
     # As the app sees it. What a peer claims to have had before rewriting is not for us to repeat.
     "path": "%PATH(NQ:PATH)%",
-    "port": f"%METADATA(VIRTUAL_HOST:{NAMESPACE}:port)%",
     "authorization_audit": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%",
     "authorization_policy": "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%",
 }
 
 
 def access_logs(
-    workload: Workload, side: Side, *, http: bool, carries: Carries = "requests", plaintext: bool = False
+    workload: Workload,
+    side: Side,
+    *,
+    http: bool,
+    carries: Carries = "requests",
+    port: int | None = None,
+    learns: bool = False,
+    plaintext: bool = False,
 ) -> list[accesslog_pb2.AccessLog]:
     """For an HTTP connection manager, or for a TCP proxy, which carries connections alone: what is counted, and, but
     where the workload logs nowhere, the log.
 
-    A function of the workload's settings alone: what is said at run time goes by the runtime. plaintext: of who shows
-    no certificate.
+    A function of what makes the listener in any case: what is said at run time goes by the runtime. port: of the own
+    service, that HTTP comes in by. learns: as of `is_counted`. plaintext: of who shows no certificate.
     """
-    logs = request_metrics(workload, side, carries if http else "connections", plaintext=plaintext)
+    logs = request_metrics(workload, side, carries if http else "connections", learns=learns, plaintext=plaintext)
     if workload.access_log:
-        logs.append(_access_log(workload.access_log, str(workload.identity), side, http=http, plaintext=plaintext))
+        own = str(workload.identity)
+        logs.append(_access_log(workload.access_log, own, side, http=http, port=port, plaintext=plaintext))
     return logs
 
 
-@lru_cache(maxsize=8)  # a listener for each bound port; all of them log alike
-def _access_log(path: str, own: str, side: Side, *, http: bool, plaintext: bool) -> accesslog_pb2.AccessLog:
+@lru_cache(maxsize=32)  # a listener for each bound port: all of them log alike; and one for each port of a service
+def _access_log(
+    path: str, own: str, side: Side, *, http: bool, port: int | None, plaintext: bool
+) -> accesslog_pb2.AccessLog:
     file = file_pb2.FileAccessLog(path=path)
-    fields = _fields(own, side, http=http) | ({"source": PLAINTEXT} if plaintext else {})
+    fields: dict[str, str | int] = {**_fields(own, side, http=http)}
+    if plaintext:
+        fields["source"] = PLAINTEXT
+    if port is not None:
+        fields["port"] = port  # not by metadata of the route, which would be looked up at each request
     file.log_format.CopyFrom(_format(fields))
     log = accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(file))
     is_logged(log.filter, side, http=http)
@@ -94,7 +107,7 @@ def _fields(own: str, side: Side, *, http: bool) -> dict[str, str]:
     return fields | _SERVER | {"destination": own}
 
 
-def _format(fields: Mapping[str, str]) -> substitution_format_string_pb2.SubstitutionFormatString:
+def _format(fields: Mapping[str, str | int]) -> substitution_format_string_pb2.SubstitutionFormatString:
     made = substitution_format_string_pb2.SubstitutionFormatString(omit_empty_values=True)
     made.json_format.update(fields)
     return made

@@ -17,7 +17,7 @@ from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.service.accesslog.v3 import als_pb2 as service_pb2
 
-from dataplane.compile.log_filters import at_its_end, denied_here
+from dataplane.compile.log_filters import at_its_end, denied_here, of_method
 from dataplane.compile.open_streams import AGENT_CLUSTER, address_of
 from dataplane.compile.tls import packed
 
@@ -30,8 +30,9 @@ PREFIX = "samples|"
 SAMPLES_A_SECOND = 20
 # After a quiet time: who tries something out sees all of it.
 BURST = 100
-# Milliseconds that Envoy gathers samples for.
-_GATHER_MS = 200
+# Milliseconds that Envoy gathers samples for: to send them costs more than to make them.
+_GATHER_MS = 500
+_READS = ("GET", "HEAD")
 
 
 class Sample(NamedTuple):
@@ -85,18 +86,18 @@ def add_samples(manager: hcm_pb2.HttpConnectionManager, name: str, directory: st
         log.additional_request_headers_to_log.extend([":method", ":path", ":authority"])
         reports = accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(log))
         every = reports.filter.and_filter.filters
+        # What is cheap, and what most requests fail, first.
+        if kind == "reads":
+            either = every.add().or_filter.filters
+            for method in _READS:
+                of_method(either.add(), method)
+        elif kind == "others":
+            for method in _READS:
+                of_method(every.add(), method, other=True)
         at_its_end(every.add())
         denied_here(every.add(), denied=kind == "denied")
-        if kind != "denied":
-            _reads(every.add(), reads=kind == "reads")
         _limited(every.add(), kind, directory)  # last: a token that was taken is gone
         manager.access_log.append(reports)
-
-
-def _reads(into: accesslog_pb2.AccessLogFilter, *, reads: bool) -> None:
-    header = into.header_filter.header
-    header.name, header.invert_match = ":method", not reads
-    header.string_match.safe_regex.regex = "GET|HEAD"
 
 
 def _limited(into: accesslog_pb2.AccessLogFilter, kind: Kind, directory: str) -> None:

@@ -26,6 +26,7 @@ from authz.rules import applies
 from dataplane.compile import authorization, clusters, passing, plaintext, rate_limits, tls, tokens, unserved
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.http import connection_manager
+from dataplane.compile.log_filters import Carries
 from dataplane.compile.one_identity import one_identity
 from dataplane.compile.reading import read_for
 from dataplane.compile.resources import CLUSTER, LISTENER, ROUTES, Resource
@@ -79,9 +80,8 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
                 passing.add_chain(
                     listener, clusters.app_name(port), judging.deny, judging.allow, transport_socket, logs
                 )
-        logs = access_logs(
-            workload, "server", http=True, carries="connections" if port.protocol == "tcp" else "requests"
-        )
+        carries: Carries = "connections" if port.protocol == "tcp" else "requests"
+        logs = access_logs(workload, "server", http=True, carries=carries, port=port.port)
         judged = authorization.headers_judged(state, workload.service)
         http = partial(_http_chain, port, transport_socket, logs, judged, workload.samples)
         if listener.filter_chains:  # which is chosen by ALPN, as only one chain beside it can be
@@ -104,7 +104,8 @@ def _add_plaintext(
 ) -> None:
     """The same rules; where HTTP is read, they come with the same route."""
     is_tcp = port.protocol == "tcp"
-    logs = [*access_logs(workload, "server", http=not is_tcp, plaintext=True), *plaintext.seen(port.port)]
+    told = None if is_tcp else port.port
+    logs = [*access_logs(workload, "server", http=not is_tcp, port=told, plaintext=True), *plaintext.seen(port.port)]
     if is_tcp:
         judging = authorization.rules_for(state, workload.service, workload.trust_domain, port)
         plaintext.add_tcp(listener, clusters.app_name(port), judging, logs)
@@ -191,7 +192,7 @@ def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
 def _virtual_host(port: ServicePort, revision: int, judging: authorization.Judging) -> route_components_pb2.VirtualHost:
     name = listener_name(port)
     host = route_components_pb2.VirtualHost(name=name, domains=["*"])
-    stamp(host.metadata, revision=revision, port=port.port)
+    stamp(host.metadata, revision=revision)
     for filter_name, rules in ((DENY, judging.deny), (ALLOW, judging.allow)):
         per_route = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=rules))
         if filter_name == DENY and judging.audit is not None:

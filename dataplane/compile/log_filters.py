@@ -32,14 +32,14 @@ def at_its_end(into: accesslog_pb2.AccessLogFilter) -> None:
 
 
 def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) -> None:
-    """At its end; what was denied here, and what is sampled and one of: failed, above a status, slow."""
+    """At its end; what is sampled and one of: failed, above a status, slow; and what was denied here."""
     default = LogLevel()
     end, others = (into.and_filter.filters.add() for _ in range(2))
     at_its_end(end)
     if http and side == "server":
         alternatives = others.or_filter.filters
-        _denied(alternatives.add(), side)
         others = alternatives.add()
+        _denied(alternatives.add(), side)  # a look into metadata: not for what is logged in any case
     sampled, chosen = (others.and_filter.filters.add() for _ in range(2))
     sampled.runtime_filter.runtime_key = log_key(side, "sampled")
     sampled.runtime_filter.percent_sampled.numerator = default.sampled
@@ -71,24 +71,34 @@ def denied_here(into: accesslog_pb2.AccessLogFilter, *, denied: bool = True) -> 
 
 
 def is_counted(
-    into: accesslog_pb2.AccessLogFilter, side: Side, *, carries: Carries, connection: bool = False, failed: bool = False
+    into: accesslog_pb2.AccessLogFilter,
+    side: Side,
+    *,
+    carries: Carries,
+    learns: bool = False,
+    connection: bool = False,
+    failed: bool = False,
 ) -> None:
     """A request at its end; of a listener that carries both, a request or a `connection`; where only what failed is
-    asked for, that: 5xx, a gRPC status that stands for one, or a connection that broke."""
+    asked for, that: 5xx, a gRPC status that stands for one, or a connection that broke.
+
+    learns: requests may wait for a service to be learnt. The first condition that does not hold ends the search: what
+    most requests fail comes first, and what Envoy has to search the headers for last.
+    """
     every = into.and_filter.filters
-    at_its_end(every.add())
     if carries == "both":
-        # What waits to be learnt comes a second time, and only then to where it goes: on_demand.
-        again = every.add().header_filter.header
-        again.name, again.present_match, again.invert_match = SECOND_PASS, True, True
-        method = every.add().header_filter.header
-        method.name, method.string_match.exact, method.invert_match = ":method", "CONNECT", not connection
+        of_method(every.add(), "CONNECT", other=not connection)
     if failed:
         reasons = every.add().or_filter.filters
         status = reasons.add().status_code_filter.comparison
         status.op, status.value.default_value = _Comparison.GE, LogLevel().min_status
         status.value.runtime_key = "mesh.metrics.failed"  # which nobody sets; Envoy wants one
         _broke(reasons.add(), reasons.add())
+    at_its_end(every.add())
+    if learns:
+        # What waits to be learnt comes a second time, and only then to where it goes: on_demand.
+        again = every.add().header_filter.header
+        again.name, again.present_match, again.invert_match = SECOND_PASS, True, True
     enabled = every.add().runtime_filter
     enabled.runtime_key = metrics_key(side)
     enabled.percent_sampled.numerator = 100
@@ -100,3 +110,9 @@ def _broke(flags: accesslog_pb2.AccessLogFilter, status: accesslog_pb2.AccessLog
     content_type = status.and_filter.filters.add().header_filter.header
     content_type.name, content_type.string_match.prefix = "content-type", "application/grpc"
     status.and_filter.filters.add().grpc_status_filter.statuses.extend(_GRPC_FAILURES)
+
+
+def of_method(into: accesslog_pb2.AccessLogFilter, method: str, *, other: bool = False) -> None:
+    """Requests of that method; or all `other` ones."""
+    header = into.header_filter.header
+    header.name, header.string_match.exact, header.invert_match = ":method", method, other

@@ -47,7 +47,7 @@ def proxy_listener(state: MeshState, workload: Workload, scope: Scope, *, closed
     filters = [*([on_demand.hold_filter()] if scope.on_demand else []), *dormant_filters()]
     if passthrough.is_allowed(state) and not closed:
         filters.append(passthrough.http_filter())
-    logs = access_logs(workload, "client", http=True, carries="both")
+    logs = access_logs(workload, "client", http=True, carries="both", learns=scope.on_demand)
 
     def chain(tracer: Tracer | None) -> listener_components_pb2.FilterChain:
         manager = connection_manager(

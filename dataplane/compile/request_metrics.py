@@ -42,16 +42,17 @@ _TRANSFORM = "type.googleapis.com/envoy.extensions.matching.actions.transform_st
 
 
 def request_metrics(
-    workload: Workload, side: Side, carries: Carries, *, plaintext: bool = False
+    workload: Workload, side: Side, carries: Carries, *, learns: bool = False, plaintext: bool = False
 ) -> list[accesslog_pb2.AccessLog]:
-    """A function of the workload's settings alone: whether they count goes by the runtime. plaintext: of who shows no
-    certificate."""
-    return list(_request_metrics(str(workload.identity), workload.trust_domain, side, carries, plaintext=plaintext))
+    """A function of the workload's settings alone: whether they count goes by the runtime. learns: as of `is_counted`.
+    plaintext: of who shows no certificate."""
+    own = str(workload.identity)
+    return list(_request_metrics(own, workload.trust_domain, side, carries, learns=learns, plaintext=plaintext))
 
 
 @lru_cache(maxsize=8)  # a listener for each bound port; all of them count alike
 def _request_metrics(
-    own: str, trust_domain: str, side: Side, carries: Carries, *, plaintext: bool
+    own: str, trust_domain: str, side: Side, carries: Carries, *, learns: bool, plaintext: bool
 ) -> tuple[accesslog_pb2.AccessLog, ...]:
     tags = _tags(own, trust_domain, side, plaintext=plaintext)
     route = [_tag("route", "%ROUTE_NAME%")] if side == "client" else []
@@ -60,8 +61,8 @@ def _request_metrics(
     logs = []
     if carries != "connections":
         every, failed = accesslog_pb2.AccessLogFilter(), accesslog_pb2.AccessLogFilter()
-        is_counted(every, side, carries=carries)
-        is_counted(failed, side, carries=carries, failed=True)
+        is_counted(every, side, carries=carries, learns=learns)
+        is_counted(failed, side, carries=carries, learns=learns, failed=True)
         duration = {
             "stat": _stat(DURATION, [*tags, *route, code]),
             "unit": "Milliseconds",
@@ -73,7 +74,7 @@ def _request_metrics(
         ]
     if carries != "requests":
         ended = accesslog_pb2.AccessLogFilter()
-        is_counted(ended, side, carries=carries, connection=True)
+        is_counted(ended, side, carries=carries, learns=learns, connection=True)
         counters = [
             {"stat": _stat(CONNECTIONS, tags), "value_fixed": "1"},
             {"stat": _stat(RECEIVED, tags), "value_format": "%BYTES_RECEIVED%"},
