@@ -58,12 +58,13 @@ class Hold:
 class Silent:
     """A sidecar that was heard of and is no more.
 
-    until: what the key that was active then had signed for it has ended (`silent_until`).
+    until: what the key that was active then had signed for it has ended (`silent_until`); None: nobody can read what
+    was written down of it, nor so the trust_sequence.
     """
 
     name: str
     trust_sequence: int
-    until: int
+    until: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +243,13 @@ def _silence_holds(facts: Facts, needed: int) -> Iterable[Hold]:
     )
     ended = _retired_leaves_end(facts)
     for one in facts.silent:
+        if one.until is None:
+            yield Hold(
+                one.name,
+                "fell silent, and its record under control/silent/ can't be read: nobody knows what it trusts by; "
+                "a replica of the version that wrote it does, else delete the record or pass it by force",
+            )
+            continue
         until = max(one.until, min(renewed, one.until + FENCE_SECONDS), ended)
         if one.trust_sequence < needed and facts.now < until:
             yield Hold(
@@ -284,7 +292,7 @@ def _signed_until(facts: Facts, key: SealedKey) -> int:
 
 def is_forgettable(one: Silent, facts: Facts) -> bool:
     """It can hold no step back any more."""
-    return facts.now >= max(one.until + FENCE_SECONDS, _retired_leaves_end(facts))
+    return one.until is not None and facts.now >= max(one.until + FENCE_SECONDS, _retired_leaves_end(facts))
 
 
 def removal_holds(facts: Facts, key_ids: Sequence[str]) -> tuple[Hold, ...]:

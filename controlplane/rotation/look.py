@@ -137,13 +137,15 @@ def _silent(
     forgettable: list[KeyValue] = []
     for kv in listing.kvs:
         ref = store.keyspace.parse_silent(kv.key)
-        try:
-            record = codec.decode(kv.value, SilentSidecar, kv.key.decode("utf-8", "backslashreplace"))
-        except Corrupt:
-            continue  # of a newer version, whose replicas wait for it
         if ref is None:
             continue
-        one = Silent(f"{ref.namespace}/{ref.sidecar}", record.trust_sequence, record.until)
+        name = f"{ref.namespace}/{ref.sidecar}"
+        try:
+            record = codec.decode(kv.value, SilentSidecar, str(ref))
+        except Corrupt:
+            one = Silent(name, 0, None)
+        else:
+            one = Silent(name, record.trust_sequence, record.until)
         if is_forgettable(one, facts):
             forgettable.append(kv)
         elif one.name not in heard and service_of(ref) not in revoked:

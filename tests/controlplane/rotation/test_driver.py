@@ -194,13 +194,17 @@ async def test_force_passes_who_fell_silent_and_it_stops_counting_where_it_is_re
         steps = world.steps(world.store())
         prepared = (await steps.prepare(Prepare("mesh-issuing", with_root=True), ME)).keys[1]
         await world.everybody_follows()
-        with pytest.raises(GateClosed, match=r"shop/api\.lost: .* until 20\d\d-"):
+        with pytest.raises(GateClosed, match=r"shop/api\.lost: .* until 20\d\d-") as closed:
             await steps.activate(prepared, ME)
+        assert [(hold.who, hold.until is None) for hold in closed.value.holds] == [
+            ("shop/api.lost", False),
+            ("shop/api.unreadable", True),
+        ]
         await world.client.put(*revocation("api", 1))
         assert (await steps.look()).facts.silent == ()
         await world.client.put(*revocation("api", 2, revoked=False))
         done = await steps.activate(prepared, ME, force=True)
-        assert [hold.who for hold in done.passed] == ["shop/api.lost"]
+        assert [hold.who for hold in done.passed] == ["shop/api.lost", "shop/api.unreadable"]
         assert "shop/api.lost" in (await world.keys())[prepared].forced[0]
 
 
