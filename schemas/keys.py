@@ -210,6 +210,10 @@ class Keyspace:
         """network: the lowest address of the block."""
         return f"{self.prefix}/control/addresses/{network}".encode()
 
+    def changes_of(self, kind: str) -> bytes:
+        """Written anew with each change of an object of that kind."""
+        return f"{self.prefix}/control/changes/{kind}".encode()
+
     def silent(self) -> bytes:
         return f"{self.prefix}/control/silent/".encode()
 
@@ -225,6 +229,9 @@ class Keyspace:
 
     def statuses(self) -> bytes:
         return f"{self.prefix}/control/status/".encode()
+
+    def statuses_of(self, namespace: str) -> bytes:
+        return f"{self.prefix}/control/status/{namespace}/".encode()
 
     def status(self, ref: StatusRef) -> bytes:
         return f"{self.prefix}/control/status/{ref.namespace}/{ref.sidecar}".encode()

@@ -7,7 +7,7 @@ from controlplane.domain.addresses import LEVELS, Assignment, assign, blocks_nee
 from controlplane.domain.change import Change
 from controlplane.domain.known import Known, Listed, Stored, StoredBlock
 from controlplane.domain.plan import Action, Outcome, Plan, plan
-from controlplane.domain.reads import objects_needed, prefixes_needed
+from controlplane.domain.reads import concerns_peers, objects_needed, prefixes_needed
 from controlplane.domain.validate import validate
 from controlplane.store.etcd import MustListAgain, Store
 from controlplane.store.ops import Guard
@@ -15,7 +15,7 @@ from controlplane.store.requests import Request, RequestWriter
 from schemas import codec
 from schemas.errors import Conflict, Corrupt, InvalidInput
 from schemas.names import ObjectRef
-from schemas.objects import AnyObject
+from schemas.objects import AnyObject, PeerAuthentication
 from schemas.records import AddressBlock
 from trio_etcd import KeyValue
 
@@ -76,6 +76,10 @@ async def apply(
 async def read(store: Store, changes: Sequence[Change]) -> Known:
     """What `domain.reads` asks for."""
     keyspace = store.keyspace
+    peers_changed: int | None = None
+    if concerns_peers(changes):  # before all that is decided by
+        turn = await store.get(keyspace.changes_of(PeerAuthentication.__name__))
+        peers_changed = turn.mod_revision if turn is not None else 0
     refs = {keyspace.object(ref): ref for ref in objects_needed(changes)}
     found = await store.get_many(refs)
     objects = {refs[key]: stored(refs[key], kv) for key, kv in found.items()}
@@ -90,7 +94,7 @@ async def read(store: Store, changes: Sequence[Change]) -> Known:
                 objects[ref] = stored(ref, kv)
             elif prefix == keyspace.address_blocks():
                 blocks |= _block(prefix, kv)
-    return Known(objects, tuple(listed), blocks)
+    return Known(objects, tuple(listed), blocks, peers_changed)
 
 
 async def _assigned(store: Store, changes: Sequence[Change], known: Known, now: int) -> tuple[Known, Assignment]:

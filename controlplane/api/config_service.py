@@ -12,7 +12,7 @@ from controlplane.domain.plan import Action
 from controlplane.store.etcd import MustListAgain, Store, gone
 from controlplane.store.requests import RequestWriter
 from schemas.api import mesh_pb2 as pb
-from schemas.errors import Conflict, NotFound
+from schemas.errors import Conflict, NotFound, Unavailable
 from schemas.keys import StatusRef
 from schemas.names import ObjectRef, check_name
 
@@ -40,17 +40,25 @@ class ConfigService:
         call.tell(objects=_named(str(change.ref) for change in changes))
         authorize_namespaces(call.caller, (change.ref.namespace for change in changes), "objects")
         now = int(self._now())
-        applied = await change_set.apply(
-            self._store,
-            self._writer,
-            request,
-            changes,
-            dry_run=message.dry_run,
-            seconds=call.seconds,
-            now=now,
-            guards=call.caller.guards,
-            gate=StrictnessGate(self._store, call, now, force=message.force),
-        )
+        gate = StrictnessGate(self._store, now, force=message.force)
+        try:
+            applied = await change_set.apply(
+                self._store,
+                self._writer,
+                request,
+                changes,
+                dry_run=message.dry_run,
+                seconds=call.seconds,
+                now=now,
+                guards=call.caller.guards,
+                gate=gate,
+            )
+        except Unavailable as error:
+            if error.outcome_unknown:
+                gate.tell(call)
+            raise
+        if applied.revision:
+            gate.tell(call)
         call.tell(
             revision=applied.revision,
             replayed=applied.replayed or None,

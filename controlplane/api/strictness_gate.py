@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from controlplane.api.call import Call
 from controlplane.domain.change import Change
 from controlplane.domain.known import Known
-from controlplane.domain.strictness import concerns_modes, holdouts, turning
+from controlplane.domain.reads import concerns_peers
+from controlplane.domain.strictness import concerned_namespaces, holdouts, turning
 from controlplane.log import event
 from controlplane.store.etcd import Store
 from schemas import codec
@@ -28,17 +29,19 @@ _REMEDY = (
 class StrictnessGate:
     """Of one call. now: seconds since 1970. force: holdouts are recorded, not heeded."""
 
-    def __init__(self, store: Store, call: Call, now: int, *, force: bool) -> None:
+    def __init__(self, store: Store, now: int, *, force: bool) -> None:
         self._store = store
-        self._call = call
         self._now = now
         self._force = force
+        self.past = ""
+        """Whom the changes that were let through last would cut off; empty: nobody."""
 
     async def __call__(self, changes: Sequence[Change], known: Known) -> None:
         """Raises Conflict."""
-        if not concerns_modes(changes):
+        self.past = ""
+        if not concerns_peers(changes):
             return
-        statuses = await self._statuses()
+        statuses = await self._statuses(concerned_namespaces(changes))
         services = {ServiceRef(one.namespace, one.service) for one in statuses}
         declared = await self._ports(turning(changes, known, services))
         found = holdouts(changes, known, statuses, declared, self._now)
@@ -49,14 +52,20 @@ class StrictnessGate:
             shown.append(f"and {len(found) - _MAX_SHOWN} more")
         if not self._force:
             raise Conflict("\n".join(("this would cut off who may still send plaintext:", *shown, _REMEDY)))
-        self._call.tell(past="; ".join(shown))
-        event(logger, logging.WARNING, "plaintext refused by force", who=self._call.caller, past="; ".join(shown))
+        self.past = "; ".join(shown)
 
-    async def _statuses(self) -> list[SidecarStatus]:
-        """Straight from etcd. One that nobody can read has said nothing."""
+    def tell(self, call: Call) -> None:
+        """That somebody was cut off: once it is written, or may have been."""
+        if self.past:
+            call.tell(past=self.past)
+            event(logger, logging.WARNING, "plaintext refused by force", who=call.caller, past=self.past)
+
+    async def _statuses(self, namespaces: Collection[str] | None) -> list[SidecarStatus]:
+        """Straight from etcd. One that nobody can read has said nothing. namespaces: None: all."""
         found = []
-        listing = await self._store.list(self._store.keyspace.statuses())
-        for kv in listing.kvs:
+        keyspace = self._store.keyspace
+        prefixes = [keyspace.statuses()] if namespaces is None else [keyspace.statuses_of(one) for one in namespaces]
+        for kv in [kv for prefix in prefixes for kv in (await self._store.list(prefix)).kvs]:
             ref = self._store.keyspace.parse(kv.key)
             if not isinstance(ref, StatusRef):
                 continue

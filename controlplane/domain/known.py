@@ -42,6 +42,8 @@ class Known:
     listed: tuple[Listed, ...] = ()
     blocks: Mapping[str, StoredBlock] = field(default_factory=dict)
     """By the network of each."""
+    peers_changed: int | None = None
+    """The revision of the last change of any PeerAuthentication; 0: there was none. None: it was not asked for."""
 
     def mod_revision(self, ref: ObjectRef) -> int:
         stored = self.objects.get(ref)

@@ -24,7 +24,7 @@ from schemas import codec
 from schemas.errors import Conflict, Corrupt, LimitExceeded, NotFound, Problem
 from schemas.keys import Keyspace
 from schemas.names import ObjectRef
-from schemas.objects import AnyObject
+from schemas.objects import AnyObject, PeerAuthentication
 
 # The idempotency record that is written with each change set: one operation, one guard, and its bytes.
 RECORD_OPS = 1
@@ -87,8 +87,12 @@ def plan(assigned: Assignment, known: Known, keyspace: Keyspace) -> Plan:
     if ops:
         ops += assigned.puts
         guards += [*assigned.guards, *(PrefixGuard(listed.prefix, listed.revision) for listed in known.listed)]
+        if known.peers_changed is not None:
+            turn = keyspace.changes_of(PeerAuthentication.__name__)
+            ops.append(Put(turn, b""))
+            guards.append(KeyGuard(turn, known.peers_changed))
     result = Plan(tuple(ops), tuple(guards), tuple(outcomes), written)
-    _check_limits(result, objects)
+    _check_limits(result, objects, len(assigned.puts))
     return result
 
 
@@ -129,14 +133,13 @@ def _check_deletes(changes: Sequence[Change], known: Known) -> None:
         raise NotFound("\n".join(f"{subject}: does not exist; nothing was deleted" for subject in missing))
 
 
-def _check_limits(planned: Plan, objects: int) -> None:
+def _check_limits(planned: Plan, objects: int, blocks: int) -> None:
     problems = []
     count = max(len(planned.ops), len(planned.guards)) + RECORD_OPS
     if count > MAX_TXN_OPS:
-        beside = len(planned.ops) - objects
-        blocks = f" with {beside} blocks of virtual addresses" if beside else ""
+        beside = f" with {blocks} blocks of virtual addresses" if blocks else ""
         message = (
-            f"{objects} objects to write{blocks} and {len(planned.guards)} to hold still, "
+            f"{objects} objects to write{beside} and {len(planned.guards)} to hold still, "
             f"and one transaction of etcd takes {MAX_TXN_OPS - RECORD_OPS} of each"
         )
         problems.append(Problem("change set", message, remedy="apply it in parts, what is referred to first"))

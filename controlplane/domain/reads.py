@@ -1,6 +1,6 @@
 """What must be read to decide on a change set: O(change), but where something that others may name goes away. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from controlplane.domain.change import Change
 from controlplane.domain.federation import MESH_REF, rival
@@ -50,6 +50,12 @@ def prefixes_needed(keyspace: Keyspace, changes: Sequence[Change], known: Known)
         for change in changes
         if change.put and change.ref.kind in _LOOKED_AT
     )
+
+
+def concerns_peers(changes: Iterable[Change]) -> bool:
+    """Whether any is of a PeerAuthentication. What such a change does depends on objects that it does not write, and on
+    their not being deleted meanwhile, which no list can tell: so these changes go one after the other."""
+    return any(change.ref.kind == PeerAuthentication.__name__ for change in changes)
 
 
 def moves_ranges(change: Change, known: Known) -> bool:

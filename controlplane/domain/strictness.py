@@ -4,6 +4,7 @@ What sidecars report (`SidecarStatus.plaintext`) is the evidence. It says who wa
 who sends once a day shows once a day.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -11,7 +12,7 @@ from typing import Self
 from authz.peers import Decided, mode_of, ports_named
 from controlplane.domain.change import Change
 from controlplane.domain.known import After, Known
-from schemas.names import ObjectRef, ServiceRef
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import PeerAuthentication
 from schemas.records import PlaintextPort, SidecarStatus
 
@@ -21,18 +22,35 @@ _KIND = PeerAuthentication.__name__
 _UNREPORTED = "has not reported who sends plaintext"
 
 
-@dataclass(frozen=True, slots=True)
 class Modes:
-    """What there is to say of ports, and what of it nobody can read."""
+    """What there is to say of ports, and what of it nobody can read. Each port is decided once."""
 
-    objects: tuple[PeerAuthentication, ...]
-    unreadable: tuple[ObjectRef, ...] = ()
+    def __init__(self, objects: Iterable[PeerAuthentication], unreadable: Iterable[ObjectRef] = ()) -> None:
+        self._of_service: defaultdict[ServiceRef, list[PeerAuthentication]] = defaultdict(list)
+        self._of_namespace: defaultdict[str, list[PeerAuthentication]] = defaultdict(list)
+        self._unreadable: defaultdict[str, list[ObjectRef]] = defaultdict(list)
+        self._decided: dict[tuple[ServiceRef, int | None], Decided] = {}
+        for one in objects:
+            namespace, targets = one.metadata.namespace, one.spec.target_refs
+            if targets is None:
+                self._of_namespace[namespace].append(one)
+            for name in {target.name for target in targets or ()}:
+                self._of_service[ServiceRef(namespace, name)].append(one)
+        for ref in unreadable:
+            self._unreadable[ref.namespace].append(ref)
 
     def of(self, service: ServiceRef, port: int | None) -> Decided:
-        return mode_of(service, port, self.objects, self.unreadable)
+        found = self._decided.get((service, port))
+        if found is None:
+            near = dict.fromkeys((service.namespace, SYSTEM_NAMESPACE))
+            wide = (one for name in near for one in self._of_namespace.get(name, ()))
+            unreadable = [ref for name in near for ref in self._unreadable.get(name, ())]
+            found = mode_of(service, port, (*self._of_service.get(service, ()), *wide), unreadable)
+            self._decided[service, port] = found
+        return found
 
     def ports(self, service: ServiceRef) -> set[int]:
-        return ports_named(service, self.objects)
+        return ports_named(service, self._of_service.get(service, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +65,10 @@ class Holdout:
         return f"{self.sidecar}{f', port {self.port}' if self.port is not None else ''}: {self.why}"
 
 
-def concerns_modes(changes: Iterable[Change]) -> bool:
-    return any(change.ref.kind == _KIND for change in changes)
+def concerned_namespaces(changes: Iterable[Change]) -> frozenset[str] | None:
+    """Of whose services ports may turn; None: of all."""
+    found = frozenset(change.ref.namespace for change in changes if change.ref.kind == _KIND)
+    return None if SYSTEM_NAMESPACE in found else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +96,8 @@ class _Turn:
 def turning(changes: Sequence[Change], known: Known, services: Iterable[ServiceRef]) -> set[ServiceRef]:
     """Those of which `holdouts` wants to know the ports."""
     turn = _Turn.by(changes, known)
-    return {one for one in services if turn.any_of(one)}
+    namespaces = concerned_namespaces(changes)
+    return {one for one in services if (namespaces is None or one.namespace in namespaces) and turn.any_of(one)}
 
 
 def holdouts(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pytest
 
-from authz.peers import mode_of
+from authz.peers import Decided, mode_of
 from controlplane.domain.change import Change
 from controlplane.domain.known import Known, Stored
 from controlplane.domain.strictness import WINDOW_S, holdouts, turning
 from schemas import codec
-from schemas.names import ServiceRef
+from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import PeerAuthentication
 from schemas.records import PlaintextPort, PlaintextSource, SidecarStatus
 from tests.states.build import peers
@@ -138,6 +138,39 @@ def test_whose_services_are_asked_for() -> None:
 def test_one_that_nobody_can_read_is_strict_already() -> None:
     says = status("orders.shop", 10, seen(80, 3))
     assert told([put(STRICT)], known(PERMISSIVE, broken=[peers("other", "PERMISSIVE")]), says) == []
+
+
+def test_the_work_grows_with_the_objects_and_not_with_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+
+    def counting(
+        service: ServiceRef,
+        port: int | None,
+        objects: Iterable[PeerAuthentication],
+        unreadable: Collection[ObjectRef] = (),
+    ) -> Decided:
+        nonlocal looked_at
+        several = tuple(objects)
+        looked_at += 1 + len(several)
+        return mode_of(service, port, several, unreadable)
+
+    monkeypatch.setattr("controlplane.domain.strictness.mode_of", counting)
+
+    def work(number: int) -> int:
+        names = [f"s{each}.shop" for each in range(number)]
+        of = known(peers("m.mesh-system", "PERMISSIVE"), *(peers(one, "PERMISSIVE", [one[:-5]]) for one in names))
+        statuses = [status(one, 10, seen(80, 3)) for one in names for _ in range(3)]
+        before = looked_at
+        changes = [put(peers("m.mesh-system", "STRICT"))]
+        turning(changes, of, {ServiceRef.parse(one) for one in names})
+        told(changes, of, *statuses)
+        return looked_at - before
+
+    assert 0 < work(40) == 2 * work(20)
+    changes, others = [put(peers("x.back", "STRICT"))], [ServiceRef("shop", f"s{each}") for each in range(20)]
+    before = looked_at
+    assert turning(changes, known(peers("m.mesh-system", "PERMISSIVE")), others) == set()
+    assert looked_at == before, "no service of another namespace is concerned"
 
 
 @pytest.mark.parametrize(
