@@ -133,6 +133,8 @@ class SilentSidecar(Record, frozen=True, kw_only=True, tag="SilentSidecar"):
     """Seconds since 1970: by then whatever certificate it had has ended."""
     trust_sequence: int
     """Of the trust bundle that it last said it trusts by; 0: not known."""
+    address: str = ""
+    """Where it was in discovery: who speaks under its name from there is the same host. Empty: it was not."""
 
 
 class LogLevel(Record, frozen=True, kw_only=True, tag="LogLevel"):

@@ -1,6 +1,7 @@
 """[edge] Everything that a decision about CA keys rests upon, as etcd has it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from controlplane.ca.records import issuers, starts
@@ -9,10 +10,19 @@ from controlplane.domain.registration import service_of
 from controlplane.store.etcd import Store
 from schemas import codec
 from schemas.errors import Corrupt, Unavailable
-from schemas.keys import StatusRef
+from schemas.keys import EndpointRef, StatusRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import Mesh
-from schemas.records import ReplicaStatus, Revocation, Rotation, SealedKey, SidecarStatus, SilentSidecar, TrustBundle
+from schemas.records import (
+    Endpoint,
+    ReplicaStatus,
+    Revocation,
+    Rotation,
+    SealedKey,
+    SidecarStatus,
+    SilentSidecar,
+    TrustBundle,
+)
 from trio_etcd import KeyValue, Listing
 
 MESH_REF = ObjectRef("Mesh", SYSTEM_NAMESPACE, "mesh")
@@ -88,7 +98,7 @@ async def look(store: Store, now: float) -> Look:
         ),
         publish_ahead=HINTS_AHEAD * bundle.refresh_hint_seconds if federated else 0,
     )
-    silent, forgettable = _silent(store, silences, facts, revoked)
+    silent, forgettable = _silent(store, silences, facts, revoked, await _addresses(store, silences, facts))
     facts = replace(facts, silent=silent)
     raw = {kv.key: kv for kv in (*ca.kvs, bundle_kv, *found.values())}
     return Look(
@@ -129,10 +139,14 @@ def _sidecars(store: Store, listing: Listing, revoked: Collection[ServiceRef]) -
 
 
 def _silent(
-    store: Store, listing: Listing, facts: Facts, revoked: Collection[ServiceRef]
+    store: Store,
+    listing: Listing,
+    facts: Facts,
+    revoked: Collection[ServiceRef],
+    addresses: Mapping[StatusRef, str],
 ) -> tuple[tuple[Silent, ...], tuple[KeyValue, ...]]:
-    """Who is silent; and the records that can go. Who speaks again, speaks for itself."""
-    heard = {one.name for one in facts.sidecars}
+    """Who is silent; and the records that can go. Who speaks again from where it was, speaks for itself; a namesake
+    elsewhere is another host. addresses: of the namesakes in discovery."""
     silent: list[Silent] = []
     forgettable: list[KeyValue] = []
     for kv in listing.kvs:
@@ -143,14 +157,30 @@ def _silent(
         try:
             record = codec.decode(kv.value, SilentSidecar, str(ref))
         except Corrupt:
-            one = Silent(name, 0, None)
+            one, is_back = Silent(name, 0, None), False
         else:
             one = Silent(name, record.trust_sequence, record.until)
+            is_back = bool(record.address) and addresses.get(ref) == record.address
         if is_forgettable(one, facts):
             forgettable.append(kv)
-        elif one.name not in heard and service_of(ref) not in revoked:
+        elif not is_back and service_of(ref) not in revoked:
             silent.append(one)
     return tuple(silent), tuple(forgettable)
+
+
+async def _addresses(store: Store, listing: Listing, facts: Facts) -> dict[StatusRef, str]:
+    """Of whom there are records, where those are in discovery that speak under their names."""
+    heard = {one.name for one in facts.sidecars}
+    keys: dict[bytes, StatusRef] = {}
+    for kv in listing.kvs:
+        ref = store.keyspace.parse_silent(kv.key)
+        if ref is not None and f"{ref.namespace}/{ref.sidecar}" in heard:
+            keys[store.keyspace.endpoint(EndpointRef(service_of(ref), ref.sidecar.partition(".")[2]))] = ref
+    found: dict[StatusRef, str] = {}
+    for key, kv in (await store.get_many(keys)).items():
+        with suppress(Corrupt):
+            found[keys[key]] = codec.decode(kv.value, Endpoint, str(keys[key])).address
+    return found
 
 
 def _replicas(listing: Listing) -> tuple[ReplicaStatus, ...]:

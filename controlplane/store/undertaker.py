@@ -28,10 +28,10 @@ from controlplane.store.leases import AFTER_END_S, pulse_of
 from controlplane.store.losses import MESH_LIMIT, SERVICE_LIMIT, Pulse, in_bulk
 from controlplane.store.ops import LeaseGuard, Put
 from schemas import codec
-from schemas.errors import MeshError, NotFound
+from schemas.errors import Corrupt, MeshError, NotFound
 from schemas.keys import EndpointRef, StatusRef
 from schemas.names import ServiceRef
-from schemas.records import SilentSidecar
+from schemas.records import Endpoint, SilentSidecar
 
 # Seconds: 10 minutes. Long enough for a network to be mended; a dead host is in nobody's way so long, because callers
 # leave out whom they can't reach. Each replica counts from when it noticed.
@@ -138,9 +138,20 @@ class Undertaker:
     async def _remember(self, ref: StatusRef, hold: int) -> None:
         """Written only while its status lies under that hold: another replica may have been faster, or it is back."""
         status, keyspace = self._board.status(ref), self._store.keyspace
-        record = SilentSidecar(until=self._leaves_end(), trust_sequence=status.trust_sequence if status else 0)
+        record = SilentSidecar(
+            until=self._leaves_end(),
+            trust_sequence=status.trust_sequence if status else 0,
+            address=await self._address(ref),
+        )
         put = Put(keyspace.silent_sidecar(ref), codec.encode(record))
         await self._store.transact((LeaseGuard(keyspace.status(ref), hold),), (put,))
+
+    async def _address(self, ref: StatusRef) -> str:
+        """Empty where it is not in discovery, or nobody can read where."""
+        kv = await self._store.get(self._store.keyspace.endpoint(_endpoint_of(ref)))
+        with suppress(Corrupt):
+            return codec.decode(kv.value, Endpoint, str(ref)).address if kv is not None else ""
+        return ""
 
     def _forget(self, ref: StatusRef, hold: int) -> None:
         service = _endpoint_of(ref).service

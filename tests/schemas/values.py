@@ -294,7 +294,7 @@ RECORDS: tuple[AnyRecord, ...] = (
         ),
         open_streams=OpenStreams(bound_ms=2000, passed_bound_ms=11_000, problem="no"),
     ),
-    SilentSidecar(until=1_700_003_630, trust_sequence=3),
+    SilentSidecar(until=1_700_003_630, trust_sequence=3, address="10.0.0.7"),
     LogLevel(
         namespace="shop",
         service="orders",

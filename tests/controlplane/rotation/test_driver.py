@@ -16,10 +16,10 @@ from controlplane.rotation.write import Actor
 from controlplane.store.lock import LOCK_SECONDS
 from schemas import codec
 from schemas.errors import Conflict, MeshError, NotFound
-from schemas.keys import StatusRef
-from schemas.names import SYSTEM_NAMESPACE, ObjectRef
+from schemas.keys import EndpointRef, StatusRef
+from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import Mesh
-from schemas.records import SidecarStatus, SilentSidecar
+from schemas.records import Endpoint, SidecarStatus, SilentSidecar
 from tests.controlplane.rotation.world import KEYS, Died, World, made_world
 from tests.spiffe.certificates import NOW
 from tests.states.build import revocation
@@ -158,8 +158,9 @@ async def test_who_fell_silent_holds_activation_back_by_name_until_its_certifica
         await world.everybody_follows()
         until = world.now + 3630
         for sidecar, trust in (("api.lost", 1), ("api.knew", 2), ("web.one", 1)):  # the last one speaks again
-            record = codec.encode(SilentSidecar(until=until, trust_sequence=trust))
+            record = codec.encode(SilentSidecar(until=until, trust_sequence=trust, address="10.0.0.1"))
             await world.client.put(KEYS.silent_sidecar(StatusRef("shop", sidecar)), record)
+        await world.client.put(*discovered_at("10.0.0.1"))
         await rotate_root(world)
         rotator, _ = world.rotator(world.store())
         await rotator.advance()
@@ -181,6 +182,37 @@ async def test_who_fell_silent_holds_activation_back_by_name_until_its_certifica
         world.now += SKEW_SECONDS
         await rotator.advance()
         assert (await world.client.list(KEYS.silent())).kvs == ()
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "held"),
+    [
+        ("10.0.0.1", "10.0.0.1", False),
+        ("10.0.0.1", "10.0.0.2", True),
+        ("10.0.0.1", None, True),
+        ("", "10.0.0.1", True),
+        ("", None, True),
+    ],
+)
+async def test_a_namesake_elsewhere_does_not_speak_for_who_fell_silent(
+    autojump_clock: trio.testing.MockClock, then: str, now: str | None, held: bool
+) -> None:
+    """A host that was replaced under the same name: the Envoy of the first may serve on where nobody hears it."""
+    async with made_world() as world:
+        await world.everybody_follows()
+        record = SilentSidecar(until=world.now + 3630, trust_sequence=1, address=then)
+        await world.client.put(KEYS.silent_sidecar(StatusRef("shop", "web.one")), codec.encode(record))
+        if now is not None:
+            await world.client.put(*discovered_at(now))
+        facts = (await world.look()).facts
+        assert [one.name for one in facts.silent] == (["shop/web.one"] if held else [])
+        assert [one.name for one in facts.sidecars] == ["shop/web.one"]
+
+
+def discovered_at(address: str) -> tuple[bytes, bytes]:
+    """The one sidecar that speaks."""
+    key = KEYS.endpoint(EndpointRef(ServiceRef("shop", "web"), "one"))
+    return key, codec.encode(Endpoint(address=address, ports={}))
 
 
 async def test_force_passes_who_fell_silent_and_it_stops_counting_where_it_is_revoked(

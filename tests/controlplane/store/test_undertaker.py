@@ -99,7 +99,8 @@ async def test_one_alone_is_taken_out_at_once(etcd_endpoint: str, etcd_prefix: s
         await one.end("orders.o0")
         async with undertaker(one):
             await eventually("it is gone", lambda: _is(one, set(NAMES[1:])), SECONDS)
-        assert await one.remembered() == {"orders.o0": SilentSidecar(until=LEAVES_END, trust_sequence=3)}
+        remembered = {"orders.o0": SilentSidecar(until=LEAVES_END, trust_sequence=3, address="10.0.0.1")}
+        assert await one.remembered() == remembered
 
 
 @pytest.mark.fault(29)
