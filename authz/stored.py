@@ -10,8 +10,9 @@ from authz.peers import peer_faults
 from authz.tokens import authentication_faults
 from schemas import checking
 from schemas.errors import Corrupt, Problem
-from schemas.objects import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
+from schemas.objects import AuthorizationPolicy, Mesh, PeerAuthentication, RequestAuthentication
 from schemas.objects.authorization import AuthorizationPolicySpec
+from schemas.objects.common import Part
 
 
 def policy_faults(spec: AuthorizationPolicySpec) -> Iterator[checking.Fault]:
@@ -42,14 +43,18 @@ def _block_fault(text: str, path: tuple[str | int, ...]) -> checking.Fault | Non
 
 
 def check_understood(
-    policy: AuthorizationPolicy | RequestAuthentication | PeerAuthentication, data: bytes, subject: str
+    policy: AuthorizationPolicy | RequestAuthentication | PeerAuthentication | Mesh, data: bytes, subject: str
 ) -> None:
     """`data`: what `policy` was decoded from. Raises Corrupt.
 
     Of other objects an unknown field is passed over. Of a policy it may be a condition that a newer replica knows:
     without it an ALLOW would allow more. Of a RequestAuthentication, what a token must be; of a PeerAuthentication,
-    whom it is not for.
+    whom it is not for; of the Mesh's `authorization`, whom its default action is not for.
     """
+    if isinstance(policy, Mesh):
+        stored = msgspec.msgpack.decode(data)["spec"].get("authorization", {})
+        _check_known(stored, policy.spec.authorization, ("spec", "authorization"), subject)
+        return
     if isinstance(policy, AuthorizationPolicy):
         wrong = next(policy_faults(policy.spec), None)
     elif isinstance(policy, PeerAuthentication):
@@ -58,10 +63,13 @@ def check_understood(
         wrong = next(authentication_faults(policy.spec), None)
     if wrong is not None:
         raise Corrupt(Problem(subject, wrong.message, checking.json_path(wrong.path), wrong.remedy))
-    spec = msgspec.msgpack.decode(data)["spec"]
-    if spec == msgspec.msgpack.decode(msgspec.msgpack.encode(policy.spec)):
+    _check_known(msgspec.msgpack.decode(data)["spec"], policy.spec, ("spec",), subject)
+
+
+def _check_known(stored: object, understood: Part, path: checking.Path, subject: str) -> None:
+    if stored == msgspec.msgpack.decode(msgspec.msgpack.encode(understood)):
         return  # all of it was understood; else a default may be written out, or a field be unknown
-    fault = next(checking.faults(spec, type(policy.spec), ("spec",)), None)
+    fault = next(checking.faults(stored, type(understood), path), None)
     if fault is not None:
         remedy = "upgrade the mesh's software here, or write the policy again"
         raise Corrupt(Problem(subject, fault.message, checking.json_path(fault.path), remedy))

@@ -7,7 +7,7 @@ from typing import Any
 from authz.judge import Outcome, Reason, Request, Verdict, judge
 from authz.key_sources import keys_in_force
 from authz.peers import mode_of
-from authz.rules import PortRules, port_rules
+from authz.rules import MESH, PortRules, port_rules
 from authz.stored import check_understood
 from authz.tokens import applies as proves
 from authz.verify import Refusal, verify
@@ -114,8 +114,8 @@ class Evidence:
 async def evidence(client: MeshClient, to: ServiceRef, revision: int = 0, *, with_keys: bool = False) -> Evidence:
     """As a sidecar reads it that starts then. revision: of the past, 0: now. with_keys: those that replicas fetched
     too. Raises NotFound where there is no such service, or etcd does not keep that revision any more."""
-    service = await _object(client, ObjectRef(Service.__name__, to.namespace, to.name), revision)
-    mesh = await _object(client, ObjectRef(Mesh.__name__, SYSTEM_NAMESPACE, "mesh"), revision)
+    service, _ = await _object(client, ObjectRef(Service.__name__, to.namespace, to.name), revision)
+    mesh, stored = await _object(client, MESH, revision)
     if not isinstance(service, Service) or not isinstance(mesh, Mesh):
         raise AssertionError("a replica answered with an object of another kind")
     policies, unreadable, revisions, seen = await _policies(client, to.namespace, revision)
@@ -130,15 +130,25 @@ async def evidence(client: MeshClient, to: ServiceRef, revision: int = 0, *, wit
         unreadable=tuple(unreadable),
         revoked=tuple(await _revoked(client, revision)),
         trusted=await _trusted(client),
-        mesh=mesh,
+        mesh=_understood(mesh, stored),
         revisions=revisions,
     )
 
 
-async def _object(client: MeshClient, ref: ObjectRef, revision: int) -> object:
+def _understood(mesh: Mesh, stored: bytes) -> Mesh | None:
+    """None: what it says of who is let in is not for this version to say."""
+    try:
+        check_understood(mesh, stored, str(MESH))
+    except Corrupt as error:
+        output.notice(printable(f"can't be read: {error}"))
+        return None
+    return mesh
+
+
+async def _object(client: MeshClient, ref: ObjectRef, revision: int) -> tuple[object, bytes]:
     key = pb.ObjectKey(kind=ref.kind, namespace=ref.namespace, name=ref.name)
     stored = await client.call("/mesh.v1.Config/Get", pb.GetRequest(key=key, revision=revision), pb.StoredObject)
-    return codec.decode_object(stored.value, ref.kind, str(ref))
+    return codec.decode_object(stored.value, ref.kind, str(ref)), stored.value
 
 
 async def _policies(

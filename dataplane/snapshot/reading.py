@@ -27,6 +27,7 @@ from schemas.objects import (
     Gateway,
     GRPCRoute,
     HTTPRoute,
+    Mesh,
     PeerAuthentication,
     RequestAuthentication,
     Service,
@@ -60,7 +61,7 @@ def read(ref: DataRef, data: bytes) -> Value:
                     _check_external(value, subject)
                 case Gateway():
                     _check_gateway(value, subject)
-                case AuthorizationPolicy() | RequestAuthentication() | PeerAuthentication():
+                case AuthorizationPolicy() | RequestAuthentication() | PeerAuthentication() | Mesh():
                     check_understood(value, data, subject)
                 case BackendTrafficPolicy():
                     _check_traffic(value, subject)

@@ -50,7 +50,9 @@ async def test_a_sidecar_logs_more_for_a_time_and_goes_back_by_itself(mesh: E2eM
     assert said is not None
     assert abs(said.until - time.time() - 3600) < 60
     local = status.read(settings.status_file, now=time.time())
-    assert "logs        error, agent=debug, http=debug for 3" in status.table(local, now=time.time())
+    shown = status.table(local, now=time.time())
+    assert "logs        error, agent=debug, http=debug for 3" in shown
+    assert "open        what is no longer allowed ends within 2 s\n" in shown
     told_here = await view.config(settings, settings.last_good_file, mesh.admin(NAME))
     assert told_here.log_levels == {view.ALL: "error", "http": "debug"}
     assert "Envoy logs at other levels than its settings say: *=error, http=debug" in view.config_text(told_here)

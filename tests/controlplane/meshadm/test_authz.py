@@ -14,7 +14,7 @@ from schemas.objects import Mesh, Metadata
 from schemas.objects.authorization import ClaimMatch, HeaderMatch, Operation, Rule, Source
 from schemas.objects.mesh import MeshSpec
 from tests.controlplane.meshadm.fake_replica import Cli, FakeReplica
-from tests.states.build import TRUST_DOMAIN, policy, port, revocation, rule, service, who
+from tests.states.build import TRUST_DOMAIN, mesh_saying, policy, port, revocation, rule, service, who
 
 ASK = ("authz", "explain", "--from", "web.shop", "--to", "orders.shop")
 ALLOW = policy("web-reads", "ALLOW", rule(who("web"), to=[Operation(methods=("GET",), paths=("/orders/*",))]))
@@ -58,6 +58,19 @@ async def test_a_policy_with_a_field_that_nobody_knows_closes(cli: Cli, fake: Fa
     fake.objects["AuthorizationPolicy", "shop", "web-reads"] = (msgspec.msgpack.encode(plain), 20)
     result = await cli(*ASK, "--path", "/orders/7", "-o", "json")
     assert (result.exit_code, json.loads(result.stdout)["reason"]) == (ExitCode.DENIED, "UNREADABLE")
+
+
+@pytest.mark.fault(20)
+async def test_a_mesh_that_says_more_of_who_is_let_in_than_is_known_lets_nobody_in(cli: Cli, fake: FakeReplica) -> None:
+    """As of a sidecar of the same version, which starts then."""
+    allowing = mesh_saying(authorization={"defaultAction": "ALLOW"})
+    fake.add(allowing)
+    assert "authorization.defaultAction" in await cli.ok(*ASK, "--path", "/other")
+    plain = msgspec.msgpack.decode(codec.encode(allowing))
+    plain["spec"]["authorization"]["exceptNamespaces"] = ["shop"]
+    fake.objects["Mesh", "mesh-system", "mesh"] = (msgspec.msgpack.encode(plain), 20)
+    result = await cli(*ASK, "--path", "/other")
+    assert (result.exit_code, "unknown field 'exceptNamespaces'" in result.stderr) == (ExitCode.DENIED, True)
 
 
 async def test_claims_of_a_token(cli: Cli, fake: FakeReplica, tmp_path: Path) -> None:

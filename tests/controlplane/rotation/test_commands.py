@@ -17,6 +17,7 @@ import trio
 from controlplane.config import BundleEndpointConfig
 from controlplane.store.lease_alarm import SPARE
 from schemas.api import mesh_pb2 as pb
+from schemas.records import OpenStreams
 from tests.controlplane.api.test_revocation import revoke
 from tests.controlplane.replica import Mesh, Replica, running_replica
 from tests.controlplane.test_etcd_crl import credential
@@ -92,7 +93,8 @@ async def test_check_knows_sidecars_that_do_not_renew_and_leaves_out_who_is_revo
         joined = await own_replica.join(service, "shop")
         async with joined.calls() as sidecar:
             lease = (await joined.register(sidecar, "one")).lease_id
-            await joined.report(sidecar, "one", lease, svid_expires=now + left)
+            goes_on = OpenStreams(bound_ms=0, problem=f"of {service}")
+            await joined.report(sidecar, "one", lease, svid_expires=now + left, open_streams=goes_on)
     code, said, why = await meshadm(own_replica, *check)
     assert code == 9
     lines = {line.split("  ")[0].strip(): line for line in said.splitlines()}
@@ -103,9 +105,9 @@ async def test_check_knows_sidecars_that_do_not_renew_and_leaves_out_who_is_revo
     assert "SVID of shop/web.one: 9m" in why
     await revoke(own_replica, "shop", "web")
     code, said, why = await meshadm(own_replica, *check, "-o", "json")
-    assert (code, why) == (0, "")
+    assert (code, json.loads(why)["error"]["name"]) == (11, "NOT_ENDED")
     found = json.loads(said)
-    assert found["ok"] is True
+    assert (found["ok"], found["uncut"]) == (False, [{"sidecar": "shop/orders.one", "why": "of orders"}])
     whose = {one["what"]: one for one in found["certificates"]}
     assert "SVID of shop/web.one" not in whose
     assert whose["SVID of shop/orders.one"]["notAfter"] == now + 3600

@@ -17,7 +17,7 @@ from schemas.key_sets import place
 from schemas.keys import DataRef, EndpointRef, EpochRef, KeySetRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
 from schemas.records import Endpoint
-from tests.states.build import ROOT_DER, bundle, key_set, need, policy, port, rule, service, traffic, who
+from tests.states.build import ROOT_DER, bundle, key_set, mesh_saying, need, policy, port, rule, service, traffic, who
 from tests.support.tokens import NOBODYS
 
 POLICY = policy("p", "ALLOW", rule(who("web")))
@@ -54,6 +54,20 @@ def test_a_policy_with_a_condition_that_is_not_known_is_not_believed(path: tuple
     assert "unknown field 'jwtClaims'" in why(POLICY.ref, changed(value, *path, "jwtClaims", to=["x"]))
     assert read(POLICY.ref, changed(value, "metadata", "color", to="red")) == POLICY
     assert read(POLICY.ref, value) == POLICY
+
+
+@pytest.mark.fault(20)
+def test_a_mesh_that_says_more_of_who_is_let_in_than_is_known_is_not_believed() -> None:
+    """Else ``{defaultAction: ALLOW, exceptNamespaces: [pay]}`` would allow pay too."""
+    allowing = mesh_saying(authorization={"defaultAction": "ALLOW"})
+    value = codec.encode(allowing)
+    more = changed(value, "spec", "authorization", "exceptNamespaces", to=["pay"])
+    assert "$.spec.authorization.exceptNamespaces: unknown field" in why(allowing.ref, more)
+    assert read(allowing.ref, changed(value, "spec", "color", to="red")) == allowing  # of what is no policy
+    assert read(allowing.ref, value) == allowing
+    plain = mesh_saying()
+    written_out = changed(codec.encode(plain), "spec", "authorization", to={"defaultAction": "DENY"})
+    assert read(plain.ref, written_out) == plain
 
 
 def test_a_service_with_an_unknown_field_is_believed() -> None:
