@@ -100,7 +100,7 @@ class UpstreamSignerConfig(Settings, frozen=True, kw_only=True):
 
 
 class TokenKeysConfig(Settings, frozen=True, kw_only=True):
-    # Whoever writes a RequestAuthentication names what a replica connects to: not the replica's own host, nor what
+    # Whoever writes a RequestAuthentication names what a replica connects to: not its own loopback, nor what
     # tells hosts of a cloud who they are.
     refused_networks: tuple[str, ...] = (
         "127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128",

@@ -14,26 +14,17 @@ import trio
 from controlplane.federation.decide import Domain, Forget, Seed, Wait, next_action, next_try, seed_of
 from controlplane.federation.fetch import Server, SpiffeServer, WebServer, fetch
 from controlplane.federation.look import FederationLook, look
+from controlplane.fetching import AGAIN_SECONDS, ASKED_SECONDS, AT_ONCE, IDLE_SECONDS
 from controlplane.log import event
 from controlplane.store.boards import Held
 from controlplane.store.etcd import Store
 from controlplane.store.lock import locked
-from controlplane.store.ops import Delete, Guard, KeyGuard, LeaseGuard, Op, PrefixGuard, Put
-from schemas import codec
+from controlplane.store.ops import Delete, Guard, KeyGuard, LeaseGuard, Op, PrefixGuard, put_over
 from schemas.errors import Conflict, MeshError, NotFound
 from schemas.objects import federation
 from schemas.records import FederationStatus, Record
 from spiffe.federation import Taken, take
 from spiffe.jwks import InvalidBundle, decode
-
-# Between two looks when nothing is due: what operators change is told by etcd's watch.
-IDLE_SECONDS = 60.0
-# Another replica is at it, or etcd does not answer.
-AGAIN_SECONDS = 2.0
-# Of one trust domain after the other nobody waits for the slowest; of very many at once, no host gets too busy.
-AT_ONCE = 8
-# Somebody who asks waits for a replica that is at it just now.
-ASKED_SECONDS = 8.0
 
 logger = logging.getLogger("mesh.audit")
 
@@ -236,10 +227,7 @@ class Follower:
 
     def _put(self, seen: FederationLook, key: bytes, record: Record) -> Op:
         before = seen.raw.get(key)
-        try:
-            return Put(key, codec.encode_over(before.value, record) if before else codec.encode(record))
-        except MeshError:  # what can't be read has nothing to carry over
-            return Put(key, codec.encode(record))
+        return put_over(key, record, before.value if before is not None else None)
 
 
 def _source(seen: FederationLook, value: federation.TrustBundle) -> tuple[str, Server]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
+from controlplane.fetching import AGAIN_SECONDS, ASKED_SECONDS, AT_ONCE, IDLE_SECONDS
 from controlplane.https_get import Network
 from controlplane.key_sets.decide import Fetch, Forget, Place, Source, Wait, fairly, next_action, next_try
 from controlplane.key_sets.fetch import fetch
@@ -19,8 +20,7 @@ from controlplane.key_sets.places import Named, Places, key_set_of, named_by, pl
 from controlplane.log import event
 from controlplane.store.etcd import Store
 from controlplane.store.lock import locked
-from controlplane.store.ops import Delete, Guard, KeyGuard, LeaseGuard, PrefixGuard, Put
-from schemas import codec
+from controlplane.store.ops import Delete, Guard, KeyGuard, LeaseGuard, PrefixGuard, Put, put_over
 from schemas.errors import Conflict, Corrupt, MeshError
 from schemas.key_sets import ca_digest
 from schemas.keys import KeySetRef
@@ -29,14 +29,6 @@ from schemas.objects import RequestAuthentication
 from schemas.records import KeySet, KeySetStatus, Record
 from trio_etcd import KeyValue
 
-# Between two looks when nothing is due: what changes is told by etcd's watch.
-IDLE_SECONDS = 60.0
-# Another replica is at it, or etcd does not answer.
-AGAIN_SECONDS = 2.0
-# Of one issuer after the other nobody waits for the slowest; of very many at once, no host gets too busy.
-AT_ONCE = 8
-# Somebody who asks waits for a replica that is at it just now.
-ASKED_SECONDS = 8.0
 # Of why an attempt failed; it may quote what a stranger's server said.
 _MAX_PROBLEM = 1000
 
@@ -222,10 +214,7 @@ class KeySetFollower:
         return (), doubtful
 
     def _put(self, key: bytes, record: Record, before: KeyValue | None) -> Put:
-        try:
-            return Put(key, codec.encode_over(before.value, record) if before else codec.encode(record))
-        except MeshError:  # what can't be read has nothing to carry over
-            return Put(key, codec.encode(record))
+        return put_over(key, record, before.value if before is not None else None)
 
 
 def _naming(ref: KeySetRef, of: ObjectRef, kv: KeyValue, before: Named) -> Named | None:

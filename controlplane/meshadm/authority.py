@@ -1,9 +1,6 @@
 """The CA's keys and a rotation's progress, in words for people. Pure."""
 
 from datetime import UTC, datetime
-from typing import Any
-
-from google.protobuf.json_format import MessageToDict
 
 from controlplane.meshadm.table import Table, duration, printable
 from schemas.api import mesh_pb2 as pb
@@ -65,28 +62,3 @@ def progress_lines(progress: pb.RotationProgress, now: float, shown: int = SHOWN
 def hold_line(hold: pb.CaHold, now: float) -> str:
     until = f"; at the latest in {duration(max(0.0, hold.until - now))}" if hold.until else ""
     return printable(f"{hold.who}: {hold.why}" if hold.who else hold.why) + until
-
-
-def plain(message: pb.AuthorityStatus | pb.RotationProgress | pb.CaStepReply) -> dict[str, Any]:
-    """The message's fields in lowerCamelCase; numbers as numbers."""
-    shown: dict[str, Any] = _numbers(MessageToDict(message, always_print_fields_with_no_presence=True))
-    return shown
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _number(one) if key in _INT64 else _numbers(one) for key, one in value.items()}
-    return [_numbers(one) for one in value] if isinstance(value, list) else value
-
-
-def _number(value: Any) -> Any:
-    return int(value) if isinstance(value, str) else value
-
-
-# protobuf's JSON form has 64-bit integers as strings.
-_INT64 = frozenset(
-    {
-        "bundleSequence", "svidTtlSeconds", "since", "notBefore", "notAfter", "seen", "trustSequence", "svidExpires",
-        "until", "started", "revision",
-    }
-)  # fmt: skip

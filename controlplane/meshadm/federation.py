@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-
+from controlplane.meshadm import messages
 from controlplane.meshadm.table import Table, duration, joined, printable
 from schemas.api import mesh_pb2 as pb
 
@@ -32,19 +31,9 @@ def domain_lines(domains: Iterable[pb.FederatedDomain]) -> list[str]:
 
 
 def plain_status(reply: pb.FederationStatusReply) -> dict[str, Any]:
-    """``{trustDomain, bundleSequence, domains: […]}``, each as `plain_domain` has it."""
+    """``{trustDomain, bundleSequence, domains: […]}``, each as `messages.plain` has it."""
     return {
         "trustDomain": reply.trust_domain,
         "bundleSequence": reply.bundle_sequence,
-        "domains": [plain_domain(one) for one in reply.domains],
+        "domains": [messages.plain(one) for one in reply.domains],
     }
-
-
-def plain_domain(domain: pb.FederatedDomain) -> dict[str, Any]:
-    """The message's fields in lowerCamelCase; numbers as numbers."""
-    plain = MessageToDict(domain, always_print_fields_with_no_presence=True)
-    return {name: int(value) if name in _INT64 else value for name, value in plain.items()}
-
-
-# protobuf's JSON form has 64-bit integers as strings.
-_INT64 = frozenset({"sequence", "refreshHintSeconds", "tried", "fetched", "next"})

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-
+from controlplane.meshadm import messages
 from controlplane.meshadm.table import Table, count, duration, joined, printable
 from schemas.api import mesh_pb2 as pb
 
@@ -56,11 +55,7 @@ def plain(reply: pb.KeySetsReply) -> dict[str, Any]:
 
 
 def plain_key_set(one: pb.KeySet) -> dict[str, Any]:
-    found = MessageToDict(one, always_print_fields_with_no_presence=True)
+    found = messages.plain(one)
     del found["jwks"]
     found["caSha256"] = one.ca_sha256.hex()
-    return {name: int(value) if name in _INT64 else value for name, value in found.items()}
-
-
-# protobuf's JSON form has 64-bit integers as strings.
-_INT64 = frozenset({"since", "tried", "fetched", "next", "failures"})
+    return found

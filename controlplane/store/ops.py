@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from schemas import codec
+from schemas.errors import MeshError
+from schemas.records import Record
+
 # etcd's --max-txn-ops: it counts operations and comparisons each, and takes the larger number.
 MAX_TXN_OPS = 128
 # etcd's --max-request-bytes, 1.5 MiB.
@@ -19,6 +23,14 @@ class Put:
 
     def __repr__(self) -> str:  # values hold token hashes and sealed keys: nothing for a log
         return f"Put({self.key!r}, {len(self.value)} bytes, lease={self.lease})"
+
+
+def put_over(key: bytes, record: Record, before: bytes | None) -> Put:
+    """before: the value that is replaced: what it has beyond what we know is kept, where it can be read."""
+    try:
+        return Put(key, codec.encode_over(before, record) if before is not None else codec.encode(record))
+    except MeshError:
+        return Put(key, codec.encode(record))
 
 
 @dataclass(frozen=True, slots=True)

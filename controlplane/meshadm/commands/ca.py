@@ -9,7 +9,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from controlplane.meshadm import authority, output
+from controlplane.meshadm import authority, messages, output
 from controlplane.meshadm.client import MeshClient, new_request_id
 from controlplane.meshadm.errors import RotationWaits
 from controlplane.meshadm.options import Connect, Duration, MeshCommand, connects, formats
@@ -44,7 +44,7 @@ def status(connect: Connect, form: Format) -> None:
 
     found = connect.run(ask)
     if form != "table":
-        output.show_plain(authority.plain(found), form)
+        output.show_plain(messages.plain(found), form)
         return
     now = time.time()
     output.show_table(authority.keys_table(found, now))

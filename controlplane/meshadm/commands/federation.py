@@ -6,10 +6,10 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from controlplane.meshadm import output
+from controlplane.meshadm import messages, output
 from controlplane.meshadm.client import MeshClient
 from controlplane.meshadm.errors import NotFederated
-from controlplane.meshadm.federation import domain_lines, domains_table, plain_domain, plain_status
+from controlplane.meshadm.federation import domain_lines, domains_table, plain_status
 from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
 from schemas.api import mesh_pb2 as pb
@@ -69,7 +69,7 @@ def fetch(connect: Connect, trust_domain: str, form: Format) -> None:
 
     found = connect.run(ask)
     if form != "table":
-        output.show_plain(plain_domain(found), form)
+        output.show_plain(messages.plain(found), form)
     if found.problem:
         raise NotFederated(f"{found.trust_domain}: {found.problem}")
     if form == "table":
