@@ -26,8 +26,9 @@ KINDS: tuple[Kind, ...] = ("reads", "others", "denied")
 
 PREFIX = "samples|"
 """Of the name under which Envoy reports them; the listener's follows."""
-# Of each kind, in a process: a sample is some 30 µs of the agent's time, all of them two thousandths of a core.
-SAMPLES_A_SECOND = 20
+# Of each kind, in a process: a sample is some 30 µs of the agent's time, and more of Envoy's; all of them two
+# thousandths of a core.
+SAMPLES_A_SECOND = 10
 # After a quiet time: who tries something out sees all of it.
 BURST = 100
 # Milliseconds that Envoy gathers samples for: to send them costs more than to make them.
