@@ -109,8 +109,9 @@ class App:
                 while not isinstance(await self._next(connection, stream), h11.EndOfMessage):
                     pass
                 status, body = await self.answer(request.method.decode(), request.target.decode(), request.headers)
-                if any(name == b"upgrade" for name, _ in request.headers):
-                    await self._upgrade(connection, stream)
+                upgrade = [value for name, value in request.headers if name == b"upgrade"]
+                if upgrade:
+                    await self._upgrade(connection, stream, upgrade[0])
                     return
                 headers = [("Content-Length", str(len(body))), ("X-From", self.instance)]
                 await self._send(connection, stream, h11.Response(status_code=status, headers=headers))
@@ -119,9 +120,9 @@ class App:
                 if connection.our_state is h11.DONE and connection.their_state is h11.DONE:
                     connection.start_next_cycle()
 
-    async def _upgrade(self, connection: h11.Connection, stream: trio.SocketStream) -> None:
+    async def _upgrade(self, connection: h11.Connection, stream: trio.SocketStream, protocol: bytes) -> None:
         """What comes over it is said again, byte by byte: what a WebSocket frames is of no interest here."""
-        headers = [("Connection", "upgrade"), ("Upgrade", "websocket")]
+        headers = [(b"Connection", b"upgrade"), (b"Upgrade", protocol)]
         await self._send(connection, stream, h11.InformationalResponse(status_code=101, headers=headers))
         await stream.send_all(connection.trailing_data[0])
         async for data in stream:

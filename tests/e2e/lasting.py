@@ -17,11 +17,14 @@ from trio_grpc import Channel, RpcError, Stream
 PASSED = 8082
 API_PASSES = service("api", *API.spec.ports, port("passed", PASSED, target=HTTP, identity_header=False))
 
+UPGRADE = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+"""The end of a request's head."""
+
 Echo = Callable[[bytes], Awaitable[bytes]]
 """Says it to the app over what is open, and returns what comes back: nothing when that has ended."""
 
 
-async def over(stream: trio.SocketStream, message: bytes) -> bytes:
+async def over(stream: trio.abc.Stream, message: bytes) -> bytes:
     try:
         await stream.send_all(message)
         return bytes(await stream.receive_some())
@@ -47,11 +50,19 @@ def tunnel(mesh: E2eMesh, by: str) -> AbstractAsyncContextManager[Echo]:
     return by_proxy(mesh, by, f"CONNECT api.shop:{TCP} HTTP/1.1\r\nHost: api.shop:{TCP}\r\n\r\n", GREETING)
 
 
+@asynccontextmanager
+async def bound_connection(mesh: E2eMesh, by: str) -> AsyncIterator[Echo]:
+    """By the bound port of TCP."""
+    async with await mesh.tcp(by) as stream:
+        assert (await stream.receive_some()).startswith(GREETING.encode())
+        yield partial(over, stream)
+
+
 def web_socket(
-    mesh: E2eMesh, by: str, path: str = "/socket", *, number: int = HTTP
+    mesh: E2eMesh, by: str, path: str = "/socket", *, number: int = HTTP, protocol: str = "websocket"
 ) -> AbstractAsyncContextManager[Echo]:
-    """number: of the port of api."""
-    upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    """number: of the port of api. protocol: what HTTP is left for."""
+    upgrade = UPGRADE.replace("websocket", protocol)
     return by_proxy(mesh, by, f"GET {path} HTTP/1.1\r\nHost: api.shop:{number}\r\n{upgrade}", "101 Switching")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from dataplane.compile.http import UPGRADES
 from tests.e2e.app import HTTP2
 from tests.e2e.asking import CALLS, WEB_WAYS, Ask
 from tests.e2e.lasting import web_socket
@@ -146,12 +147,18 @@ async def max_backoff(ask: Ask) -> None:
 
 
 @row(("http",), {"timeouts": {"request": "1s"}, "backendRefs": [TWO]})
-async def an_upgrade(ask: Ask) -> None:
-    """A WebSocket, which no timeout of a request ends."""
-    async with web_socket(ask.ways.mesh, "web-1", f"/f/{ask.where}") as echo:
-        assert await echo(b"one") == b"one"
-        await trio.sleep(1.2)
-        assert await echo(b"two") == b"two"
+async def upgrades(ask: Ask) -> None:
+    """WebSockets and others, which no timeout of a request ends."""
+
+    async def last(protocol: str) -> None:
+        async with web_socket(ask.ways.mesh, "web-1", f"/f/{ask.where}", protocol=protocol) as echo:
+            assert await echo(b"one") == b"one"
+            await trio.sleep(1.2)
+            assert await echo(b"two") == b"two"
+
+    async with trio.open_nursery() as nursery:
+        for protocol in UPGRADES:
+            nursery.start_soon(last, protocol)
 
 
 # -- sessions

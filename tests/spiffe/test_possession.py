@@ -178,8 +178,9 @@ def test_certificates_that_are_no_hosts() -> None:
 
 def test_a_host_below_a_host_is_nobody() -> None:
     """The key of a host certificate signs another one."""
-    host = CA.issue("db1")
-    as_authority = Authority(host.certificate, host.key, (CA.certificate,))
+    key = ec.generate_private_key(ec.SECP256R1())
+    host = CA.issue("db1", key=key)
+    as_authority = Authority(host.certificate, key, (CA.certificate,))
     below = certificate(KEYS["p256"], by=as_authority)
     with pytest.raises(InvalidProof):
         possession.check_host_chain([below, host.certificate], [CA.certificate], now())

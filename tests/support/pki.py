@@ -13,11 +13,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _BACKDATE = datetime.timedelta(minutes=5)  # as authorities do, for verifiers whose clock is a little behind
 _CA_LIFETIME = datetime.timedelta(days=30)
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Leaf:
     """An end-entity certificate with its key and the intermediates below the root."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    key: Key = field(repr=False)
     intermediates: tuple[x509.Certificate, ...]
     root: x509.Certificate
 
@@ -98,7 +100,7 @@ class Authority:
         server: bool = True,
         client: bool = True,
         lifetime: datetime.timedelta = datetime.timedelta(hours=1),
-        key: ec.EllipticCurvePrivateKey | None = None,
+        key: Key | None = None,
     ) -> Leaf:
         """A leaf with a new key unless `key` is given. A negative `lifetime` gives one that has already expired."""
         key = key or ec.generate_private_key(ec.SECP256R1())
