@@ -45,7 +45,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Interest:
-    """One of the five types in one session. `held` is what was acked; `owed` and `in_flight` are on the way."""
+    """One of the types in one session. `held` is what was acked; `owed` and `in_flight` are on the way."""
 
     asked: bool = False
     """Whether the client ever sent a request for this type."""

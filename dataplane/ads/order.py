@@ -15,7 +15,7 @@ routes are sent, and a deadlock before endpoints are.
 from enum import Enum
 from typing import NamedTuple
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, RUNTIME, SECRET
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, RUNTIME, SECRET
 
 
 class Act(Enum):
@@ -40,8 +40,10 @@ PUT_ENDPOINTS = (ENDPOINTS, Act.PUT)
 PUT_SECRET = (SECRET, Act.PUT)
 PUT_LISTENER = (LISTENER, Act.PUT)
 PUT_ROUTES = (ROUTES, Act.PUT)
+PUT_EXTENSION = (EXTENSION, Act.PUT)
 REMOVE_LISTENER = (LISTENER, Act.REMOVE)
 REMOVE_ROUTES = (ROUTES, Act.REMOVE)
+REMOVE_EXTENSION = (EXTENSION, Act.REMOVE)
 REMOVE_CLUSTER = (CLUSTER, Act.REMOVE)
 
 STEPS: tuple[Step, ...] = (
@@ -59,16 +61,19 @@ STEPS: tuple[Step, ...] = (
     Step(*PUT_LISTENER, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET)),
     # Routes lead to clusters; and may rely on filters that the same change adds to the listener.
     Step(*PUT_ROUTES, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET, PUT_LISTENER)),
+    # The same of filters that lead connections somewhere.
+    Step(*PUT_EXTENSION, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET, PUT_LISTENER)),
     # From here on removals, and backwards: the referrer goes before what it refers to. They wait until everything new
     # is in place, since it is the new routes and listeners that let go of the old clusters.
-    Step(*REMOVE_LISTENER, acked=(PUT_LISTENER, PUT_ROUTES)),
+    Step(*REMOVE_LISTENER, acked=(PUT_LISTENER, PUT_ROUTES, PUT_EXTENSION)),
     Step(*REMOVE_ROUTES, acked=(PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER), not_refused=(LISTENER,)),
+    Step(*REMOVE_EXTENSION, acked=(PUT_LISTENER, PUT_EXTENSION, REMOVE_LISTENER), not_refused=(LISTENER,)),
     Step(
         *REMOVE_CLUSTER,
         # Not after new clusters: the routes and listeners to them have waited for those already, and Envoy does not ack
         # a new cluster while an old one is warming that may never be warm.
-        acked=(PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER, REMOVE_ROUTES),
-        not_refused=(LISTENER, ROUTES),
+        acked=(PUT_LISTENER, PUT_ROUTES, PUT_EXTENSION, REMOVE_LISTENER, REMOVE_ROUTES, REMOVE_EXTENSION),
+        not_refused=(LISTENER, ROUTES, EXTENSION),
     ),
     # Children of removed parents. By now Envoy has unsubscribed from most of them, and nothing is left to send.
     Step(ENDPOINTS, Act.REMOVE, acked=(PUT_CLUSTER, REMOVE_CLUSTER)),
@@ -76,7 +81,7 @@ STEPS: tuple[Step, ...] = (
     Step(SECRET, Act.REMOVE, acked=(PUT_CLUSTER, PUT_LISTENER, REMOVE_LISTENER, REMOVE_CLUSTER)),
 )
 
-TYPES: tuple[str, ...] = (RUNTIME, CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET)
+TYPES: tuple[str, ...] = (RUNTIME, CLUSTER, ENDPOINTS, LISTENER, ROUTES, EXTENSION, SECRET)
 
 WILDCARD_TYPES = frozenset({CLUSTER, LISTENER})
 """Types for which a first request without names means "all" (xDS protocol, "How the client specifies what resources
@@ -84,5 +89,5 @@ to return"), and for which a state-of-the-world response always holds the full s
 
 RESENT_WITH_PARENT = frozenset({ENDPOINTS})
 """Children that are sent again whenever a parent was sent: a changed cluster warms as a new object that waits for its
-endpoints, but Envoy, being subscribed to that name already, does not ask again. Routes and secrets are held by name and
-configuration source in Envoy, shared by old and new parent: a changed parent finds them there."""
+endpoints, but Envoy, being subscribed to that name already, does not ask again. Routes, filters and secrets are held by
+name and configuration source in Envoy, shared by old and new parent: a changed parent finds them there."""

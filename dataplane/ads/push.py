@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataplane.ads.interest import Batch, Interest, Owed
 from dataplane.ads.order import RESENT_WITH_PARENT, STEPS, TYPES, WILDCARD_TYPES, Act, Step
 from dataplane.ads.table import Change, ResourceTable, Since
-from dataplane.compile.resources import CLUSTER, LISTENER, ROUTES, Resource, ResourceKey
+from dataplane.compile.resources import CLUSTER, EXTENSION, LISTENER, ROUTES, Resource, ResourceKey
 from schemas.records import Nack
 
 MAX_BATCH_BYTES = (
@@ -198,7 +198,7 @@ class Push:
                     note((type_url, interest.in_flight.act), owed.since)
         for child, parent, since in self._expected():
             # A listener waits for its own secrets by itself; nobody else has to.
-            if parent.type_url == CLUSTER or child.type_url == ROUTES:
+            if parent.type_url == CLUSTER or child.type_url in (ROUTES, EXTENSION):
                 note((child.type_url, Act.PUT), since)
         return oldest
 
@@ -274,8 +274,9 @@ class Push:
                 del self._awaited[child]
 
     def _unheard_of(self) -> bool:
-        """A client that came back with clusters has routes that may use them, and has not yet said which."""
-        return self._resuming and not all(self._interests[kind].asked for kind in (LISTENER, ROUTES))
+        """A client that came back with clusters has routes and filters that may use them; it has not yet said which."""
+        kinds = (LISTENER, ROUTES, *([EXTENSION] if self._table.names(EXTENSION) else []))
+        return self._resuming and not all(self._interests[kind].asked for kind in kinds)
 
     @property
     def held_back_since(self) -> int | None:

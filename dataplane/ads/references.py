@@ -10,11 +10,20 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource, ResourceKey
+from dataplane.compile.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    SECRET,
+    Resource,
+    ResourceKey,
+)
 
 
 def children_of(resource: Resource) -> frozenset[ResourceKey]:
-    """Endpoints, routes and secrets over ADS that `resource` names; only clusters and listeners have any.
+    """Endpoints, routes, filters and secrets over ADS that `resource` names; only clusters and listeners have any.
 
     A body that can't be decoded has none: Envoy will refuse it, in its own words.
     """
@@ -49,6 +58,8 @@ def _of_listener(listener: listener_pb2.Listener) -> Iterator[ResourceKey]:
         if chain.HasField("transport_socket"):
             yield from _of_transport_socket(chain.transport_socket)
         for network_filter in chain.filters:
+            if _over_ads(network_filter.config_discovery.config_source):
+                yield ResourceKey(EXTENSION, network_filter.name)
             yield from _of_network_filter(network_filter.typed_config)
     yield from _of_network_filter(listener.api_listener.api_listener)
 

@@ -67,23 +67,28 @@ def access_logs(
     port: int | None = None,
     learns: bool = False,
     plaintext: bool = False,
+    revision: int | None = None,
 ) -> list[accesslog_pb2.AccessLog]:
     """For an HTTP connection manager, or for a TCP proxy, which carries connections alone: what is counted, and, but
     where the workload logs nowhere, the log.
 
     A function of what makes the listener in any case: what is said at run time goes by the runtime. port: of the own
-    service, that HTTP comes in by. learns: as of `is_counted`. plaintext: of who shows no certificate.
+    service, that HTTP comes in by. learns: as of `is_counted`. plaintext: of who shows no certificate. revision: by
+    which connections are decided, where nothing that Envoy knows of them says it.
     """
     logs = request_metrics(workload, side, carries if http else "connections", learns=learns, plaintext=plaintext)
     if workload.access_log:
         own = str(workload.identity)
-        logs.append(_access_log(workload.access_log, own, side, http=http, port=port, plaintext=plaintext))
+        logs.append(
+            _access_log(workload.access_log, own, side, http=http, port=port, plaintext=plaintext, revision=revision)
+        )
     return logs
 
 
-@lru_cache(maxsize=32)  # a listener for each bound port: all of them log alike; and one for each port of a service
+# A listener for each bound port: those of HTTP log alike; and one for each port of a service.
+@lru_cache(maxsize=64)
 def _access_log(
-    path: str, own: str, side: Side, *, http: bool, port: int | None, plaintext: bool
+    path: str, own: str, side: Side, *, http: bool, port: int | None, plaintext: bool, revision: int | None
 ) -> accesslog_pb2.AccessLog:
     file = file_pb2.FileAccessLog(path=path)
     fields: dict[str, str | int] = {**_fields(own, side, http=http)}
@@ -91,6 +96,8 @@ def _access_log(
         fields["source"] = PLAINTEXT
     if port is not None:
         fields["port"] = port  # not by metadata of the route, which would be looked up at each request
+    if revision is not None:
+        fields["revision"] = revision
     file.log_format.CopyFrom(_format(fields))
     log = accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(file))
     is_logged(log.filter, side, http=http)

@@ -6,6 +6,7 @@ Both lead to the same clusters, so that load balancing, mTLS and the check of th
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from envoy.config.core.v3 import extension_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
@@ -15,7 +16,7 @@ from dataplane.compile import clusters, on_demand, passthrough, tls, unserved
 from dataplane.compile.access_log import access_logs
 from dataplane.compile.hashing import hash_tcp, source_filter
 from dataplane.compile.http import connection_manager
-from dataplane.compile.resources import LISTENER, ROUTES, Resource
+from dataplane.compile.resources import EXTENSION, LISTENER, ROUTES, Resource
 from dataplane.compile.route_actions import RETRIES, http_routes, lead_outside, tcp_action, tcp_backends
 from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.scope import BoundPort, Scope, bound_target
@@ -93,9 +94,13 @@ def proxy_routes(
 
 
 def _stamp(state: MeshState, host: route_components_pb2.VirtualHost, service: ServiceRef, caller: ServiceRef) -> None:
-    """By what requests of `caller` to `service` are routed."""
+    stamp(host.metadata, revision=_decided(state, service, caller))
+
+
+def _decided(state: MeshState, service: ServiceRef, caller: ServiceRef) -> int:
+    """The revision of the newest object by which requests of `caller` to `service` are routed."""
     routes = [route for route in state.routes_for(service) if concerns(route, service, caller)]
-    stamp(host.metadata, revision=newest(state, [state.destination(service), *routes]))
+    return newest(state, [state.destination(service), *routes])
 
 
 def _finish(state: MeshState, workload: Workload, configuration: route_pb2.RouteConfiguration) -> None:
@@ -120,20 +125,15 @@ def entrance(
     name = listener.name
     routes = table_of(state, service, port, workload.service)
     if port.protocol == "tcp":
-        proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name)
-        found = tcp_backends(state, routes)
-        if len(found) == 1:
-            proxy.cluster = clusters.name_of(found[0].target)
-        for one in found if len(found) > 1 else ():
-            proxy.weighted_clusters.clusters.add(name=clusters.name_of(one.target), weight=one.weight)
-        if not lead_outside(state, found):
-            proxy.tunneling_config.hostname = f"{service}.{HOST_SUFFIX}:{port.port}"
-        proxy.max_connect_attempts.value = 1 + RETRIES
-        hash_tcp(proxy, state.traffic_policy(found[0].target.service))
-        proxy.access_log.extend(access_logs(workload, "client", http=False))
-        passed = listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=tls.packed(proxy))
+        # Apart from the listener, which so no change of an object touches: new connections go by the new filter, and
+        # those that are open go on by theirs.
+        passed = listener_components_pb2.Filter(name=name)
+        passed.config_discovery.config_source.CopyFrom(tls.ads_source())
+        proxy = tls.packed(_tcp_proxy(state, workload, name, routes))
+        passed.config_discovery.type_urls.append(proxy.type_url)
         listener.filter_chains.add(filters=[source_filter(workload), passed])
-        return [Resource.of(LISTENER, name, listener)]
+        apart = extension_pb2.TypedExtensionConfig(name=name, typed_config=proxy)
+        return [Resource.of(LISTENER, name, listener), Resource.of(EXTENSION, name, apart)]
     logs = access_logs(workload, "client", http=True)
 
     def chain(tracer: Tracer | None) -> listener_components_pb2.FilterChain:
@@ -150,6 +150,23 @@ def entrance(
     host.routes.extend(http_routes(state, routes))
     _finish(state, workload, configuration)
     return [Resource.of(LISTENER, name, listener), Resource.of(ROUTES, name, configuration)]
+
+
+def _tcp_proxy(state: MeshState, workload: Workload, name: str, table: Table) -> tcp_proxy_pb2.TcpProxy:
+    """To the backends of a TCP port."""
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=name)
+    found = tcp_backends(state, table)
+    if len(found) == 1:
+        proxy.cluster = clusters.name_of(found[0].target)
+    for one in found if len(found) > 1 else ():
+        proxy.weighted_clusters.clusters.add(name=clusters.name_of(one.target), weight=one.weight)
+    if not lead_outside(state, found):
+        proxy.tunneling_config.hostname = f"{table.service}.{HOST_SUFFIX}:{table.port.port}"
+    proxy.max_connect_attempts.value = 1 + RETRIES
+    hash_tcp(proxy, state.traffic_policy(found[0].target.service))
+    revision = _decided(state, table.service, workload.service)
+    proxy.access_log.extend(access_logs(workload, "client", http=False, revision=revision))
+    return proxy
 
 
 def _taken(state: MeshState, workload: Workload, bound: BoundPort) -> Problem | None:

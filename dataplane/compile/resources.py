@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+"""A filter that is delivered apart from its listener, by Envoy's extension config discovery."""
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
 ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"

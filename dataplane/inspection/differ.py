@@ -6,9 +6,16 @@ from typing import Any, Literal
 
 from google.protobuf import json_format
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET, ResourceKey
 
-KIND_WORDS = {CLUSTER: "cluster", ENDPOINTS: "endpoints", LISTENER: "listener", ROUTES: "routes", SECRET: "secret"}
+KIND_WORDS = {
+    CLUSTER: "cluster",
+    ENDPOINTS: "endpoints",
+    EXTENSION: "filter",
+    LISTENER: "listener",
+    ROUTES: "routes",
+    SECRET: "secret",
+}
 # Fields that are told of one resource; the first ones already say what it is about.
 MAX_FIELDS = 8
 MAX_VALUE = 160  # characters of a value in a text

@@ -8,7 +8,7 @@ from dataplane.compile import rate_limits, tokens
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.inbound import listener_name
 from dataplane.compile.outbound import table_of
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET, ResourceKey
 from dataplane.compile.scope import bound_target, scope_of
 from dataplane.compile.telemetry import asked_of_servers, tracing_of
 from dataplane.compile.workload import Workload
@@ -93,9 +93,9 @@ def _behind_bound(state: MeshState, workload: Workload, key: ResourceKey, rest: 
 def _entrance(
     state: MeshState, workload: Workload, key: ResourceKey, service: ServiceRef, port: ServicePort | None
 ) -> list[str]:
-    """Of what leads to one port of a service: of TCP the listener alone holds the routes."""
+    """Of what leads to one port of a service."""
     found = _service(state, service)
-    if port is not None and (key.type_url == ROUTES or port.protocol == "tcp"):
+    if port is not None and key.type_url in (ROUTES, EXTENSION):
         found += sorted({str(one.route) for one in table_of(state, service, port, workload.service).entries})
         policy = state.traffic_policy(service)
         found += [str(policy.ref)] if policy is not None and hash_of(policy) is not None else []

@@ -8,17 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from google.protobuf import json_format
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource, ResourceKey
+from dataplane.compile.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    SECRET,
+    Resource,
+    ResourceKey,
+)
 
 MESSAGES: Mapping[str, Any] = {
     CLUSTER: cluster_pb2.Cluster,
     ENDPOINTS: endpoint_pb2.ClusterLoadAssignment,
+    EXTENSION: extension_pb2.TypedExtensionConfig,
     LISTENER: listener_pb2.Listener,
     ROUTES: route_pb2.RouteConfiguration,
     SECRET: secret_pb2.Secret,
@@ -29,6 +40,7 @@ _DYNAMIC = (
     ("dynamic_endpoint_configs", ("endpoint_config",), ENDPOINTS),
     ("dynamic_listeners", ("active_state", "listener"), LISTENER),
     ("dynamic_route_configs", ("route_config",), ROUTES),
+    ("ecds_filters", ("ecds_filter",), EXTENSION),
     ("dynamic_active_secrets", ("secret",), SECRET),
 )
 
@@ -54,7 +66,7 @@ def running(dump: Mapping[str, Any]) -> Running:
         for key, one in found.items()
         # Connections that are open may use the routes of a listener that is gone until the drain time is over.
         if not (key.type_url == ENDPOINTS and key.name not in by_eds)
-        and not (key.type_url == ROUTES and key.name in draining)
+        and not (key.type_url in (ROUTES, EXTENSION) and key.name in draining)
     }
     return Running(kept, _refused(dump))
 
@@ -89,9 +101,14 @@ def _draining(dump: Mapping[str, Any]) -> set[str]:
 def _refused(dump: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for part in dump["configs"]:
-        for listed in ("dynamic_listeners", "dynamic_active_clusters", "dynamic_route_configs"):
+        for listed, way in (
+            ("dynamic_listeners", ""),
+            ("dynamic_active_clusters", "cluster"),
+            ("dynamic_route_configs", "route_config"),
+            ("ecds_filters", "ecds_filter"),
+        ):
             for one in part.get(listed, ()):
                 if "error_state" in one:
-                    named = one.get("name") or one.get("cluster", one.get("route_config", {})).get("name", listed)
+                    named = one.get("name") or one.get(way, {}).get("name", listed)
                     found[named] = str(one["error_state"].get("details", "no details"))
     return found

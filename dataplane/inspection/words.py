@@ -15,7 +15,7 @@ from dataplane.compile import one_identity
 from dataplane.compile.inbound import ALLOW, DENY, listener_name
 from dataplane.compile.plaintext import CHAIN as PLAINTEXT
 from dataplane.compile.reading import read_for
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET, ResourceKey
 from dataplane.compile.tracing import TRACED
 from dataplane.compile.workload import Workload
 from dataplane.inspection.cluster_words import cluster_words
@@ -25,7 +25,14 @@ from dataplane.inspection.route_words import route_words
 from dataplane.snapshot.state import MeshState
 
 # Sections, in the order in which a request meets them.
-SECTIONS = {"listeners": LISTENER, "routes": ROUTES, "clusters": CLUSTER, "endpoints": ENDPOINTS, "secrets": SECRET}
+SECTIONS = {
+    "listeners": LISTENER,
+    "routes": ROUTES,
+    "connections": EXTENSION,
+    "clusters": CLUSTER,
+    "endpoints": ENDPOINTS,
+    "secrets": SECRET,
+}
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -39,7 +46,14 @@ def described(
     messages: Mapping[ResourceKey, Any], state: MeshState, workload: Workload
 ) -> dict[str, tuple[Described, ...]]:
     """By section."""
-    words = {LISTENER: _listener, ROUTES: _routes, CLUSTER: cluster_words, ENDPOINTS: _endpoints, SECRET: _secret}
+    words = {
+        LISTENER: _listener,
+        ROUTES: _routes,
+        EXTENSION: _connections,
+        CLUSTER: cluster_words,
+        ENDPOINTS: _endpoints,
+        SECRET: _secret,
+    }
     return {
         section: tuple(
             Described(
@@ -98,12 +112,20 @@ def _listener(listener: Any) -> Iterator[str]:
                 verb = "denies" if rules.action == config_rbac_pb2.RBAC.DENY else "allows"
                 parts.append(f"{verb}: {', '.join(sorted(rules.policies)) or 'nothing'}")
             elif one.typed_config.Is(tcp_proxy_pb2.TcpProxy.DESCRIPTOR):
-                proxy = tcp_proxy_pb2.TcpProxy.FromString(one.typed_config.value)
-                tunnel = (
-                    f" in a CONNECT to {proxy.tunneling_config.hostname}" if proxy.tunneling_config.hostname else ""
-                )
-                parts.append(f"passes bytes to {proxy.cluster}{tunnel}")
+                parts.append(_passes(tcp_proxy_pb2.TcpProxy.FromString(one.typed_config.value)))
+            elif one.HasField("config_discovery"):
+                parts.append(f"passes bytes, by connections {one.name}")
     yield ", ".join(parts)
+
+
+def _connections(filter_: Any) -> Iterator[str]:
+    yield _passes(tcp_proxy_pb2.TcpProxy.FromString(filter_.typed_config.value))
+
+
+def _passes(proxy: Any) -> str:
+    shares = [f"{one.name} (weight {one.weight})" for one in proxy.weighted_clusters.clusters]
+    tunnel = f" in a CONNECT to {proxy.tunneling_config.hostname}" if proxy.tunneling_config.hostname else ""
+    return f"passes bytes to {', '.join(shares) or proxy.cluster}{tunnel}"
 
 
 def _routes(configuration: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ requests that were not made.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +16,7 @@ import grpc
 import httpx
 import trio
 
-from tests.e2e.app import GREETING
+from tests.e2e.app import GREETING, HTTP
 from tests.e2e.mesh import E2eMesh
 from tests.support.net import eventually
 
@@ -57,17 +58,19 @@ class Load:
 
 
 @asynccontextmanager
-async def open_loop(mesh: E2eMesh, by: str = "web-1") -> AsyncIterator[Load]:
+async def open_loop(mesh: E2eMesh, by: str = "web-1", *, passed: int | None = None) -> AsyncIterator[Load]:
     """From `by` to api.shop, by every protocol, for the time of the body; then waits for what is in flight.
 
     HTTP/1.1, HTTP/2 and gRPC keep their connections; each TCP request is a connection, and so a tunnel, of its own.
+    passed: a port of api for HTTP/1.1 whose bytes its sidecar passes on: every other request of HTTP/1.1 is for it.
     """
     load = Load()
+    ports = itertools.cycle([HTTP] if passed is None else [HTTP, passed])
     async with mesh.http(by) as http, AsyncExitStack() as open_until:
         http2 = _Http2(mesh, by, open_until)
         with mesh.grpc(by) as channel:
             ways: tuple[Once, ...] = (
-                lambda: _http(http, "http://api.shop/"),
+                lambda: _http(http, f"http://api.shop:{next(ports)}/"),
                 http2.ask,
                 lambda: _grpc(channel),
                 lambda: _tcp(mesh, by),

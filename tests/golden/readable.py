@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
@@ -21,12 +22,13 @@ from envoy.service.runtime.v3 import rtds_pb2
 from google.protobuf import json_format
 
 from dataplane.compile.hardening import PATHS
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, RUNTIME, SECRET, Resource
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, RUNTIME, SECRET, Resource
 from schemas.errors import Problem
 
 _KINDS = {
     "clusters": (CLUSTER, cluster_pb2.Cluster),
     "endpoints": (ENDPOINTS, endpoint_pb2.ClusterLoadAssignment),
+    "extensions": (EXTENSION, extension_pb2.TypedExtensionConfig),
     "listeners": (LISTENER, listener_pb2.Listener),
     "routes": (ROUTES, route_pb2.RouteConfiguration),
     "runtime": (RUNTIME, rtds_pb2.Runtime),
@@ -35,6 +37,7 @@ _KINDS = {
 # Fields of type map: protobuf gives their entries in no order.
 _MAPS = {"policies", "providers", "typed_per_filter_config", "typed_extension_protocol_options"}
 _STRUCTS = {"filter_metadata", "json_format", "layer", "value"}
+_SHORT = {"listeners", "extensions"}
 _ALIKE = {"access_log", "tracing"}
 
 
@@ -45,7 +48,7 @@ def readable(resources: Iterable[Resource], problems: Iterable[Problem], *, whol
     for kind, (type_url, message) in _KINDS.items():
         plain = [_plain(message.FromString(one.body)) for one in found if one.key.type_url == type_url]
         if plain:
-            texts[f"{kind}.yaml"] = _yaml(plain if whole or kind != "listeners" else _short(plain))
+            texts[f"{kind}.yaml"] = _yaml(plain if whole or kind not in _SHORT else _short(plain))
     lines = [str(problem) for problem in problems]
     return {**texts, "problems.yaml": _yaml(lines)} if lines else texts
 

@@ -4,7 +4,7 @@ Rules, each seen in a real Envoy (see test_envoy.py):
 - it subscribes to a cluster's endpoints when it gets the cluster, to its secrets when it has got the endpoints;
 - a changed cluster warms beside the old one, until endpoints come that were sent after it;
 - the ack of clusters is withheld while any is warming, once the first ones are warm; only then it asks for listeners;
-- a listener warms until it has its routes; routes and secrets are shared by name;
+- a listener warms until it has its routes and filters; these, and secrets, are shared by name;
 - after refused endpoints no cluster waits for endpoints any more;
 - of a refused response, good clusters and listeners are kept; of other types, what came before the bad one;
 - on a new stream it says what it holds.
@@ -16,12 +16,23 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from envoy.config.core.v3 import extension_pb2
 from envoy.config.route.v3 import route_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
 from dataplane.ads.order import TYPES, WILDCARD_TYPES
 from dataplane.ads.references import children_of
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource, ResourceKey
+from dataplane.compile.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    SECRET,
+    Resource,
+    ResourceKey,
+)
 
 Request: TypeAlias = discovery_pb2.DeltaDiscoveryRequest
 Response: TypeAlias = discovery_pb2.DeltaDiscoveryResponse
@@ -116,7 +127,7 @@ class ModelEnvoy:
 
     def _settle(self) -> None:
         """Subscribe to what is needed, unsubscribe from what is not, make active what is complete."""
-        wanted: dict[str, set[str]] = {ENDPOINTS: set(), ROUTES: set(), SECRET: set()}
+        wanted: dict[str, set[str]] = {ENDPOINTS: set(), ROUTES: set(), EXTENSION: set(), SECRET: set()}
         for kind in (CLUSTER, LISTENER):
             for parent in (*self.held[kind].values(), *self.active[kind].values()):
                 for child in children_of(parent):
@@ -151,7 +162,7 @@ class ModelEnvoy:
     # What its users meet.
 
     def broken_routes(self) -> Iterator[str]:
-        """Clusters that a request can be routed to now and that can't take it."""
+        """Clusters that a request or a connection can be led to now and that can't take it."""
         for listener in self.active[LISTENER].values():
             for child in children_of(listener):
                 routes = self.held[ROUTES].get(child.name)
@@ -159,3 +170,7 @@ class ModelEnvoy:
                     message = route_pb2.RouteConfiguration.FromString(routes.body)
                     used = {route.route.cluster for host in message.virtual_hosts for route in host.routes}
                     yield from used - self.active[CLUSTER].keys()
+                extension = self.held[EXTENSION].get(child.name)
+                if child.type_url == EXTENSION and extension is not None:
+                    config = extension_pb2.TypedExtensionConfig.FromString(extension.body).typed_config
+                    yield from {tcp_proxy_pb2.TcpProxy.FromString(config.value).cluster} - self.active[CLUSTER].keys()

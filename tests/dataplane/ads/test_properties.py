@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from dataplane.ads.delta import DeltaSession
 from dataplane.ads.order import WILDCARD_TYPES
 from dataplane.ads.table import ResourceTable
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource, ResourceKey, Update
+from dataplane.compile.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    SECRET,
+    Resource,
+    ResourceKey,
+    Update,
+)
 from tests.dataplane.ads import xds
 from tests.dataplane.ads.model import ModelEnvoy, Response
 from tests.support.pki import Authority
@@ -29,7 +39,7 @@ State = dict[ResourceKey, Resource]
 
 @st.composite
 def states(draw: st.DrawFn) -> State:
-    """A consistent state: clusters have endpoints and secrets, listeners have routes, and those lead to clusters."""
+    """Consistent: clusters have endpoints and secrets, listeners routes or a filter, and those lead to clusters."""
     result: list[Resource] = []
     clusters = draw(st.sets(st.sampled_from(CLUSTERS)))
     for name in sorted(clusters):
@@ -39,6 +49,10 @@ def states(draw: st.DrawFn) -> State:
         if secret:
             result.append(xds.secret(secret, draw(st.sampled_from(LEAVES))))
     for name in sorted(draw(st.sets(st.sampled_from(LISTENERS)))) if clusters else ():
+        if draw(st.booleans()):
+            result.append(xds.tcp_listener(name, 1000, f"{name} bytes"))
+            result.append(xds.extension(f"{name} bytes", draw(st.sampled_from(sorted(clusters)))))
+            continue
         route = draw(st.sampled_from(["q", "r"]))
         used = draw(st.lists(st.sampled_from(sorted(clusters)), min_size=1, max_size=2, unique=True))
         result.append(xds.listener(name, 1000, route, prefix=str(draw(st.integers(0, BODIES - 1)))))
@@ -104,9 +118,9 @@ class World:
             if (
                 patient
                 and self.session.held_back_since is not None
-                and (self.outdated() or ROUTES not in self.client.asked)
+                and (self.outdated() or not {ROUTES, EXTENSION}.issubset(self.client.asked))
             ):
-                # It came back without routes, and whether it has any is never heard; or its clusters are not acked.
+                # It came back without routes or filters, and never says whether it has any; or clusters are not acked.
                 event("the session waited")
                 responses = self.session.stop_waiting()
                 if wait > 1 or not any(response.type_url == CLUSTER for response in responses):
@@ -193,9 +207,9 @@ def test_what_is_refused_is_named_and_all_else_goes_through(
     extra = {key for kind, held in client.held.items() for key in (ResourceKey(kind, name) for name in held)} - set(
         state
     )
-    if not any(kind in (CLUSTER, LISTENER, ROUTES) for kind, _ in refused):
+    if not any(kind in (CLUSTER, LISTENER, ROUTES, EXTENSION) for kind, _ in refused):
         assert not extra
-    assert all(key.type_url in (CLUSTER, ENDPOINTS, SECRET, ROUTES) for key in extra)
+    assert all(key.type_url in (CLUSTER, ENDPOINTS, SECRET, ROUTES, EXTENSION) for key in extra)
     if refused:
         assert world.session.acked_revision < len(plan)
 

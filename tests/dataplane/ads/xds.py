@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import config_source_pb2
+from envoy.config.core.v3 import config_source_pb2, extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import api_listener_pb2, listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET, Resource
 from tests.support.pki import Leaf
 
 
@@ -77,6 +78,24 @@ def listener(name: str, port: int, route: str, *, prefix: str = "in", secret: st
         chain.transport_socket.name = "envoy.transport_sockets.tls"
         chain.transport_socket.typed_config.CopyFrom(packed(context))
     return Resource.of(LISTENER, name, message)
+
+
+def tcp_listener(name: str, port: int, extension: str) -> Resource:
+    """On 127.0.0.1; what becomes of connections is said apart."""
+    message = listener_pb2.Listener(name=name)
+    message.address.socket_address.address = "127.0.0.1"
+    message.address.socket_address.port_value = port
+    only = message.filter_chains.add().filters.add(name=extension)
+    only.config_discovery.config_source.CopyFrom(ads())
+    only.config_discovery.type_urls.append(f"type.googleapis.com/{tcp_proxy_pb2.TcpProxy.DESCRIPTOR.full_name}")
+    return Resource.of(LISTENER, name, message)
+
+
+def extension(name: str, to: str) -> Resource:
+    """Passes bytes to a cluster."""
+    message = extension_pb2.TypedExtensionConfig(name=name)
+    message.typed_config.CopyFrom(packed(tcp_proxy_pb2.TcpProxy(stat_prefix="x", cluster=to)))
+    return Resource.of(EXTENSION, name, message)
 
 
 def api_listener(name: str, route: str) -> Resource:

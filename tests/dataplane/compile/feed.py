@@ -17,9 +17,19 @@ from typing import Any
 import grpc
 from envoy.service.discovery.v3 import discovery_pb2
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, RUNTIME, SECRET, Resource, ResourceKey
+from dataplane.compile.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    RUNTIME,
+    SECRET,
+    Resource,
+    ResourceKey,
+)
 
-_ORDER = (RUNTIME, CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET)
+_ORDER = (RUNTIME, CLUSTER, ENDPOINTS, LISTENER, ROUTES, EXTENSION, SECRET)
 _WILDCARD = {CLUSTER, LISTENER}
 _CHILD_OF = {CLUSTER: ENDPOINTS, LISTENER: ROUTES}  # of the same name
 _SETTLED_SECONDS = 15.0  # Envoy answers in milliseconds; a bound for a busy machine

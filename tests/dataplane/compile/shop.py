@@ -155,8 +155,12 @@ class Shop:
             status, _, rest = head.partition(b"\r\n")
             return status, rest.partition(b"\r\n\r\n")[2] + exchange(sock)
 
+    def open_tcp(self) -> socket.socket:
+        """By the bound port."""
+        return socket.create_connection((self.web_address, BOUND_TCP), timeout=_TIMEOUT)
+
     def bound_tcp(self) -> bytes:
-        with socket.create_connection((self.web_address, BOUND_TCP), timeout=_TIMEOUT) as sock:
+        with self.open_tcp() as sock:
             return exchange(sock)
 
     def pay(self, path: str = "/shop.Payments/Pay") -> bytes | grpc.StatusCode:

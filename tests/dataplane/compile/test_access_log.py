@@ -13,7 +13,7 @@ from schemas.names import ObjectRef
 from schemas.objects.authorization import Operation
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
-from tests.dataplane.compile.shop import HTTP, TCP, Shop, apps, ask
+from tests.dataplane.compile.shop import HTTP, TCP, Shop, apps, ask, exchange
 from tests.states.build import KEYS, balance, identity, policy, rule, telemetry, who
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
@@ -134,9 +134,16 @@ def test_revision_of_what_decided(shop: Shop) -> None:
     assert shop.call("/first").status == 200
     client, server = both(shop, path="/first")
     assert (client["revision"], server["revision"]) == (17, 41)
-    shop.set(ALL, LET_WEB, revisions={policy_key: 41, service_key: 52})
-    assert shop.call("/second").status == 200
-    assert [line["revision"] for line in both(shop, path="/second")] == [52, 52]
+    newer = 1_234_567_890
+    with shop.open_tcp() as opened_before:
+        assert exchange(opened_before)
+        shop.set(ALL, LET_WEB, revisions={policy_key: 41, service_key: newer})
+        assert shop.call("/second").status == 200
+        assert [line["revision"] for line in both(shop, path="/second")] == [newer, newer]
+        shop.bound_tcp()
+        logged(shop.web, upstream_cluster=f"outbound|orders.shop|{TCP}", revision=newer)
+        assert exchange(opened_before, b"still\n") == b"still\n"
+    logged(shop.web, upstream_cluster=f"outbound|orders.shop|{TCP}", revision=17)
 
 
 # -- levels

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import json_format
 
 from dataplane import lastgood
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, ResourceKey
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET, ResourceKey
 from dataplane.inspection.differ import differences
 from dataplane.inspection.running import MESSAGES, modelled, running
 from dataplane.inspection.words import described
@@ -22,6 +22,7 @@ _LISTS = {
     CLUSTER: ("dynamic_active_clusters", "cluster"),
     ENDPOINTS: ("dynamic_endpoint_configs", "endpoint_config"),
     ROUTES: ("dynamic_route_configs", "route_config"),
+    EXTENSION: ("ecds_filters", "ecds_filter"),
     SECRET: ("dynamic_active_secrets", "secret"),
 }
 
@@ -44,7 +45,7 @@ def dump_of(messages: dict[ResourceKey, Any]) -> dict[str, Any]:
     return {"configs": [{name: entries} for name, entries in parts.items()]}
 
 
-SHOP = next(state for state in STATES if state.name == "shop-web")
+SHOP, BOUND = (next(state for state in STATES if state.name == name) for name in ("shop-web", "routes-tcp"))
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
@@ -68,9 +69,9 @@ def test_a_cluster_is_told_with_its_object_and_the_identity_it_insists_on() -> N
     assert "spiffe://mesh.test/ns/shop/svc/orders" in orders.does[0]
 
 
-@pytest.mark.parametrize("kind", [CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET])
+@pytest.mark.parametrize("kind", [CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET])
 def test_what_one_side_lacks_is_told(kind: str) -> None:
-    model = messages_of(SHOP)
+    model = messages_of(BOUND if kind == EXTENSION else SHOP)
     key = next(key for key in sorted(model) if key.type_url == kind and model[key].ByteSize())
     less = {other: one for other, one in model.items() if other != key}
     assert [(one.name, one.how) for one in differences(less, model)] == [(key.name, "missing")]
@@ -126,4 +127,4 @@ def test_last_good_leads_to_the_same_model(tmp_path: Path) -> None:
     assert saved is not None
     again = modelled(compiled(SHOP.workload, lastgood.restore(saved)).resources())
     assert differences(again, messages_of(SHOP)) == []
-    assert MESSAGES.keys() == {CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET}
+    assert MESSAGES.keys() == {CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, ResourceKey
+from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, ResourceKey
 from dataplane.inspection.origin import origins
 from dataplane.inspection.running import modelled
 from dataplane.inspection.words import Described, described
@@ -145,7 +145,11 @@ OF_WEB = {
     "routes that hash": (
         ROUTES, "outbound|bound|9101", (HASHED,), [OWN, "Service shop/orders", "BackendTrafficPolicy shop/p"],
     ),
-    "of TCP": (LISTENER, "outbound|bound|9102", (TCP_ROUTE,), [OWN, "Service shop/orders", "TCPRoute shop/t"]),
+    "of TCP": (LISTENER, "outbound|bound|9102", (TCP_ROUTE,), [OWN, "Service shop/orders"]),
+    "its connections": (
+        EXTENSION, "outbound|bound|9102", (TCP_ROUTE, HASHED),
+        [OWN, "Service shop/orders", "TCPRoute shop/t", "BackendTrafficPolicy shop/p"],
+    ),
     "spans": (LISTENER, "outbound|bound|9101", (SPANS,), [OWN, "Service shop/orders", "Telemetry shop/spans"]),
     "a virtual address": (LISTENER, "outbound|virtual|orders.shop|80", (TWO,), ["Service shop/orders"]),
     "its own routes": (
