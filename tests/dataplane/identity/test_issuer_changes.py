@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -15,18 +12,11 @@ from schemas.api import mesh_pb2
 from schemas.records import TrustBundle
 from spiffe.bundle import record
 from spiffe.key_ids import subject_key_id
-from tests.dataplane.identity.fake_replica import TRUST_DOMAIN, FakeReplica, Mesh
-from tests.dataplane.identity.test_keeper import Clock, Host
+from tests.dataplane.identity.fake_replica import TRUST_DOMAIN, Mesh
+from tests.dataplane.identity.host import Host
 from tests.support.net import eventually
 
 HOUR = 3600
-
-
-@pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    clock = Clock()
-    async with FakeReplica(Mesh(), clock).serving() as replica:
-        yield Host(tmp_path, replica, clock)
 
 
 def bundle(mesh: Mesh, sequence: int, issuing_key_id: str) -> TrustBundle:
