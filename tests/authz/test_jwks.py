@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.jwks import MAX_DOCUMENT_BYTES, InvalidKeys, public_keys
@@ -33,6 +33,7 @@ def _documents(draw: st.DrawFn) -> str:
     return json.dumps({"keys": keys}, ensure_ascii=draw(st.booleans()), indent=spaces)
 
 
+@settings(max_examples=30)
 @given(_documents())
 def test_what_was_taken_once_is_taken_again(document: str) -> None:
     try:
