@@ -1,4 +1,4 @@
-"""May a port stop taking plaintext? Not while somebody still sends it, or a sidecar has not said. Pure.
+"""May a port stop taking plaintext? Not while somebody still sends it, or a sidecar can't say. Pure.
 
 What sidecars report (`SidecarStatus.plaintext`) is the evidence. It says who was seen, not who may come again: somebody
 who sends once a day shows once a day.
@@ -143,8 +143,12 @@ def unready(
     said = {one.port: one for one in status.plaintext}
     for port in sorted(ports):
         if port in said:
+            looked = max(0, now - said[port].since)
             if seen_lately(said[port], now, window):
                 yield Holdout(name, port, seen_words(said[port], now))
+            elif looked < window:
+                why = f"nobody in {looked} s, and it has not looked for longer: wait {int(window) - looked} s"
+                yield Holdout(name, port, why)
         elif not is_late:
             yield Holdout(name, port, _UNREPORTED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -78,11 +79,9 @@ async def test_plaintext_comes_and_goes_and_no_request_fails(mesh: E2eMesh) -> N
                 code, found = await readiness(mesh)
                 assert code == 4
                 by_port = {one["port"]: one for one in found["ports"]}
-                assert {number: one["ready"] for number, one in by_port.items() if number in (HTTP, TCP, 9000)} == {
-                    HTTP: False,
-                    TCP: False,
-                    9000: True,
-                }
+                why = {number: one["holdouts"][0]["why"] for number, one in by_port.items()}
+                assert all(re.match(r"plaintext \d+ s ago, from 127\.0\.0\.1", why[number]) for number in (HTTP, TCP))
+                assert re.match(r"nobody in \d+ s, and it has not looked for longer: wait \d+ s", why[9000])
                 (of_api_1,) = (one for one in by_port[HTTP]["sidecars"] if one["sidecar"] == "shop/api.api-1")
                 assert [one["address"] for one in of_api_1["sources"]] == ["127.0.0.1"]
                 with pytest.raises(Conflict, match=r"shop/api\.api-1, port 8080: plaintext .* from 127\.0\.0\.1"):

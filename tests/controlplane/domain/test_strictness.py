@@ -33,10 +33,10 @@ def status(name: str = "orders.shop", acked: int = 10, *ports: PlaintextPort) ->
     )
 
 
-def seen(port: int, ago: int | None) -> PlaintextPort:
+def seen(port: int, ago: int | None, since: int = 0) -> PlaintextPort:
     sources = (PlaintextSource(address="10.0.0.7", last_seen=NOW - (ago or 0)),)
     last = None if ago is None else NOW - ago
-    return PlaintextPort(port=port, since=0, last_seen=last, sources=sources if ago is not None else ())
+    return PlaintextPort(port=port, since=since, last_seen=last, sources=sources if ago is not None else ())
 
 
 def known(*objects: PeerAuthentication, broken: Sequence[PeerAuthentication] = ()) -> Known:
@@ -65,6 +65,15 @@ PERMISSIVE, STRICT = peers("orders", "PERMISSIVE", ["orders"]), peers("orders", 
         (status("orders.shop", 10, seen(80, 3)), ["shop/orders.o1, port 80: plaintext 3 s ago, from 10.0.0.7"]),
         (status("orders.shop", 10, seen(80, WINDOW_S)), []),
         (status("orders.shop", 10, seen(80, None)), []),
+        (status("orders.shop", 10, seen(80, None, NOW - WINDOW_S)), []),
+        (
+            status("orders.shop", 10, seen(80, None, NOW - 1)),
+            [f"shop/orders.o1, port 80: nobody in 1 s, and it has not looked for longer: wait {WINDOW_S - 1} s"],
+        ),
+        (
+            status("orders.shop", 10, seen(80, 2, NOW - 9)),
+            ["shop/orders.o1, port 80: plaintext 2 s ago, from 10.0.0.7"],
+        ),
         (status("orders.shop", 10), ["shop/orders.o1, port 80: has not reported who sends plaintext"]),
         (status("orders.shop", 10, seen(81, 3)), ["shop/orders.o1, port 80: has not reported who sends plaintext"]),
         (
