@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from controlplane.api.turns import FIRST_GUESS_SECONDS, MAX_WAIT_SECONDS, MIN_RETRY_SECONDS, Turns
+from controlplane.api.turns import FIRST_GUESS_SECONDS, MAX_WAIT_SECONDS, MIN_RETRY_SECONDS, SLICE_SECONDS, Turns
 from schemas.errors import Overloaded
 
 LONG = 60.0
@@ -41,7 +44,7 @@ async def test_connections_take_turns_whatever_each_has_waiting() -> None:
     assert max(done.index(one) for one in "ab") <= 4
 
 
-async def test_between_two_turns_everything_else_runs() -> None:
+async def test_between_two_slices_everything_else_runs(mock_clock: MockClock) -> None:
     turns, ran = Turns(), 0
     seen: list[int] = []
 
@@ -56,14 +59,47 @@ async def test_between_two_turns_everything_else_runs() -> None:
 
         async def signing() -> None:
             with turns.admitted("x", LONG) as admitted:
-                await admitted.turn(lambda: seen.append(ran))
+                await admitted.turn(sign_once)
+
+        def sign_once() -> None:
+            seen.append(ran)
+            mock_clock.jump(SLICE_SECONDS / 2)
 
         async with trio.open_nursery() as inner:
             for _ in range(30):
                 inner.start_soon(signing)
         nursery.cancel_scope.cancel()
-    # Of two passes of the scheduler that follow each other, the other task has run in at least one before the turn.
-    assert len(set(seen)) >= 15
+    # Two turns a slice; of two passes of the scheduler that follow each other, the other task has run in at least one
+    # before the slice.
+    assert len(seen) == 30
+    assert max(Counter(seen).values()) <= 4
+
+
+async def test_a_slice_holds_what_waits_and_each_gets_its_own(mock_clock: MockClock) -> None:
+    turns, ran = Turns(), 0
+    seen: list[int] = []
+    got: list[int] = []
+
+    def sign_once(number: int) -> int:
+        seen.append(ran)
+        if number == 2:
+            raise ZeroDivisionError
+        return number
+
+    async def signing(number: int) -> None:
+        nonlocal ran
+        with turns.admitted(f"connection {number}", LONG) as admitted:
+            try:
+                got.append(await admitted.turn(partial(sign_once, number)))
+            except ZeroDivisionError:
+                got.append(-number)
+        ran += 1
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(signing, number)
+    assert seen == [0, 0, 0, 0]
+    assert sorted(got) == [-2, 0, 1, 3]
 
 
 async def test_who_would_wait_too_long_is_told_when_to_come_again() -> None:
