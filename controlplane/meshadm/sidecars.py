@@ -128,13 +128,29 @@ def uncut(sidecars: Sequence[Sidecar]) -> list[tuple[str, str]]:
 
 def open_lines(sidecars: Sequence[Sidecar]) -> list[str]:
     """When what is open and no longer allowed ends; none where no sidecar says it."""
+    longest = _longest(sidecars)
+    return [] if longest is None else [f"what is open and no longer allowed {longest}"]
+
+
+def plain_bounds(sidecars: Sequence[Sidecar]) -> dict[str, Any]:
+    """``{openBoundMs, passedBoundMs, uncut: [{sidecar, why}], boundUnknown}``, as of a wait."""
+    longest = _longest(sidecars)
+    heard = (one for one in sidecars if one.state is not State.REVOKED)
+    return {
+        "openBoundMs": longest.bound_ms if longest is not None else None,
+        "passedBoundMs": (longest.passed_bound_ms or None) if longest is not None else None,
+        "uncut": [{"sidecar": name, "why": why} for name, why in uncut(sidecars)],
+        "boundUnknown": [one.name for one in heard if one.status.open_streams is None],
+    }
+
+
+def _longest(sidecars: Sequence[Sidecar]) -> OpenStreams | None:
     ends = [said for _, said in _of_open_streams(sidecars) if not said.goes_on]
     if not ends:
-        return []
-    longest = OpenStreams(
+        return None
+    return OpenStreams(
         bound_ms=max(one.bound_ms for one in ends), passed_bound_ms=max(one.passed_bound_ms for one in ends)
     )
-    return [f"what is open and no longer allowed {longest}"]
 
 
 def _of_open_streams(sidecars: Sequence[Sidecar]) -> Iterator[tuple[str, OpenStreams]]:

@@ -2,22 +2,25 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from controlplane import floor_file
 from controlplane.meshadm import output
+from controlplane.meshadm import sidecars as judging
 from controlplane.meshadm.access import plain_revocations, revocation_table
 from controlplane.meshadm.authority import moment
 from controlplane.meshadm.client import MeshClient, new_request_id
-from controlplane.meshadm.options import EXIT_INTERRUPTED, Connect, Duration, MeshCommand, connects, formats
+from controlplane.meshadm.errors import OpenGoesOn
+from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
 from controlplane.meshadm.output import Format
-from controlplane.meshadm.render import plain_progress
+from controlplane.meshadm.sidecars import Sidecar
 from controlplane.meshadm.table import count
-from controlplane.meshadm.waiting import Waited, wait
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.errors import InvalidInput, Problem
+from schemas.names import ServiceRef
 from schemas.records import Revocation
 
 # etcd runs as another user; serial numbers are no secret.
@@ -34,46 +37,44 @@ def identity() -> None:
     cls=MeshCommand,
     short_help="Deny a workload everywhere.",
     example="""
-meshadm identity revoke shop/orders --reason "key found on a build host" --wait
+meshadm identity revoke shop/orders --reason "key found on a build host"
 """,
 )
 @click.argument("workload", metavar="NAMESPACE/SERVICE")
 @click.option("--reason", default="", help="Why; for the record and the audit log.")
-@click.option(
-    "--wait",
-    "waits",
-    is_flag=True,
-    help="Return when every connected sidecar denies it; fail where what it has open can't be ended.",
-)
-@click.option("--timeout", type=Duration(), default="60s", show_default=True, help="Bound on the wait.")
 @formats("table", "json", "yaml")
 @connects
-def revoke(connect: Connect, workload: str, reason: str, waits: bool, timeout: float, form: Format) -> None:
-    """Every sidecar denies the identity from now on, whatever policies say; no replica renews it."""
+def revoke(connect: Connect, workload: str, reason: str, form: Format) -> None:
+    """Every sidecar denies the identity from now on, whatever policies say; no replica renews it.
+
+    Says within what time that ends what it has open. Ends with 11 when a sidecar can't end what is open: it is revoked
+    all the same.
+    """
     namespace, service = _parsed(workload)
     request = pb.RevokeIdentityRequest(request_id=new_request_id(), namespace=namespace, service=service, reason=reason)
-    waited = Waited()
+    told: dict[str, Any] = {}
 
-    async def ask(client: MeshClient) -> None:
+    async def ask(client: MeshClient) -> list[Sidecar]:
         reply = await client.call("/mesh.v1.Revocations/Revoke", request, pb.RevocationReply, write=True)
-        waited.revision = reply.revision
+        told.update(namespace=namespace, service=service, revision=reply.revision)
         if form == "table":
             output.line(f"the identity of {workload} is revoked at revision {reply.revision}")
-        if waits:
-            await wait(client, waited, form, timeout, timeout, denies=True)
+        revoked = {*await client.revoked(), ServiceRef(namespace, service)}
+        found = await client.sidecars()
+        judged = judging.judged(found.statuses, found.config_revision, time.time(), revoked)
+        told.update(judging.plain_bounds(judged))
+        return judged
 
     try:
-        connect.run(ask)
-    except KeyboardInterrupt:
-        if not waited.revision:
-            raise
-        output.notice(f"interrupted: {workload} is revoked at revision {waited.revision}; see `meshadm status`")
-        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+        judged = connect.run(ask)
     finally:
-        if form != "table" and waited.revision:
-            plain = {"namespace": namespace, "service": service, "revision": waited.revision}
-            progress = waited.progress
-            output.show_plain(plain if progress is None else {**plain, "wait": plain_progress(progress)}, form)
+        if form != "table" and told:
+            output.show_plain(told, form)
+    if form == "table":
+        for text in judging.open_lines(judged):
+            output.line(text)
+    if uncut := judging.uncut(judged):
+        raise OpenGoesOn(uncut)
 
 
 @identity.command(

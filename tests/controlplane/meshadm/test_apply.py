@@ -290,31 +290,6 @@ async def test_wait_fails_where_what_is_no_longer_allowed_goes_on(cli: Cli, fake
     assert "goes on at shop/orders.a: allow" in await cli.ok("apply", "-f", "-", "--wait", stdin=spread)
 
 
-@pytest.mark.fault(24)
-async def test_a_revocation_waits_for_whom_it_concerns(cli: Cli, fake: FakeReplica) -> None:
-    last = progress(1, 1, done=True)
-    last.open_bound_ms = 2000
-    last.revoked.append("shop/orders.a")
-    fake.waits = [[last], [last]]
-    assert (await cli.ok("identity", "revoke", "shop/orders", "--wait")).splitlines() == [
-        "the identity of shop/orders is revoked at revision 11",
-        "1 sidecar runs revision 11; what is open and no longer allowed ends within 2 s",
-        "revoked, and not waited for: shop/orders.a",
-    ]
-    plain = json.loads(await cli.ok("identity", "revoke", "shop/orders", "--wait", "-o", "json"))
-    assert (plain["service"], plain["revision"], plain["wait"]["openBoundMs"]) == ("orders", 12, 2000)
-    last.uncut.add(sidecar="shop/web.w", why="allow pidfd_getfd")
-    fake.waits = [[last]]
-    result = await cli("identity", "revoke", "shop/orders", "--wait")
-    assert (result.exit_code, "shop/web.w: allow pidfd_getfd" in result.stderr) == (11, True)
-    fake.waits = [[progress(1, 0, "shop/web.w")]]
-    late = await cli("identity", "revoke", "shop/orders", "--wait", "--timeout", "300ms")
-    assert (late.exit_code, "not every sidecar runs it" in late.stderr) == (7, True)
-    assert (
-        await cli.ok("identity", "revoke", "shop/orders") == "the identity of shop/orders is revoked at revision 15\n"
-    )
-
-
 async def test_wait_of_an_unchanged_apply_waits_for_the_newest_configuration(
     cli: Cli, fake: FakeReplica, manifest: str
 ) -> None:

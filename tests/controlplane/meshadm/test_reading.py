@@ -224,6 +224,24 @@ async def test_status_says_when_what_is_open_ends_and_fails_where_it_goes_on(cli
     await cli.ok("status")  # of whom nobody hears
 
 
+@pytest.mark.fault(24)
+async def test_a_revocation_says_when_what_is_open_ends_and_where_it_goes_on(cli: Cli, fake: FakeReplica) -> None:
+    revoke = ("identity", "revoke", "shop/web")
+    assert await cli.ok(*revoke) == "the identity of shop/web is revoked at revision 11\n"
+    goes_on = OpenStreams(bound_ms=0, problem="allow pidfd_getfd")
+    fake.report(sidecar("a", open_streams=OpenStreams(bound_ms=2000)), sidecar("old"))
+    fake.report(sidecar("w", service="web", open_streams=goes_on))  # nobody hears it any more
+    assert (await cli.ok(*revoke)).endswith("\nwhat is open and no longer allowed ends within 2 s\n")
+    plain = json.loads(await cli.ok(*revoke, "-o", "json"))
+    assert (plain["service"], plain["revision"], plain["openBoundMs"]) == ("web", 13, 2000)
+    assert (plain["passedBoundMs"], plain["uncut"], plain["boundUnknown"]) == (None, [], ["shop/orders.old"])
+    fake.report(sidecar("b", open_streams=goes_on))
+    result = await cli(*revoke)
+    assert (result.exit_code, "is revoked at revision 14" in result.stdout) == (11, True)
+    assert "shop/orders.b: allow pidfd_getfd" in result.stderr
+    assert json.loads((await cli(*revoke, "-o", "json")).stdout)["uncut"][0]["sidecar"] == "shop/orders.b"
+
+
 @pytest.mark.fault(25)
 async def test_an_alarm_of_the_mesh_is_shown_and_fails_the_command(cli: Cli, fake: FakeReplica) -> None:
     fake.report(sidecar("a"))
