@@ -49,15 +49,19 @@ class PlaintextSeen:
 
     _ports: dict[int, _Port] = field(default_factory=dict)
     _counts: dict[tuple[int, str], int] = field(default_factory=dict)
+    _unread: set[int] = field(default_factory=set)
+    """Ports of the agent before this one, which alone knew what Envoy had counted of single addresses."""
+    _now: int = 0
 
     @classmethod
     def restored(cls, before: Iterable[PlaintextPort]) -> "PlaintextSeen":
-        """Of the agent before this one; what Envoy has counted since shows when it is asked."""
+        """Of the agent before this one. What Envoy has counted since shows when it is asked, but by port only."""
         made = cls()
         for one in before:
             sources = {source.address: source.last_seen for source in one.sources}
             made._ports[one.port] = _Port(one.since, one.last_seen, one.signs, sources, one)
-            made._counts[one.port, ""] = one.signs
+            made._counts[one.port, ""] = one.counted
+            made._unread.add(one.port)
         return made
 
     def open(self, ports: Collection[int], now: int) -> None:
@@ -70,6 +74,7 @@ class PlaintextSeen:
 
     def take(self, counts: Counts, now: int) -> bool:
         """What Envoy has counted by now; whether there is something new to tell."""
+        self._now = now
         for (port, address), count in counts.items():
             known = self._ports.get(port)
             before = self._counts.get((port, address), 0)
@@ -77,18 +82,20 @@ class PlaintextSeen:
             if known is None or count == before or count == 0:
                 continue
             if address:
-                known.sources[address] = now
+                if port not in self._unread:
+                    known.sources[address] = now
             else:
                 known.last, known.signs = now, known.signs + (count - before if count > before else count)
+        self._unread.clear()
         return any(self._due(one) for one in self._ports.values())
 
-    @staticmethod
-    def _due(one: _Port) -> bool:
+    def _due(self, one: _Port) -> bool:
         if one.told is None:
             return True
         if one.last is None:
             return False
-        if one.told.last_seen is None or one.last - one.told.last_seen >= TELL_EVERY_S:
+        before = one.told.last_seen
+        if one.last != before and (before is None or self._now - before >= TELL_EVERY_S):
             return True
         told = {source.address for source in one.told.sources}
         return len(told) < MAX_SOURCES_TOLD and not told >= one.sources.keys()
@@ -100,6 +107,11 @@ class PlaintextSeen:
                 latest = sorted(one.sources.items(), key=lambda item: (-item[1], item[0]))[:MAX_SOURCES_TOLD]
                 sources = tuple(PlaintextSource(address=address, last_seen=last) for address, last in latest)
                 one.told = PlaintextPort(
-                    port=port, since=one.since, last_seen=one.last, signs=one.signs, sources=sources
+                    port=port,
+                    since=one.since,
+                    last_seen=one.last,
+                    signs=one.signs,
+                    counted=self._counts.get((port, ""), 0),
+                    sources=sources,
                 )
         return tuple(one.told for _, one in sorted(self._ports.items()) if one.told is not None)

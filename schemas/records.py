@@ -63,6 +63,8 @@ class PlaintextPort(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     """Some seconds old while somebody sends on and on; None: nobody was seen."""
     signs: int = 0
     """Requests and connections that were seen to begin, and one a second of what lasts."""
+    counted: int = 0
+    """What Envoy's own counter of them said then. It begins anew with each Envoy."""
     sources: tuple[PlaintextSource, ...] = ()
     """The latest ones, latest first."""
 

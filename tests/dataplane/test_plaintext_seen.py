@@ -25,7 +25,7 @@ def test_what_grew_was_seen_and_is_told_once_in_a_while() -> None:
     assert not seen.take({}, 110)
     assert seen.take({(80, ""): 2, (80, "a"): 2}, 120)
     told = PlaintextPort(
-        port=80, since=100, last_seen=120, signs=2, sources=(PlaintextSource(address="a", last_seen=120),)
+        port=80, since=100, last_seen=120, signs=2, counted=2, sources=(PlaintextSource(address="a", last_seen=120),)
     )
     assert seen.said()[0] == told
     assert not seen.take({(80, ""): 3, (80, "a"): 3}, 120 + TELL_EVERY_S - 1)
@@ -60,7 +60,7 @@ def test_an_envoy_that_starts_anew_counts_from_nothing() -> None:
 
 def test_an_agent_that_starts_anew_goes_on() -> None:
     before = PlaintextPort(
-        port=80, since=5, last_seen=50, signs=7, sources=(PlaintextSource(address="a", last_seen=50),)
+        port=80, since=5, last_seen=50, signs=7, counted=7, sources=(PlaintextSource(address="a", last_seen=50),)
     )
     seen = PlaintextSeen.restored([before])
     seen.open([80], 60)
@@ -69,3 +69,50 @@ def test_an_agent_that_starts_anew_goes_on() -> None:
     assert seen.said() == (before,), "Envoy has counted nobody since"
     assert seen.take({(80, ""): 8}, 90)
     assert (seen.said()[0].last_seen, seen.said()[0].since) == (90, 5)
+
+
+def test_what_came_before_an_agent_is_not_dated_by_it() -> None:
+    """It does not know the counters of single addresses; of the port, the one that it was told."""
+    before = PlaintextPort(
+        port=80, since=0, last_seen=10, signs=3, counted=3, sources=(PlaintextSource(address="a", last_seen=10),)
+    )
+    seen = PlaintextSeen.restored([before])
+    seen.open([80], 5000)
+    assert not seen.take({(80, ""): 3, (80, "a"): 2, (80, "b"): 1}, 5000)
+    assert seen.said() == (before,)
+    assert seen.take({(80, ""): 4, (80, "a"): 2, (80, "b"): 2}, 5001)
+    assert [(one.address, one.last_seen) for one in seen.said()[0].sources] == [("b", 5001), ("a", 10)]
+
+
+def test_who_came_while_no_agent_was_there_counts_from_an_address_that_nobody_knows() -> None:
+    before = PlaintextPort(port=80, since=0, last_seen=10, signs=3, counted=3)
+    seen = PlaintextSeen.restored([before])
+    seen.open([80], 5000)
+    assert seen.take({(80, ""): 4, (80, "a"): 4}, 5000)
+    assert seen.said() == (PlaintextPort(port=80, since=0, last_seen=5000, signs=4, counted=4),)
+
+
+def test_an_envoy_that_started_anew_before_its_agent_did_makes_up_nobody() -> None:
+    """Signs are summed over Envoys, which each count for themselves."""
+    first = PlaintextSeen()
+    first.open([80], 0)
+    first.take({(80, ""): 7}, 10)
+    assert first.said()[0].signs == 7
+    first.take({(80, ""): 2}, 100)
+    (told,) = first.said()
+    assert (told.last_seen, told.signs, told.counted) == (100, 9, 2)
+    second = PlaintextSeen.restored([told])
+    second.open([80], 9000)
+    assert not second.take({(80, ""): 2}, 9000)
+    assert second.said() == (told,)
+
+
+def test_the_last_ones_are_told_too_so_that_the_next_agent_does_not_take_them_for_new() -> None:
+    seen = PlaintextSeen()
+    seen.open([80], 0)
+    seen.take({(80, ""): 1}, 100)
+    seen.said()
+    assert not seen.take({(80, ""): 2}, 105)
+    assert seen.take({(80, ""): 2}, 100 + TELL_EVERY_S)
+    assert (seen.said()[0].last_seen, seen.said()[0].counted) == (105, 2)
+    assert not seen.take({(80, ""): 2}, 9000)

@@ -289,6 +289,7 @@ RECORDS: tuple[AnyRecord, ...] = (
                 since=1_600_000_000,
                 last_seen=1_700_000_000,
                 signs=3,
+                counted=2,
                 sources=(PlaintextSource(address="10.0.0.7", last_seen=1_700_000_000),),
             ),
         ),
