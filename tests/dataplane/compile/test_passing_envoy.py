@@ -175,9 +175,9 @@ def test_a_denial_reaches_open_connections_and_cuts_no_answer(shop: Shop) -> Non
 def test_a_change_of_policies_loses_nothing_of_whom_both_let_in(shop: Shop) -> None:
     give(shop, LET_WEB)
     with shop.keep_alive() as ours:
-        end = time.monotonic() + 7  # more than callers' four and the drain time's six need
         assert ask(ours, "/", "GET", {"Host": "orders.shop"}).status == 200
         give(shop, LET_WEB, policy("more", "ALLOW", rule(who("mallory"))))
+        end = time.monotonic() + 7  # more than callers' four and the drain time's six need
         while time.monotonic() < end:
             assert ask(ours, "/", "GET", {"Host": "orders.shop"}).status == 200
             time.sleep(0.01)
