@@ -204,7 +204,8 @@ async def tcp_goes_on(mesh: E2eMesh) -> None:
     tcp=tcp_goes_on,
 )
 async def connections(ask: Ask) -> None:
-    """That end, and do not take what is under way with them."""
+    """What they say of connections takes nothing along that is under way; that they are heeded, others show
+    (`test_no_field_is_left_out.ELSEWHERE`)."""
     assert {answer.code for answer in await ask.together(5, plan="pause")} == {ask.well}
 
 
