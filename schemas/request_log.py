@@ -12,6 +12,8 @@ from schemas.addresses import of_one_spelling
 
 # Envoy's words for a denial of its RBAC, with the policy's name; it writes spaces in a name as '_'.
 _DENIED = re.compile(r"rbac_access_denied_matched_policy\[(.*)\]")
+# As Envoy's JWT filter words it; what has not even the form of a token is answered by a route.
+_BAD_TOKEN = re.compile(r"jwt_authn_access_denied\{(.*)\}|direct_response")
 _RULE = re.compile(r"([a-z0-9-]+)/([a-z0-9.-]+)\[([0-9]{1,9})\]")
 _UNREADABLE = re.compile(r"([a-z0-9-]+)/([a-z0-9.-]+):[_ ]unreadable")
 
@@ -38,6 +40,8 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
     details: str = ""
     authorization_policy: str = ""
     authorization_audit: str = ""
+    nearest: str = ""
+    """``but for methods: shop/web-may-order[0]``: of what nothing allowed, which ALLOW came nearest."""
     revision: int = 0
     duration_ms: int = 0
 
@@ -46,6 +50,14 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
         """As Envoy has it: ``shop/no-admin[0]``, ``none``, ``revoked``, …; None: this sidecar has not denied it."""
         match = _DENIED.fullmatch(self.details)
         return match[1] if match is not None and self.side == "server" else None
+
+    @property
+    def bad_token(self) -> str | None:
+        """What was wrong with the token for which this sidecar refused it; None: it did not."""
+        match = _BAD_TOKEN.fullmatch(self.details)
+        if match is None or self.side != "server":
+            return None
+        return (match[1] or "not in the form of one").replace("_", " ")
 
     @property
     def address(self) -> str:

@@ -80,7 +80,8 @@ def explained(then: tuple[Verdict, int] | None, now: tuple[Verdict, int], gone: 
 
 def passed_lines(one: Passed) -> Iterator[str]:
     entry = one.entry
-    word = "denied" if entry.denied_by is not None else f"answered {entry.status}" if entry.status else "no answer"
+    refused = entry.denied_by is not None or entry.bad_token is not None
+    word = "denied" if refused else f"answered {entry.status}" if entry.status else "no answer"
     yield f"{word} at {entry.time or 'an unknown time'}, by the log of {one.where}, {entry.side or 'side unknown'}"
     yield f"  from      {entry.source or 'nobody with an identity'}" + (
         f" ({entry.downstream})" if entry.downstream else ""
@@ -99,11 +100,15 @@ def passed_lines(one: Passed) -> Iterator[str]:
 
 def _verdict(entry: LoggedRequest) -> Iterator[str]:
     by = entry.denied_by
-    if by is None:
+    if entry.bad_token is not None:
+        yield f"refused before any policy is asked, for its token: {entry.bad_token}"
+    elif by is None:
         if entry.authorization_policy:
             yield f"allowed by {_rule(entry.authorization_policy)}"
     elif by == "none":
         yield "denied: no policy allows it"
+        if entry.nearest:
+            yield f"nearest, as the sidecar saw it: {_near(entry.nearest)}"
     elif by == "revoked":
         yield "denied: the caller's identity is revoked"
     elif by == "closed":
@@ -117,6 +122,12 @@ def _verdict(entry: LoggedRequest) -> Iterator[str]:
         yield f"refused before any policy is asked: {says.get(by, by)}"
     if entry.authorization_audit:
         yield f"{_rule(entry.authorization_audit)} would deny it: it is of an AUDIT policy, and only counts"
+
+
+def _near(said: str) -> str:
+    """As of `authz.nearest`: what is missing, or how far it holds, and of which rule."""
+    what, _, name = said.rpartition(": ")
+    return f"{_rule(name)}, {what}" if what else said
 
 
 def _rule(name: str) -> str:
@@ -183,8 +194,10 @@ def _plain(one: Passed) -> dict[str, Any]:
         "path": entry.path,
         "status": entry.status or None,
         "details": entry.details,
-        "denied": by is not None,
+        "denied": by is not None or entry.bad_token is not None,
         "deniedBy": by,
+        "badToken": entry.bad_token,
+        "nearest": entry.nearest or None,
         "policy": {"namespace": rule[0], "name": rule[1]} if rule is not None else None,
         "rule": rule[2] if rule is not None else None,
         "revision": entry.revision or None,

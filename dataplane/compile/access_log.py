@@ -4,13 +4,13 @@ No query of a URL is logged, and no header but those named here: both may hold s
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import substitution_format_string_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
 
-from dataplane.compile.log_filters import Carries, is_logged
+from dataplane.compile.log_filters import Carries, is_denial, is_logged
 from dataplane.compile.request_metrics import PLAINTEXT, request_metrics
 from dataplane.compile.stamps import NAMESPACE
 from dataplane.compile.telemetry import Side
@@ -57,6 +57,12 @@ _SERVER_HTTP = {
     "authorization_policy": "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%",
 }
 
+# Before the names of what shadow rules say, so that those of AUDIT policies and those of near misses don't mix.
+NEAREST_PREFIX = "nearest_"
+NEAREST = f"%DYNAMIC_METADATA(envoy.filters.http.rbac:{NEAREST_PREFIX}shadow_effective_policy_id)%"
+"""Which ALLOW rule came nearest, of a request that none allowed. Of one that was let in it says something, too, and
+means nothing."""
+
 
 def access_logs(
     workload: Workload,
@@ -79,17 +85,27 @@ def access_logs(
     logs = request_metrics(workload, side, carries if http else "connections", learns=learns, plaintext=plaintext)
     if workload.access_log:
         own = str(workload.identity)
-        logs.append(
-            _access_log(workload.access_log, own, side, http=http, port=port, plaintext=plaintext, revision=revision)
-        )
+        one = partial(_access_log, workload.access_log, own, side, http=http, port=port, plaintext=plaintext)
+        logs.append(one(revision=revision))
+        if http and side == "server":
+            logs.append(one(revision=revision, denials=True))
     return logs
 
 
-# A listener for each bound port: those of HTTP log alike; and one for each port of a service.
+# A listener for each bound port: those of HTTP log alike; and two for each port of a service.
 @lru_cache(maxsize=64)
 def _access_log(
-    path: str, own: str, side: Side, *, http: bool, port: int | None, plaintext: bool, revision: int | None
+    path: str,
+    own: str,
+    side: Side,
+    *,
+    http: bool,
+    port: int | None,
+    plaintext: bool,
+    revision: int | None,
+    denials: bool = False,
 ) -> accesslog_pb2.AccessLog:
+    """denials: of what was denied here; else of all else."""
     file = file_pb2.FileAccessLog(path=path)
     fields: dict[str, str | int] = {**_fields(own, side, http=http)}
     if plaintext:
@@ -98,9 +114,14 @@ def _access_log(
         fields["port"] = port  # not by metadata of the route, which would be looked up at each request
     if revision is not None:
         fields["revision"] = revision
+    if denials:
+        fields["nearest"] = NEAREST
     file.log_format.CopyFrom(_format(fields))
     log = accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(file))
-    is_logged(log.filter, side, http=http)
+    if denials:
+        is_denial(log.filter, side)
+    else:
+        is_logged(log.filter, side, http=http)
     return log
 
 

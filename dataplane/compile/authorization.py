@@ -14,6 +14,7 @@ from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 
+from authz.nearest import near_misses
 from authz.patterns import Text
 from authz.peers import mode_of
 from authz.rules import Alternative, Condition, PortRule, applies, port_rules, possible
@@ -39,6 +40,8 @@ class Judging(NamedTuple):
     allow: rbac_pb2.RBAC
     audit: rbac_pb2.RBAC | None = None
     """What is to be counted, as if it were denied; None where there is nothing."""
+    nearest: rbac_pb2.RBAC | None = None
+    """Which ALLOW came nearest, to be told with a denial; None where that is not to be known."""
 
 
 def rules_for(state: MeshState, service: ServiceRef, trust_domain: str, port: ServicePort) -> Judging:
@@ -64,7 +67,10 @@ def rules_for(state: MeshState, service: ServiceRef, trust_domain: str, port: Se
     _add(allow, rules.allow)
     audit = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
     _add(audit, rules.audit)
-    return Judging(deny, allow, audit if audit.policies else None)
+    nearest = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
+    for near in near_misses(rules.allow):
+        _add_policy(nearest, near.name, near.sources, near.operations)
+    return Judging(deny, allow, audit if audit.policies else None, nearest if nearest.policies else None)
 
 
 def headers_judged(state: MeshState, service: ServiceRef) -> list[str]:
@@ -104,12 +110,18 @@ def _everything() -> rbac_pb2.Policy:
 
 
 def _add(to: rbac_pb2.RBAC, rules: Iterable[PortRule]) -> None:
-    """A rule that can match nothing on this port is left out: Envoy refuses an empty list."""
     for rule in rules:
-        permissions = [_permission(one) for one in possible(rule.operations)]
-        principals = [_principal(one) for one in possible(rule.sources)]
-        if permissions and principals:
-            to.policies[rule.name].CopyFrom(rbac_pb2.Policy(permissions=permissions, principals=principals))
+        _add_policy(to, rule.name, rule.sources, rule.operations)
+
+
+def _add_policy(
+    to: rbac_pb2.RBAC, name: str, sources: Iterable[Alternative], operations: Iterable[Alternative]
+) -> None:
+    """What can match nothing on this port is left out: Envoy refuses an empty list."""
+    permissions = [_permission(one) for one in possible(operations)]
+    principals = [_principal(one) for one in possible(sources)]
+    if permissions and principals:
+        to.policies[name].CopyFrom(rbac_pb2.Policy(permissions=permissions, principals=principals))
 
 
 def _permission(conditions: Alternative) -> rbac_pb2.Permission:

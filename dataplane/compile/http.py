@@ -12,6 +12,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 from google.protobuf import wrappers_pb2
 
 from dataplane.compile import unserved
+from dataplane.compile.access_log import NEAREST
 from dataplane.compile.flow_samples import add_samples
 from dataplane.compile.hardening import against_strangers, harden
 from dataplane.compile.open_streams import add_reports
@@ -29,6 +30,7 @@ _PASSED_OVER = "TLS/"
 
 
 DENIED_BY = "x-mesh-denied-by"
+NEAREST_RULE = "x-mesh-nearest"
 REQUEST_ID = "x-request-id"
 
 
@@ -109,17 +111,21 @@ def connection_manager(
 
 def _denial(*, told: bool) -> hcm_pb2.ResponseMapper:
     """Who is denied gets the id by which `meshadm why` finds the request; and is told by which rule, if the mesh says
-    so: in Envoy's words, with ``namespace/name[rule]``. The first mapper that matches counts."""
+    so, in Envoy's words, with ``namespace/name[rule]``, or where none allowed it, which came nearest. The first mapper
+    that matches counts."""
     mapper = hcm_pb2.ResponseMapper()
     denied = mapper.filter
     if told:
         denied, asked = (mapper.filter.and_filter.filters.add() for _ in range(2))
         asked.runtime_filter.runtime_key = DENIAL_HEADER_KEY
-        header = mapper.headers_to_add.add().header
-        header.key, header.value = DENIED_BY, "%RESPONSE_CODE_DETAILS%"
-    status = denied.status_code_filter.comparison
-    status.op, status.value.default_value = accesslog_pb2.ComparisonFilter.EQ, 403
-    status.value.runtime_key = "mesh.denied_status"  # never set; Envoy demands a name
+        for name, value in ((DENIED_BY, "%RESPONSE_CODE_DETAILS%"), (NEAREST_RULE, NEAREST)):
+            header = mapper.headers_to_add.add().header
+            header.key, header.value = name, value
+    # 401, and 403 for a wrong audience, is what a bad token gets.
+    for op, bound in ((accesslog_pb2.ComparisonFilter.GE, 401), (accesslog_pb2.ComparisonFilter.LE, 403)):
+        status = denied.and_filter.filters.add().status_code_filter.comparison
+        status.op, status.value.default_value = op, bound
+        status.value.runtime_key = "mesh.denied_status"  # never set; Envoy demands a name
     request_id = mapper.headers_to_add.add().header
     request_id.key, request_id.value = REQUEST_ID, "%REQ(X-REQUEST-ID)%"
     return mapper

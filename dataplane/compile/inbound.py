@@ -24,7 +24,7 @@ from google.protobuf import duration_pb2
 from authz.peers import concerns
 from authz.rules import applies
 from dataplane.compile import authorization, clusters, passing, plaintext, rate_limits, tls, tokens, unserved
-from dataplane.compile.access_log import access_logs
+from dataplane.compile.access_log import NEAREST_PREFIX, access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.log_filters import Carries
 from dataplane.compile.one_identity import one_identity
@@ -38,6 +38,7 @@ from schemas.names import ServiceRef
 from schemas.objects.service import Service, ServicePort
 
 DENY = "mesh.authorization.deny"
+NEAREST = "mesh.authorization.nearest"
 ALLOW = "mesh.authorization.allow"
 HTTP = "http"
 """Name of the chain that reads HTTP."""
@@ -160,12 +161,14 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     limiting = [one for one in state.rate_limits(namespace) if rate_limits.targets(one, own)]
     proving = tokens.authentications_of(state, own)
     taking = [one for one in state.peer_authentications(namespace) if concerns(one, own)]
-    revision = newest(state, [service, *policies, *limiting, *proving, *taking])
+    mesh = state.mesh()  # what holds by default
+    revision = newest(state, [service, *policies, *limiting, *proving, *taking, mesh])
     proofs = tokens.proofs_by(proving, state.key_set)
+    told = mesh is not None and mesh.spec.denial_header
     result = []
     for port in service.spec.ports:
         judging = None if closed else authorization.rules_for(state, own, workload.trust_domain, port)
-        host = _virtual_host(port, revision, judging or authorization.closed())
+        host = _virtual_host(port, revision, judging or authorization.closed(), told=told)
         if port.protocol != "tcp":
             tokens.authenticate(host, proofs, (DENY, ALLOW))
         rate_limits.limit(host, rate_limits.rules_of(limiting, own, port), workload.trust_domain)
@@ -181,15 +184,30 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
 
 
 def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
-    """Their rules come with the route; without any, the first refuses nothing and the second everything."""
-    nothing = http_rbac_pb2.RBAC(rules=rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW))
+    """Their rules come with the route; without any, the first refuses nothing and the last everything. The one between
+    runs where a route has something for it, and decides nothing."""
+    nothing = http_rbac_pb2.RBAC(
+        rules=rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW), shadow_rules_stat_prefix=NEAREST_PREFIX
+    )
+    nearest = http_rbac_pb2.RBAC(shadow_rules_stat_prefix=NEAREST_PREFIX)
     return [
         hcm_pb2.HttpFilter(name=DENY, typed_config=tls.packed(http_rbac_pb2.RBAC())),
+        hcm_pb2.HttpFilter(name=NEAREST, typed_config=tls.packed(nearest), disabled=True),
         hcm_pb2.HttpFilter(name=ALLOW, typed_config=tls.packed(nothing)),
     ]
 
 
-def _virtual_host(port: ServicePort, revision: int, judging: authorization.Judging) -> route_components_pb2.VirtualHost:
+def _add_nearest(to: http_rbac_pb2.RBACPerRoute, judging: authorization.Judging) -> None:
+    if judging.nearest is not None:
+        to.rbac.shadow_rules.CopyFrom(judging.nearest)
+        to.rbac.shadow_rules_stat_prefix = NEAREST_PREFIX
+
+
+def _virtual_host(
+    port: ServicePort, revision: int, judging: authorization.Judging, *, told: bool
+) -> route_components_pb2.VirtualHost:
+    """told: whether who is denied is to be told which ALLOW came nearest. The filter that denies says so to the log
+    alone: it has answered by the time that it names what its shadow rules found."""
     name = listener_name(port)
     host = route_components_pb2.VirtualHost(name=name, domains=["*"])
     stamp(host.metadata, revision=revision)
@@ -199,7 +217,13 @@ def _virtual_host(port: ServicePort, revision: int, judging: authorization.Judgi
             # What it would refuse, rule by rule: in Envoy's statistics and in the access log.
             per_route.rbac.shadow_rules.CopyFrom(judging.audit)
             per_route.rbac.track_per_rule_stats = True
+        elif filter_name == ALLOW and not told:
+            _add_nearest(per_route, judging)
         host.typed_per_filter_config[filter_name].CopyFrom(tls.packed(per_route))
+    if told and judging.nearest is not None:
+        per_route = http_rbac_pb2.RBACPerRoute()
+        _add_nearest(per_route, judging)
+        host.typed_per_filter_config[NEAREST].CopyFrom(tls.packed(per_route))
     route = host.routes.add()
     route.route.cluster = clusters.app_name(port)
     if port.protocol == "tcp":

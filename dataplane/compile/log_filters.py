@@ -4,12 +4,17 @@ from typing import Literal
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2 as entry_pb2
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 
 from dataplane.compile.on_demand import SECOND_PASS
 from dataplane.compile.telemetry import LogLevel, Side, log_key, metrics_key
+from dataplane.compile.tls import packed
 
 Carries = Literal["requests", "connections", "both"]
 """What comes through a listener. A connection is one of bytes, or an HTTP CONNECT."""
+
+# Details of Envoy's JWT filter; and of the route that answers what is not of a token's form (tokens).
+_BY_TOKENS = 'response.code_details.startsWith("jwt_authn_access_denied") || response.code_details == "direct_response"'
 
 _Comparison = accesslog_pb2.ComparisonFilter
 _Grpc = accesslog_pb2.GrpcStatusFilter
@@ -32,15 +37,10 @@ def at_its_end(into: accesslog_pb2.AccessLogFilter) -> None:
 
 
 def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) -> None:
-    """At its end; what is sampled and one of: failed, above a status, slow; and what was denied here."""
+    """At its end, what is sampled and one of: failed, above a status, slow. Not what `is_denial` is about."""
     default = LogLevel()
-    end, others = (into.and_filter.filters.add() for _ in range(2))
+    end, sampled, chosen = (into.and_filter.filters.add() for _ in range(3))
     at_its_end(end)
-    if http and side == "server":
-        alternatives = others.or_filter.filters
-        others = alternatives.add()
-        _denied(alternatives.add(), side)  # a look into metadata: not for what is logged in any case
-    sampled, chosen = (others.and_filter.filters.add() for _ in range(2))
     sampled.runtime_filter.runtime_key = log_key(side, "sampled")
     sampled.runtime_filter.percent_sampled.numerator = default.sampled
     reasons = chosen.or_filter.filters
@@ -51,14 +51,43 @@ def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) ->
     duration.op, duration.value.default_value = _Comparison.GE, default.min_duration_ms
     duration.value.runtime_key = log_key(side, "min_duration_ms")
     _broke(reasons.add(), reasons.add())
+    if http and side == "server":
+        _is_no_denial(into.and_filter.filters.add())
 
 
-def _denied(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
-    """By the rules of this sidecar, or for a path that no policy is asked about. Not sampled: somebody will ask why."""
-    result, enabled = (into.and_filter.filters.add() for _ in range(2))
-    denied_here(result)
+def is_denial(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
+    """At its end, what the rules of this sidecar refused, or for a path that no policy is asked about, or for a bad
+    token. Not sampled: somebody will ask why."""
+    end, asked, reasons, enabled = (into.and_filter.filters.add() for _ in range(4))
+    at_its_end(end)
+    _may_be_denial(asked)
+    denied_here(reasons.or_filter.filters.add())
+    _bad_token(reasons.or_filter.filters.add())
     enabled.runtime_filter.runtime_key = log_key(side, "denied")
     enabled.runtime_filter.percent_sampled.numerator = 100
+
+
+def _is_no_denial(into: accesslog_pb2.AccessLogFilter) -> None:
+    """All that `is_denial` is not about."""
+    not_asked, all_of = (into.or_filter.filters.add() for _ in range(2))
+    _may_be_denial(not_asked, other=True)
+    judged, token = (all_of.and_filter.filters.add() for _ in range(2))
+    denied_here(judged, denied=False)
+    judged.metadata_filter.match_if_key_not_found.value = True  # refused before anybody judged it
+    _bad_token(token, other=True)
+
+
+def _may_be_denial(into: accesslog_pb2.AccessLogFilter, *, other: bool = False) -> None:
+    """By its status, which is cheaper to ask for; or `other`, all else. Envoy takes 400, 401 and 403 for these."""
+    into.grpc_status_filter.statuses.extend([_Grpc.INTERNAL, _Grpc.UNAUTHENTICATED, _Grpc.PERMISSION_DENIED])
+    into.grpc_status_filter.exclude = other
+
+
+def _bad_token(into: accesslog_pb2.AccessLogFilter, *, other: bool = False) -> None:
+    """What was refused for its token, which is in no metadata; or `other`, all else."""
+    expression = cel_pb2.ExpressionFilter(expression=f"!({_BY_TOKENS})" if other else _BY_TOKENS)
+    into.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
+    into.extension_filter.typed_config.CopyFrom(packed(expression))
 
 
 def denied_here(into: accesslog_pb2.AccessLogFilter, *, denied: bool = True) -> None:

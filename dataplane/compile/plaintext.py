@@ -80,7 +80,7 @@ def add_tcp(
 ) -> None:
     """Bytes, which between sidecars would come in a CONNECT."""
     chain = listener.filter_chains.add(name=CHAIN)
-    chain.filters.extend(passing.judging(stat_prefix(listener.name), *judging))
+    chain.filters.extend(passing.judging(stat_prefix(listener.name), judging.deny, judging.allow, judging.audit))
     chain.filters.append(passing.proxy(stat_prefix(listener.name), listener.name, cluster, access_logs))
     _choose(listener, CHAIN)
 

@@ -44,7 +44,8 @@ class MeshSpec(Part, frozen=True, kw_only=True):
     outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy()
     authorization: Authorization = Authorization()
     denial_header: bool = False
-    """Whether who is denied is told by which rule, in the header `x-mesh-denied-by`."""
+    """Whether who is denied is told by which rule, in the header `x-mesh-denied-by`; or, where none allows it, which
+    ALLOW came nearest, in `x-mesh-nearest`."""
 
 
 class Mesh(Object, frozen=True, kw_only=True, tag="Mesh"):

@@ -53,6 +53,7 @@ class JudgeEnvoy:
     def __post_init__(self) -> None:
         self._leaf = self.authorities[TRUST_DOMAIN].issue(uri=identity("orders"))
         self._resources: Mapping[ResourceKey, Resource] = {}
+        self._head = b""
 
     def roots(self) -> list[Item]:
         """The bundles of both trust domains, as in etcd."""
@@ -105,11 +106,17 @@ class JudgeEnvoy:
         """
         stream = self._streams.pop((caller, port, address), None) or self._connect(caller, port, address)
         status = stream.ask(head)
+        self._head = stream.head
         if stream.ended or head.startswith(b"CONNECT "):
             stream.close()  # after a CONNECT it would be a tunnel
         else:
             self._streams[caller, port, address] = stream
         return status
+
+    def told(self, header: str) -> str:
+        """Its value in what was answered last; empty where it is not there."""
+        lines = (line.partition(b": ") for line in self._head.split(b"\r\n"))
+        return next((value.decode() for name, _, value in lines if name == header.encode()), "")
 
     def connect_by_http2(self, caller: SpiffeId, port: int, address: str) -> int | None:
         """What a CONNECT over HTTP/2 is answered, on a connection of its own."""

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from authz.judge import Outcome, Request, judge
+from authz.judge import Outcome, Reason, Request, judge
 from schemas.names import SpiffeId
 from schemas.objects import AuthorizationPolicy, Mesh
 from schemas.objects.authorization import HeaderMatch, Operation, Rule
 from schemas.objects.service import ServicePort
 from tests.authz.judge_envoy import APP, HEAD, JudgeEnvoy, judge_envoy
-from tests.authz.rules import ALLOWING, OTHER_DOMAIN, rules_of
+from tests.authz.rules import ALLOWING, OTHER_DOMAIN, TELLING, first_near, rules_of
 from tests.authz.strategies import CALLERS, DRESSES, HEADER_LISTS, METHODS, PORTS, WHO, Dress, policies, targets
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.states.build import (
@@ -46,6 +46,8 @@ ALL_PORTS = [one.port for one in HTTP_PORTS]
 LET_ALL = policy("all", "ALLOW", Rule())
 
 Question = tuple[SpiffeId | None, ServicePort, str, str, Dress]
+Answer = tuple[int, str]
+"""The status, and which ALLOW came nearest, where that is told."""
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +56,16 @@ def envoy(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Judg
         yield started
 
 
-def by_envoy(envoy: JudgeEnvoy, asked: Sequence[str]) -> dict[Question, int]:
+def by_envoy(envoy: JudgeEnvoy, asked: Sequence[str]) -> dict[Question, Answer]:
     """Everybody asks everything. What Envoy answers 400 is asked once: it ends the connection, and is about nobody."""
-    answers: dict[Question, int] = {}
+    answers: dict[Question, Answer] = {}
 
     def ask(*question: *Question) -> int:
         caller, port, method, target, dress = question
         lines = [f"{method} {target} HTTP/1.1", f"Host: {dress.host}", *map(": ".join, dress.headers), "", ""]
-        answers[question] = envoy.ask(caller, port.port, "\r\n".join(lines).encode("latin-1"), dress.address)
-        return answers[question]
+        status = envoy.ask(caller, port.port, "\r\n".join(lines).encode("latin-1"), dress.address)
+        answers[question] = status, envoy.told("x-mesh-nearest")
+        return status
 
     plain = DRESSES[0]
     good = [one for one in dict.fromkeys(asked) if ask(CALLERS[0], HTTP_PORTS[0], METHODS[0], one, plain) != 400]
@@ -84,16 +87,20 @@ def check(
     mesh: Mesh | None = None,
 ) -> int:
     """How many verdicts were compared."""
-    items = [*FIXED, *found, *map(revocation, revoked), *map(unreadable, unread), *([mesh] if mesh is not None else [])]
-    envoy.run(*items, ports=ALL_PORTS)
+    items = [*FIXED, *found, *map(revocation, revoked), *map(unreadable, unread)]
+    envoy.run(*items, TELLING if mesh is None else mesh, ports=ALL_PORTS)
     answers = by_envoy(envoy, asked)
     refs = [one.ref for one in unread]
     rules = {port: rules_of(found, port, revoked=revoked, unread=refs, mesh=mesh) for port in PORTS}
-    for question, status in answers.items():
+    for question, (status, nearest) in answers.items():
         caller, port, method, target, dress = question
         request = Request(caller, method, target, dress.headers, dress.host, dress.address)
         verdict = judge(rules[port], port, request)
         assert STATUS[verdict.outcome] == status, (str(caller), port.name, method, target, dress, verdict)
+        if mesh is None:
+            asks = verdict.reason is Reason.NOTHING_ALLOWS
+            first = first_near(rules[port], port, request) if asks else ""
+            assert first == nearest, (str(caller), port.name, method, target, dress, verdict)
     return len(answers)
 
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from authz.judge import Lack, Miss, Outcome, Reason, Request, Verdict, judge
+from authz.nearest import MAX_NEAR, near_misses
 from authz.stored import policy_faults
 from schemas.names import ObjectRef, SpiffeId
 from schemas.objects import AuthorizationPolicy
 from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
-from tests.authz.rules import ALLOWING, OTHER_DOMAIN, rules_of
+from tests.authz.rules import ALLOWING, OTHER_DOMAIN, first_near, rules_of
 from tests.authz.strategies import DRESSES, METHODS, PORTS, WHO, policies
 from tests.states.build import TRUST_DOMAIN, identity, policy, rule, who
 
@@ -130,6 +131,44 @@ def test_the_nearest_miss_is_the_rule_that_lacks_least() -> None:
     elsewhere = verdict([policy("p", "ALLOW", rule(to=[Operation(ports=(1,))]))], Request(WEB)).nearest
     assert elsewhere is not None
     assert (elsewhere.lacks[0].field, elsewhere.lacks[0].never) == ("ports", "the call is to port 8080")
+
+
+def test_the_nearest_miss_in_words() -> None:
+    """What Envoy is asked beside the rules: nearer ones first, each but for one condition, and never all of a rule."""
+    asked = Operation(methods=("GET",), not_paths=("/a",), headers=(HeaderMatch(name="X-Team"),))
+    one = policy("p", "ALLOW", rule(who("web"), to=[asked]), rule(to=[Operation(ports=(1,), methods=("PUT",))]))
+    near = near_misses(rules_of([one], HTTP).allow)
+    assert [each.name for each in near] == [
+        "but for headers x-team: shop/p[0]",
+        "but for identities: shop/p[0]",
+        "but for methods: shop/p[0]",
+        "but for methods: shop/p[1]",
+        "but for notPaths: shop/p[0]",
+        "but for trustDomain: shop/p[1]",
+        "only from: shop/p[0]",
+        "only from: shop/p[1]",
+        "only to: shop/p[0]",
+        "only to: shop/p[1]",
+    ]
+    assert (
+        first_near(rules_of([one], HTTP), HTTP, Request(WEB, "PUT", "/b", (("x-team", "a"),)))
+        == "but for methods: shop/p[0]"
+    )
+    assert first_near(rules_of([one], HTTP), HTTP, Request(WEB, "PUT", "/a")) == "only from: shop/p[0]"
+    many = [policy(f"p{number}", "ALLOW", rule(who("web"))) for number in range(MAX_NEAR)]
+    assert not near_misses(rules_of(many, HTTP).allow)
+
+
+@_DRAWN
+@given(st.lists(policies(), min_size=1, max_size=4))
+def test_one_lack_is_told_in_words_too(found: list[AuthorizationPolicy]) -> None:
+    for port, request in REQUESTS:
+        rules = rules_of(found, port)
+        verdict = judge(rules, port, request)
+        lacks = verdict.nearest.lacks if verdict.nearest is not None else ()
+        if len(lacks) == 1 and not lacks[0].never and near_misses(rules.allow):
+            words = first_near(rules, port, request)
+            assert words.startswith("but for "), (verdict, words)
 
 
 def test_a_foreigner_is_allowed_by_name_only() -> None:

@@ -98,6 +98,30 @@ async def test_the_nearest_miss_by_the_policies_of_that_time(cli: Cli, fake: Fak
     assert "by the policies at revision 7" in words
 
 
+async def test_the_nearest_miss_that_the_sidecar_has_told(cli: Cli, fake: FakeReplica) -> None:
+    fake.answers = [answer(line(nearest="but for when realm.groups: shop/web-reads[0]"))]
+    words = await cli.ok("why", ID)
+    assert "as the sidecar saw it: rule 0 of AuthorizationPolicy shop/web-reads, but for when realm.groups" in words
+    (record,) = (await asked(cli))["records"]
+    assert record["nearest"] == "but for when realm.groups: shop/web-reads[0]"
+
+
+@pytest.mark.parametrize(
+    ("details", "says"),
+    [
+        ("jwt_authn_access_denied{Jwt_is_expired}", "Jwt is expired"),
+        ("direct_response", "not in the form of one"),
+    ],
+)
+async def test_a_bad_token(cli: Cli, fake: FakeReplica, details: str, says: str) -> None:
+    fake.answers = [answer(line(details, status=401))]
+    words = await cli.ok("why", ID)
+    assert words.startswith("denied at")
+    assert f"refused before any policy is asked, for its token: {says}" in words
+    (record,) = (await asked(cli))["records"]
+    assert (record["denied"], record["badToken"]) == (True, says)
+
+
 @pytest.mark.parametrize(("downstream", "inside"), [("[::ffff:10.1.0.2]:4711", True), ("pipe:0", False), ("", False)])
 async def test_the_callers_address_is_as_sidecars_see_it(
     cli: Cli, fake: FakeReplica, downstream: str, inside: bool

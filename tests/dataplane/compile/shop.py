@@ -55,6 +55,8 @@ _TIMEOUT = 10.0  # seconds; answers take milliseconds
 class Answer:
     status: int
     body: bytes
+    nearest: str | None = None
+    """What `x-mesh-nearest` says."""
 
     @property
     def seen(self) -> dict[str, Any]:
@@ -163,13 +165,13 @@ class Shop:
         with self.open_tcp() as sock:
             return exchange(sock)
 
-    def pay(self, path: str = "/shop.Payments/Pay") -> bytes | grpc.StatusCode:
+    def pay(self, path: str = "/shop.Payments/Pay", *metadata: tuple[str, str]) -> bytes | grpc.StatusCode:
         """A gRPC call to the bound port -> the answer, or the status."""
         # grpcio would else take its proxy from the environment of the machine.
         options = [("grpc.enable_http_proxy", 0)]
         with grpc.insecure_channel(f"{self.web_address}:{BOUND_GRPC}", options=options) as channel:
             try:
-                reply: bytes = channel.unary_unary(path, bytes, bytes)(b"7 coins", timeout=_TIMEOUT)
+                reply: bytes = channel.unary_unary(path, bytes, bytes)(b"7 coins", timeout=_TIMEOUT, metadata=metadata)
             except grpc.RpcError as error:
                 code: grpc.StatusCode = error.code()
                 return code
@@ -211,7 +213,7 @@ def ask(connection: http.client.HTTPConnection, path: str, method: str, headers:
         connection.putheader(name, value)
     connection.endheaders()
     answer = connection.getresponse()
-    return Answer(answer.status, answer.read())
+    return Answer(answer.status, answer.read(), answer.getheader("x-mesh-nearest"))
 
 
 def raw_get(sock: socket.socket, path: str, *lines: str) -> int | None:

@@ -14,7 +14,7 @@ from schemas.objects.authorization import Operation
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.dataplane.compile.shop import HTTP, TCP, Shop, apps, ask, exchange
-from tests.states.build import KEYS, balance, identity, policy, rule, telemetry, who
+from tests.states.build import KEYS, balance, identity, mesh_saying, policy, rule, telemetry, who
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
 WEB, ORDERS = identity("web"), identity("orders")
@@ -115,6 +115,26 @@ def test_who_was_refused_and_by_what(shop: Shop) -> None:
     assert shop.call("/nobody").status == 403
     _, server = both(shop, path="/nobody", status=403)
     assert server["details"] == "rbac_access_denied_matched_policy[none]"
+    assert "nearest" not in server
+
+
+def test_the_nearest_miss_of_what_nothing_allowed(shop: Shop) -> None:
+    """As it was when it was denied; with header or without, and of nothing else."""
+    reads = policy("reads", "ALLOW", rule(who("web"), to=[Operation(methods=("GET",), paths=("/a/*",))]))
+    no_deletes = policy("no-deletes", "DENY", rule(to=[Operation(methods=("DELETE",))]))
+    for number, mesh in enumerate(([], [mesh_saying(denialHeader=True)])):
+        shop.set(ALL, reads, no_deletes, *mesh)
+        for method, path, nearest in (
+            ("PUT", f"/a/{number}", "but for methods: shop/reads[0]"),
+            ("GET", f"/{number}", "but for paths: shop/reads[0]"),
+            ("PUT", f"/{number}/put", "only from: shop/reads[0]"),
+        ):
+            answer = shop.call(path, method)
+            assert (answer.status, answer.nearest) == (403, nearest if mesh else None)
+            assert logged(shop.orders, path=path)["nearest"] == nearest
+        for method, path, status in (("GET", f"/a/got/{number}", 200), ("DELETE", f"/a/gone/{number}", 403)):
+            assert shop.call(path, method).status == status
+            assert "nearest" not in logged(shop.orders, path=path)
 
 
 def test_a_peer_of_its_own_is_logged_by_its_certificate(shop: Shop) -> None:

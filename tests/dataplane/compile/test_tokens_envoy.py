@@ -7,10 +7,13 @@ import itertools
 import json
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import grpc
 import pytest
 from msgspec.structs import replace
 
@@ -22,6 +25,7 @@ from schemas.names import SpiffeId
 from schemas.objects.authorization import ClaimMatch, Operation, Rule, Source
 from schemas.objects.service import ServicePort
 from tests.dataplane.compile.conftest import EnvoyFactory
+from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.shop import HTTP, Shop, apps
 from tests.states.build import ORDERS, TRUST_DOMAIN, authentication, identity, key_set, policy, rule, unreadable, who
 from tests.support.tokens import Issuer, rsa_key
@@ -199,6 +203,27 @@ def test_every_other_token_is_refused_with_the_reason(shop: Shop) -> None:
             assert (got.status, got.body[: len(says)]) == (status, says), name
             assert got.challenge is not None, name
             assert 'error="invalid_token"' in got.challenge, name
+    answers = Counter(status for _, status, _ in refused().values())
+    wait_until("each is logged once", lambda: statuses(shop) == answers)
+
+
+def test_a_refused_token_of_a_grpc_call_is_logged_too(shop: Shop) -> None:
+    """Its status is 200, as of every answer over gRPC."""
+    for token, details in (("nonsense", "direct_response"), ("a.b.c", "jwt_authn_access_denied")):
+        path = f"/shop.Payments/{details}"
+        assert shop.pay(path, ("authorization", f"Bearer {token}")) is grpc.StatusCode.UNAUTHENTICATED
+        wait_until("it is logged", partial(logged_as, shop, path, details))
+
+
+def logged_as(shop: Shop, path: str, details: str) -> bool:
+    lines = map(json.loads, shop.orders.access_log.read_text().splitlines())
+    return [one["details"].partition("{")[0] for one in lines if one["path"] == path] == [details]
+
+
+def statuses(shop: Shop) -> Counter[int]:
+    """Of what the sidecar has refused, by its log."""
+    lines = map(json.loads, shop.orders.access_log.read_text().splitlines())
+    return Counter(one["status"] for one in lines if one["status"] in (401, 403))
 
 
 def test_offline_the_same_is_taken_and_refused_for_the_same_reason() -> None:
