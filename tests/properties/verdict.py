@@ -28,6 +28,7 @@ from schemas.objects.service import ServicePort
 from tests.states.build import TRUST_DOMAIN, identity
 
 DENY, ALLOW = "mesh.authorization.deny", "mesh.authorization.allow"
+NEAREST = "mesh.authorization.nearest"
 LIMITS = {"mesh.rate_limit", "mesh.rate_limit.headers"}
 TOKENS = "mesh.tokens"
 PLAINTEXT = {"plaintext", "plaintext traced"}
@@ -103,7 +104,12 @@ def _rules(body: bytes) -> tuple[Any, Any]:
     """(deny, allow) of a RouteConfiguration, which has them nowhere else."""
     (host,) = route_pb2.RouteConfiguration.FromString(body).virtual_hosts
     filters = host.typed_per_filter_config
-    assert set(filters) - LIMITS - {TOKENS} == {DENY, ALLOW}  # neither a limit nor a token's proof lets anybody in
+    # Neither a limit nor a token's proof lets anybody in, nor what is only to be told.
+    assert set(filters) - LIMITS - {TOKENS, NEAREST} == {DENY, ALLOW}
+    if NEAREST in filters:
+        telling = http_rbac_pb2.RBACPerRoute()
+        assert filters[NEAREST].Unpack(telling)
+        _only(telling.rbac, "shadow_rules", "shadow_rules_stat_prefix")
     assert list(host.domains) == ["*"]
     assert all(
         not route.typed_per_filter_config or route.WhichOneof("action") == "direct_response" for route in host.routes
@@ -114,7 +120,8 @@ def _rules(body: bytes) -> tuple[Any, Any]:
 def _unpacked(packed: Any, action: str) -> Any:
     per_route = http_rbac_pb2.RBACPerRoute()
     assert packed.Unpack(per_route)
-    _only(per_route.rbac, "rules", *(["shadow_rules", "track_per_rule_stats"] if action == "DENY" else []))
+    beside = {"DENY": "track_per_rule_stats", "ALLOW": "shadow_rules_stat_prefix"}  # shadow rules decide nothing
+    _only(per_route.rbac, "rules", "shadow_rules", beside[action])
     rules = per_route.rbac.rules
     _only(rules, "action", "policies")
     assert type(rules).Action.Name(rules.action) == action

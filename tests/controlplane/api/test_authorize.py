@@ -20,7 +20,6 @@ from schemas.records import Operator
 from tests.support.pki import Authority, pem
 
 TRUST_DOMAIN = "shop.example"
-NOW = datetime.datetime.now(datetime.UTC).timestamp()
 CA = Authority.create()
 
 READ = {
@@ -117,6 +116,11 @@ def test_a_viewer_writes_nowhere_and_an_admin_everywhere() -> None:
         authorize_whole_mesh(caller_with(role), "a login token")
 
 
+def now() -> float:
+    """When it is asked, not when the tests were collected: certificates are made for the time of a test."""
+    return datetime.datetime.now(datetime.UTC).timestamp()
+
+
 def certificate(uri: str | list[str], **options: object) -> bytes:
     return pem(CA.issue(uri=uri, **options).certificate)  # type: ignore[arg-type]  # options of pki.issue
 
@@ -131,11 +135,11 @@ def certificate(uri: str | list[str], **options: object) -> bytes:
 )
 def test_the_identity_makes_the_kind(path: str, kind: CallerKind) -> None:
     caller = caller_of(
-        Listener.API, "ipv4:10.0.0.1:4000", certificate(f"spiffe://{TRUST_DOMAIN}{path}"), TRUST_DOMAIN, NOW
+        Listener.API, "ipv4:10.0.0.1:4000", certificate(f"spiffe://{TRUST_DOMAIN}{path}"), TRUST_DOMAIN, now()
     )
     identity = SpiffeId(TRUST_DOMAIN, path)
     assert caller == Caller(kind, "ipv4:10.0.0.1:4000", identity, issued=caller.issued)
-    assert abs(caller.issued - NOW) < 3600  # the authority of these tests dates its certificates back by more or less
+    assert abs(caller.issued - now()) < 3600  # the authority of these tests dates its certificates back by more or less
 
 
 def test_a_sidecar_is_of_its_service() -> None:
@@ -161,26 +165,26 @@ def test_a_sidecar_is_of_its_service() -> None:
 )
 def test_other_identities_are_nobody(uri: str | list[str]) -> None:
     with pytest.raises(Unauthenticated):
-        caller_of(Listener.API, "", certificate(uri), TRUST_DOMAIN, NOW)
+        caller_of(Listener.API, "", certificate(uri), TRUST_DOMAIN, now())
 
 
 def test_a_certificate_that_expired_on_an_open_connection() -> None:
     shown = certificate(f"spiffe://{TRUST_DOMAIN}/operator/anna", lifetime=datetime.timedelta(minutes=1))
-    assert caller_of(Listener.API, "", shown, TRUST_DOMAIN, NOW)
+    assert caller_of(Listener.API, "", shown, TRUST_DOMAIN, now())
     with pytest.raises(Unauthenticated, match="renew it"):
-        caller_of(Listener.API, "", shown, TRUST_DOMAIN, NOW + 3600)
+        caller_of(Listener.API, "", shown, TRUST_DOMAIN, now() + 3600)
 
 
 def test_without_or_with_a_broken_certificate() -> None:
     for shown in (None, b"not PEM"):
         with pytest.raises(Unauthenticated):
-            caller_of(Listener.API, "", shown, TRUST_DOMAIN, NOW)
+            caller_of(Listener.API, "", shown, TRUST_DOMAIN, now())
 
 
 def test_the_join_door_trusts_no_certificate() -> None:
     shown = certificate(f"spiffe://{TRUST_DOMAIN}/operator/anna")
-    assert caller_of(Listener.JOIN, "ipv4:1.2.3.4:5", shown, TRUST_DOMAIN, NOW).kind is CallerKind.ANONYMOUS
+    assert caller_of(Listener.JOIN, "ipv4:1.2.3.4:5", shown, TRUST_DOMAIN, now()).kind is CallerKind.ANONYMOUS
 
 
 def test_the_socket_is_root() -> None:
-    assert caller_of(Listener.SOCKET, "unix:", None, TRUST_DOMAIN, NOW).kind is CallerKind.ROOT_LOCAL
+    assert caller_of(Listener.SOCKET, "unix:", None, TRUST_DOMAIN, now()).kind is CallerKind.ROOT_LOCAL
