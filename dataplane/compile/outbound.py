@@ -21,6 +21,7 @@ from dataplane.compile.route_actions import RETRIES, http_routes, lead_outside, 
 from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.scope import BoundPort, Scope, bound_target
 from dataplane.compile.stamps import newest, stamp
+from dataplane.compile.tcp_times import time_tcp
 from dataplane.compile.tracing import KEEP, Tracer, add_chains, set_up, tag, traced
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
@@ -163,7 +164,9 @@ def _tcp_proxy(state: MeshState, workload: Workload, name: str, table: Table) ->
     if not lead_outside(state, found):
         proxy.tunneling_config.hostname = f"{table.service}.{HOST_SUFFIX}:{table.port.port}"
     proxy.max_connect_attempts.value = 1 + RETRIES
-    hash_tcp(proxy, state.traffic_policy(found[0].target.service))
+    policy = state.traffic_policy(found[0].target.service)
+    hash_tcp(proxy, policy)
+    time_tcp(proxy, policy)
     revision = _decided(state, table.service, workload.service)
     proxy.access_log.extend(access_logs(workload, "client", http=False, revision=revision))
     return proxy

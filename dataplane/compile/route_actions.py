@@ -24,6 +24,7 @@ from dataplane.compile.route_filters import (
     session_config,
 )
 from dataplane.compile.route_match import route_match
+from dataplane.compile.tcp_times import time_route
 from dataplane.compile.tls import packed
 from dataplane.snapshot.state import MeshState
 from routing.backends import Backend, Target, backends_of, is_outside, mirrors_of, target_of
@@ -94,7 +95,9 @@ def tcp_action(state: MeshState, table: Table) -> route_components_pb2.RouteActi
     upgrade = action.upgrade_configs.add(upgrade_type="CONNECT")
     if lead_outside(state, found):
         upgrade.connect_config.SetInParent()  # it ends here; else the tunnel goes on to the other sidecar
-    hash_route(action, state.traffic_policy(found[0].target.service), is_tcp=True)
+    policy = state.traffic_policy(found[0].target.service)
+    hash_route(action, policy, is_tcp=True)
+    time_route(action, policy)
     return action
 
 

@@ -12,6 +12,7 @@ from dataplane.compile import authorization, rate_limits, telemetry, tokens
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.reach import is_reached, leads_anywhere, reached
 from dataplane.compile.scope import Scope
+from dataplane.compile.tcp_times import TcpTimes, times_of
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.index import rank_of, targets
 from dataplane.snapshot.state import Change, MeshState
@@ -198,7 +199,7 @@ class Touched:
         affected = {one for one in before | after if self._reaches(one)}
         touched = of_services(affected)
         # A policy that comes or goes may hide another of the same service, or bring it to light.
-        if affected and (before != after or _hash_of(change.before) != _hash_of(change.after)):
+        if affected and (before != after or _of_routes(change.before) != _of_routes(change.after)):
             callers = affected.union(*(parents(route) for one in affected for route in self.state.routes_to(one)))
             touched |= {PROXY_ROUTES, GATEWAY, *self._entrances_to(callers)}
         return touched
@@ -238,5 +239,6 @@ def _zone_of(value: object) -> Locality | None:
     return value.locality if isinstance(value, Endpoint) else None
 
 
-def _hash_of(value: object) -> ConsistentHash | None:
-    return hash_of(value) if isinstance(value, BackendTrafficPolicy) else None
+def _of_routes(value: object) -> tuple[ConsistentHash | None, TcpTimes] | None:
+    """What of a policy stands in routes and in TCP filters, not in clusters."""
+    return (hash_of(value), times_of(value)) if isinstance(value, BackendTrafficPolicy) else None

@@ -82,6 +82,10 @@ def _how(action: Any) -> Iterator[str]:
         yield f"with path by {_substitution(action.regex_rewrite)}"
     if action.timeout.ToNanoseconds():
         yield f"within {span(action.timeout)}"
+    if action.HasField("idle_timeout"):
+        yield f"closed after {span(action.idle_timeout)} without a byte"
+    if action.HasField("max_stream_duration"):
+        yield f"ended after {span(action.max_stream_duration.max_stream_duration)}"
     if action.HasField("retry_policy"):
         yield from _retries(action.retry_policy)
     for mirror in action.request_mirror_policies:

@@ -20,6 +20,7 @@ from dataplane.compile.tracing import TRACED
 from dataplane.compile.workload import Workload
 from dataplane.inspection.cluster_words import cluster_words
 from dataplane.inspection.differ import address, placed_addresses
+from dataplane.inspection.numbers import span
 from dataplane.inspection.origin import origins
 from dataplane.inspection.route_words import route_words
 from dataplane.snapshot.state import MeshState
@@ -125,7 +126,12 @@ def _connections(filter_: Any) -> Iterator[str]:
 def _passes(proxy: Any) -> str:
     shares = [f"{one.name} (weight {one.weight})" for one in proxy.weighted_clusters.clusters]
     tunnel = f" in a CONNECT to {proxy.tunneling_config.hostname}" if proxy.tunneling_config.hostname else ""
-    return f"passes bytes to {', '.join(shares) or proxy.cluster}{tunnel}"
+    times = ""
+    if proxy.HasField("idle_timeout"):
+        times += f", closed after {span(proxy.idle_timeout)} without a byte"
+    if proxy.HasField("max_downstream_connection_duration"):
+        times += f", ended after {span(proxy.max_downstream_connection_duration)}"
+    return f"passes bytes to {', '.join(shares) or proxy.cluster}{tunnel}{times}"
 
 
 def _routes(configuration: Any) -> Iterator[str]:

@@ -175,6 +175,10 @@ class TcpKeepalive(Part, frozen=True, kw_only=True):
 
 class TcpTimeout(Part, frozen=True, kw_only=True):
     connect_timeout: PositiveDuration | None = None
+    idle_timeout: PositiveDuration | None = None
+    """Of connections over which no byte goes, in neither direction."""
+    max_connection_duration: PositiveDuration | None = None
+    """Connections end then, whatever is under way."""
 
 
 class HttpTimeout(Part, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tests.states.build import rate_limit, traffic
 from tests.support.net import eventually
 
 BOTH = {"api-1", "api-2"}
+# Seconds; without the policy a connection lasts for an hour at least.
+TCP_END_S = 20
 ONE_OF_PORT: tuple[Way, ...] = (*WEB_WAYS, "chat")
 """The two ways of gRPC are one cluster, and one bucket."""
 
@@ -207,6 +210,35 @@ async def connections(ask: Ask) -> None:
     """What they say of connections takes nothing along that is under way; that they are heeded, others show
     (`test_no_field_is_left_out.ELSEWHERE`)."""
     assert {answer.code for answer in await ask.together(5, plan="pause")} == {ask.well}
+
+
+async def tcp_ends_in_silence(mesh: E2eMesh) -> None:
+    """Not while bytes go."""
+    async with await mesh.tcp() as stream:
+        assert await stream.receive_some(100)
+        for _ in range(3):
+            await trio.sleep(0.5)
+            await stream.send_all(b"x")
+            assert await stream.receive_some(100) == b"x"
+        with trio.fail_after(TCP_END_S):
+            assert await stream.receive_some(100) == b""
+
+
+async def tcp_ends_in_time(mesh: E2eMesh) -> None:
+    """Also while bytes go."""
+    async with await mesh.tcp() as stream:
+        with trio.fail_after(TCP_END_S), contextlib.suppress(trio.BrokenResourceError):
+            while await stream.receive_some(100):
+                await trio.sleep(0.02)
+                await stream.send_all(b"x")
+
+
+async def well(ask: Ask) -> None:
+    assert (await ask()).code == ask.well
+
+
+case(ONE_OF_PORT, timeout={"tcp": {"idleTimeout": "1s"}}, tcp=tcp_ends_in_silence)(well)
+case(ONE_OF_PORT, timeout={"tcp": {"maxConnectionDuration": "300ms"}}, tcp=tcp_ends_in_time)(well)
 
 
 def policy_of(one: Case) -> AnyObject:

@@ -161,6 +161,17 @@ def test_a_policy_that_lets_go_of_a_service_brings_the_next_one_to_light() -> No
         sidecar.check()
 
 
+def test_a_policy_that_says_how_long_tcp_lasts_reaches_bound_ports() -> None:
+    own, db = service("orders", needs=[need("db", bind=9101)]), service("db", port("main", 5432, "tcp"))
+    lasting = (
+        traffic("a", "db", timeout={"tcp": one}) for one in ({}, {"idleTimeout": "5m"}, {"maxConnectionDuration": "1h"})
+    )
+    sidecar = Sidecar(EDGE)
+    for revision, one in enumerate((own, db, *lasting), 2):
+        sidecar.take(put(one, revision))
+        sidecar.check()
+
+
 def outside(name: str, tls: str = "tls: {mode: DISABLE}") -> ExternalService:
     (made,) = written(
         f"kind: ExternalService\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{name}.example]\n"

@@ -84,11 +84,17 @@ BACKENDS: tuple[State, ...] = (
     ),
     state(
         "consistent-hash-bound",
-        "the same at bound ports: TCP by its source, whatever else is asked",
+        "the same at bound ports: TCP by its source, whatever else is asked; and how long its connections live",
         service("orders", needs=[need("db", bind=9101), need("web", bind=9102)]),
         service("db", port("main", 5432, "tcp")),
         service("web", port("main", 80)),
-        traffic("header", "db", "web", loadBalancer=_hashed(type="Header", header={"name": "x-user"})),
+        traffic(
+            "header",
+            "db",
+            "web",
+            loadBalancer=_hashed(type="Header", header={"name": "x-user"}),
+            timeout={"tcp": {"idleTimeout": "5m", "maxConnectionDuration": "1h"}},
+        ),
         _TRUST,
     ),
     state(
