@@ -166,8 +166,9 @@ def test_a_policy_that_says_how_long_tcp_lasts_reaches_bound_ports() -> None:
     lasting = (
         traffic("a", "db", timeout={"tcp": one}) for one in ({}, {"idleTimeout": "5m"}, {"maxConnectionDuration": "1h"})
     )
+    history: tuple[AnyObject, ...] = (own, db, *lasting)
     sidecar = Sidecar(EDGE)
-    for revision, one in enumerate((own, db, *lasting), 2):
+    for revision, one in enumerate(history, 2):
         sidecar.take(put(one, revision))
         sidecar.check()
 
