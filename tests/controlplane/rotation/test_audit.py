@@ -62,7 +62,9 @@ async def test_every_step_that_an_operator_takes_is_told_twice(own_mesh: Mesh, t
     own_mesh.config = with_next  # type: ignore[method-assign, assignment]  # of this test's mesh only
     async with running_replica(own_mesh, tmp_path / "a") as replica, replica.admin() as admin:
         await steer(admin, read_kek(fresh, {}).id)
-    own_events = {one.getMessage(): one.fields for one in events.records if one.name == "mesh.audit"}  # type: ignore[attr-defined]  # set by event()
+    told_of = [(one.getMessage(), one.fields) for one in events.records if one.name == "mesh.audit"]  # type: ignore[attr-defined]  # set by event()
+    # The rotation that was begun and stopped may have taken a step by itself, which it tells as its own.
+    own_events = {what: fields for what, fields in told_of if "by rotation" not in str(fields.get("caller"))}
     for rpc, what in STEPS.items():
         accepted = events.of(rpc, "accepted")[-1]
         told = own_events[what]
