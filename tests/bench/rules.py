@@ -1,10 +1,10 @@
 """What authorization costs: requests a second with 10, 100 and 1,000 rules, and how the time of a verdict grows.
 
-Two sidecars, in turns with so many rules at the receiver and with the one that lets the caller in: Envoy takes other
-rules without a cut. None of the others matches, by its caller or by its path, and all of them are asked: the policy
-that matches is the last by name.
+Two sidecars of a mesh that allows by default, in turns with so many rules at the receiver and with none: Envoy takes
+other rules without a cut. None of them matches, by its caller or by its path, and all of them are asked, before what
+the mesh allows.
 
-rules_<n>          requests a second, against one rule
+rules_<n>          requests a second, against the same Envoy without any
 rules_<n>_cpu      CPU a request, of the receiver's Envoy
 verdict_<n>        the time of a verdict offline, against one with a tenth of the rules
 """
@@ -24,8 +24,8 @@ from authz.judge import Outcome, Request, judge
 from authz.rules import PortRules, port_rules
 from deploy.demo.local_mesh import TRUST_DOMAIN
 from schemas import codec
-from schemas.names import ServiceRef, SpiffeId
-from schemas.objects import AuthorizationPolicy
+from schemas.names import SYSTEM_NAMESPACE, ServiceRef, SpiffeId
+from schemas.objects import AuthorizationPolicy, Mesh
 from schemas.objects.service import ServicePort
 from tests.bench.data_path import cpu_seconds, pin
 from tests.bench.harness import Figure, Target, figure
@@ -44,6 +44,14 @@ RECEIVER = ServiceRef("bench", "receiver")
 PORT = ServicePort(name="http", port=APP_PORT, protocol="http")
 
 
+ALLOWING = {
+    "apiVersion": "mesh/v1",
+    "kind": "Mesh",
+    "metadata": {"name": "mesh", "namespace": SYSTEM_NAMESPACE},
+    "spec": {"trustDomain": TRUST_DOMAIN, "authorization": {"defaultAction": "ALLOW"}},
+}
+
+
 def policy(name: str, rules: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "apiVersion": "mesh/v1",
@@ -60,11 +68,11 @@ def other_rule(number: int) -> dict[str, Any]:
 
 
 def policies(count: int) -> list[dict[str, Any]]:
-    """With so many rules; the last is the one that matches. The same objects for every count."""
-    others = [other_rule(number) for number in range(count - 1)]
+    """With so many rules. The same objects for every count."""
+    others = [other_rule(number) for number in range(count)]
     named = [policy(f"others-{number:02}", others[number::POLICIES]) for number in range(POLICIES)]
-    # The one that the stage begins with stands before them, and lets nobody in.
-    return [policy("caller", []), *named, policy("the-caller", [{"from": [{"identities": [CALLER_ID]}]}])]
+    # What the stage begins with lets nobody in.
+    return [ALLOWING, policy("caller", []), *named]
 
 
 def manifest(count: int) -> str:
@@ -101,13 +109,13 @@ async def compare(stage: Stage, wrk: Wrk, directory: Path) -> list[Figure]:
         requests, cpu = [], []
         for number in range(WARM_UP + PAIRS):
             measured = {}
-            for each in (count, 1) if number % 2 else (1, count):
+            for each in (count, 0) if number % 2 else (0, count):
                 await put_in_force(stage, directory, each)
                 measured[each] = await run_load(stage, wrk, envoy, one)
             if number >= WARM_UP:
-                requests.append((measured[count][0], measured[1][0]))
-                cpu.append((measured[count][1], measured[1][1]))
-        what = f"with {count} rules that are all asked, against one"
+                requests.append((measured[count][0], measured[0][0]))
+                cpu.append((measured[count][1], measured[0][1]))
+        what = f"with {count} rules that are all asked, against none"
         figures.append(figure(f"rules_{count}", f"requests a second {what}", requests, "1/s"))
         figures.append(figure(f"rules_{count}_cpu", f"CPU a request of the receiver's Envoy {what}", cpu, "us"))
     return figures
@@ -119,7 +127,8 @@ async def compare(stage: Stage, wrk: Wrk, directory: Path) -> list[Figure]:
 def read(count: int) -> PortRules:
     objects = [document.object for document in codec.load_yaml(manifest(count), "bench")]
     found = [one for one in objects if isinstance(one, AuthorizationPolicy)]
-    return port_rules(RECEIVER, PORT, found, trust_domain=TRUST_DOMAIN, is_trusted=lambda _: False)
+    (mesh,) = (one for one in objects if isinstance(one, Mesh))
+    return port_rules(RECEIVER, PORT, found, trust_domain=TRUST_DOMAIN, is_trusted=lambda _: False, mesh=mesh)
 
 
 def verdict_us(rules: PortRules, caller: SpiffeId, times: int) -> float:
