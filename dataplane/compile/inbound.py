@@ -170,7 +170,8 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
         judging = None if closed else authorization.rules_for(state, own, workload.trust_domain, port)
         host = _virtual_host(port, revision, judging or authorization.closed(), told=told)
         if port.protocol != "tcp":
-            tokens.authenticate(host, proofs, (DENY, ALLOW))
+            judges = [name for name in (DENY, NEAREST, ALLOW) if name in host.typed_per_filter_config]
+            tokens.authenticate(host, proofs, judges)
         rate_limits.limit(host, rate_limits.rules_of(limiting, own, port), workload.trust_domain)
         tag(state, workload, [host])
         configuration = route_pb2.RouteConfiguration(name=host.name, virtual_hosts=[host])

@@ -14,7 +14,8 @@ from schemas.objects.authorization import Operation
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.dataplane.compile.shop import HTTP, TCP, Shop, apps, ask, exchange
-from tests.states.build import KEYS, balance, identity, mesh_saying, policy, rule, telemetry, who
+from tests.states.build import KEYS, authentication, balance, identity, mesh_saying, policy, rule, telemetry, who
+from tests.support.tokens import Issuer
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
 WEB, ORDERS = identity("web"), identity("orders")
@@ -135,6 +136,17 @@ def test_the_nearest_miss_of_what_nothing_allowed(shop: Shop) -> None:
         for method, path, status in (("GET", f"/a/got/{number}", 200), ("DELETE", f"/a/gone/{number}", 403)):
             assert shop.call(path, method).status == status
             assert "nearest" not in logged(shop.orders, path=path)
+
+
+def test_no_nearest_miss_of_what_no_policy_has_judged(shop: Shop) -> None:
+    issuer = Issuer("https://one.example")
+    proved = authentication("tokens", {"issuer": issuer.name, "jwks": issuer.jwks()})
+    reads = policy("reads", "ALLOW", rule(who("web"), to=[Operation(paths=("/a/*",))]))
+    shop.set(ALL, reads, proved, mesh_saying(denialHeader=True))
+    answer = shop.call("/malformed", authorization="Bearer nonsense")
+    assert (answer.status, answer.nearest) == (401, None)
+    assert "nearest" not in logged(shop.orders, path="/malformed")
+    assert shop.call("/well-formed").nearest == "but for paths: shop/reads[0]"
 
 
 def test_a_peer_of_its_own_is_logged_by_its_certificate(shop: Shop) -> None:
