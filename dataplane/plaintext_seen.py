@@ -1,7 +1,7 @@
 """Who still comes in plaintext to ports that take it: Envoy's counters ▸ when whom was seen last. Pure.
 
 Envoy counts signs of life by port and address (`compile.plaintext.seen`); what grew since it was asked last was seen
-meanwhile. A counter that went back is one of an Envoy that has started anew.
+meanwhile. A counter that went back, or is missing as those of nobody are, is one of an Envoy that has started anew.
 """
 
 import re
@@ -49,8 +49,10 @@ class PlaintextSeen:
 
     _ports: dict[int, _Port] = field(default_factory=dict)
     _counts: dict[tuple[int, str], int] = field(default_factory=dict)
+    """All that Envoy said last, of closed ports too: it doesn't forget those, and they may open again."""
     _unread: set[int] = field(default_factory=set)
-    """Ports of the agent before this one, which alone knew what Envoy had counted of single addresses."""
+    """Ports of the agent before this one, which alone knew what Envoy had counted of single addresses. Nothing is told
+    of them until Envoy has been asked: who came meanwhile would be missing."""
     _now: int = 0
 
     @classmethod
@@ -68,17 +70,16 @@ class PlaintextSeen:
         """The ports that take plaintext by now; the others are forgotten."""
         for port in self._ports.keys() - set(ports):
             del self._ports[port]
-            self._counts = {key: count for key, count in self._counts.items() if key[0] != port}
         for port in ports:
             self._ports.setdefault(port, _Port(now))
 
     def take(self, counts: Counts, now: int) -> bool:
         """What Envoy has counted by now; whether there is something new to tell."""
         self._now = now
+        counted, self._counts = self._counts, dict(counts)
         for (port, address), count in counts.items():
             known = self._ports.get(port)
-            before = self._counts.get((port, address), 0)
-            self._counts[port, address] = count
+            before = counted.get((port, address), 0)
             if known is None or count == before or count == 0:
                 continue
             if address:
@@ -86,12 +87,12 @@ class PlaintextSeen:
                     known.sources[address] = now
             else:
                 known.last, known.signs = now, known.signs + (count - before if count > before else count)
-        self._unread.clear()
-        return any(self._due(one) for one in self._ports.values())
+        was_unread, self._unread = self._unread, set()
+        return not was_unread.isdisjoint(self._ports) or any(self._due(one) for one in self._ports.values())
 
     def _due(self, one: _Port) -> bool:
-        if one.told is None:
-            return True
+        if one.told is None or one.told.counted > self._counts.get((one.told.port, ""), 0):
+            return True  # new, or of an Envoy before this one: its counter would hide from the next agent who comes
         if one.last is None:
             return False
         before = one.told.last_seen
@@ -102,7 +103,8 @@ class PlaintextSeen:
 
     def said(self) -> tuple[PlaintextPort, ...]:
         """What the mesh is told: the same until there is something new."""
-        for port, one in self._ports.items():
+        read = {port: one for port, one in sorted(self._ports.items()) if port not in self._unread}
+        for port, one in read.items():
             if self._due(one):
                 latest = sorted(one.sources.items(), key=lambda item: (-item[1], item[0]))[:MAX_SOURCES_TOLD]
                 sources = tuple(PlaintextSource(address=address, last_seen=last) for address, last in latest)
@@ -114,4 +116,4 @@ class PlaintextSeen:
                     counted=self._counts.get((port, ""), 0),
                     sources=sources,
                 )
-        return tuple(one.told for _, one in sorted(self._ports.items()) if one.told is not None)
+        return tuple(one.told for one in read.values() if one.told is not None)

@@ -51,11 +51,31 @@ def test_of_many_addresses_the_latest_are_told() -> None:
 def test_an_envoy_that_starts_anew_counts_from_nothing() -> None:
     seen = PlaintextSeen()
     seen.open([80], 0)
-    seen.take({(80, ""): 7}, 10)
-    seen.take({(80, ""): 0}, 100)
+    seen.take({(80, ""): 7, (80, "a"): 7}, 10)
+    seen.take({}, 100)  # it says nothing of a counter that is still 0
     assert (seen.said()[0].last_seen, seen.said()[0].signs) == (10, 7)
-    seen.take({(80, ""): 2}, 200)
-    assert (seen.said()[0].last_seen, seen.said()[0].signs) == (200, 9)
+    assert seen.take({(80, ""): 7, (80, "a"): 7}, 200), "as many as the Envoy before it had counted"
+    assert (seen.said()[0].last_seen, seen.said()[0].signs) == (200, 14)
+    assert seen.said()[0].sources == (PlaintextSource(address="a", last_seen=200),)
+    second = PlaintextSeen.restored(seen.said())
+    second.open([80], 300)
+    second.take({}, 300)
+    assert second.take({(80, ""): 7}, 400), "nor with an agent of its own"
+    assert second.said()[0].last_seen == 400
+
+
+def test_a_port_that_opens_again_makes_up_nobody() -> None:
+    """Its counters are those of the same Envoy, which does not forget."""
+    seen = PlaintextSeen()
+    seen.open([80], 0)
+    counts = {(80, ""): 5, (80, "a"): 5}
+    seen.take(counts, 10)
+    seen.open([], 20)
+    seen.open([80], 5000)
+    assert seen.take(counts, 5001)
+    assert seen.said() == (PlaintextPort(port=80, since=5000, counted=5),)
+    assert seen.take({(80, ""): 6, (80, "b"): 1, (80, "a"): 5}, 5002)
+    assert seen.said()[0].sources == (PlaintextSource(address="b", last_seen=5002),)
 
 
 def test_an_agent_that_starts_anew_goes_on() -> None:
@@ -63,10 +83,11 @@ def test_an_agent_that_starts_anew_goes_on() -> None:
         port=80, since=5, last_seen=50, signs=7, counted=7, sources=(PlaintextSource(address="a", last_seen=50),)
     )
     seen = PlaintextSeen.restored([before])
-    seen.open([80], 60)
-    assert seen.said() == (before,)
-    assert not seen.take({(80, ""): 7}, 70)
-    assert seen.said() == (before,), "Envoy has counted nobody since"
+    seen.open([80, 81], 60)
+    assert seen.said() == (PlaintextPort(port=81, since=60),), "who came meanwhile is not known before Envoy is asked"
+    assert seen.take({(80, ""): 7}, 70), "what was held back is told"
+    assert seen.said()[0] == before, "Envoy has counted nobody since"
+    assert not seen.take({(80, ""): 7}, 80)
     assert seen.take({(80, ""): 8}, 90)
     assert (seen.said()[0].last_seen, seen.said()[0].since) == (90, 5)
 
@@ -78,7 +99,7 @@ def test_what_came_before_an_agent_is_not_dated_by_it() -> None:
     )
     seen = PlaintextSeen.restored([before])
     seen.open([80], 5000)
-    assert not seen.take({(80, ""): 3, (80, "a"): 2, (80, "b"): 1}, 5000)
+    seen.take({(80, ""): 3, (80, "a"): 2, (80, "b"): 1}, 5000)
     assert seen.said() == (before,)
     assert seen.take({(80, ""): 4, (80, "a"): 2, (80, "b"): 2}, 5001)
     assert [(one.address, one.last_seen) for one in seen.said()[0].sources] == [("b", 5001), ("a", 10)]
@@ -101,9 +122,15 @@ def test_an_envoy_that_started_anew_before_its_agent_did_makes_up_nobody() -> No
     first.take({(80, ""): 2}, 100)
     (told,) = first.said()
     assert (told.last_seen, told.signs, told.counted) == (100, 9, 2)
+    assert first.take({}, 200), "or the next agent would take two more for those"
+    (told,) = first.said()
+    assert (told.last_seen, told.signs, told.counted) == (100, 9, 0)
+    first.take({(80, ""): 2}, 300)
+    (told,) = first.said()
+    assert (told.last_seen, told.signs, told.counted) == (300, 11, 2)
     second = PlaintextSeen.restored([told])
     second.open([80], 9000)
-    assert not second.take({(80, ""): 2}, 9000)
+    second.take({(80, ""): 2}, 9000)
     assert second.said() == (told,)
 
 
