@@ -39,6 +39,8 @@ def check(pidfd: int, pid: int) -> None:
     except FileNotFoundError:
         return  # it has ended
     except PermissionError as error:
+        if _has_ended(pid):
+            return
         raise _not_to_look(error) from error
     try:
         os.close(_borrow(pidfd, 0))  # any: the kernel asks who we are before it looks what there is
@@ -83,12 +85,27 @@ def _sockets(pid: int) -> list[int]:
     except FileNotFoundError:
         return []
     except PermissionError as error:
+        if _has_ended(pid):
+            return []
         raise _not_to_look(error) from error
     return found
 
 
+def _has_ended(pid: int) -> bool:
+    """Until it is reaped its descriptors in /proc are root's, whoever it was (proc(5), /proc/pid/stat: the state comes
+    after the name, which may hold anything)."""
+    try:
+        return _process(pid).joinpath("stat").read_bytes().rpartition(b") ")[2][:1] in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def _descriptors(pid: int) -> Path:
-    return Path(f"/proc/{pid}/fd")
+    return _process(pid) / "fd"
+
+
+def _process(pid: int) -> Path:
+    return Path(f"/proc/{pid}")
 
 
 def _not_to_look(error: OSError) -> PermissionDenied:

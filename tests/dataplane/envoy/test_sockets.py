@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from unittest.mock import Mock
 
 import pytest
@@ -68,4 +70,34 @@ def test_whether_connections_could_be_shut(monkeypatch: pytest.MonkeyPatch) -> N
         process.kill()
         process.wait()
         sockets.check(pidfd, process.pid)  # it has ended: there is nothing that could go on
+        os.close(pidfd)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """What this thread may look at is what an agent may that is not root."""
+    setfsuid = ctypes.CDLL(None).setfsuid
+    before = setfsuid(65534)
+    try:
+        yield
+    finally:
+        setfsuid(before)
+
+
+def test_one_that_has_ended_and_is_not_reaped() -> None:
+    """Its descriptors in /proc are root's by then."""
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+        pidfd = os.pidfd_open(process.pid)
+        if os.geteuid() == 0:
+            with as_nobody(), pytest.raises(PermissionDenied, match="may not look into its Envoy"):
+                sockets.check(pidfd, process.pid)
+            with as_nobody(), pytest.raises(PermissionDenied, match="may not look into its Envoy"):
+                sockets.shut(pidfd, process.pid, [])
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with as_nobody():
+            with pytest.raises(PermissionError):
+                os.scandir(f"/proc/{process.pid}/fd")
+            sockets.check(pidfd, process.pid)
+            assert sockets.shut(pidfd, process.pid, []) == 0
         os.close(pidfd)
