@@ -34,6 +34,7 @@ from schemas.names import ServiceRef
 from schemas.objects.route_filters import BackendFilter, RequestMirror
 from schemas.objects.route_parts import Retry, Timeouts
 from schemas.objects.tcp_route import TCPRouteRule
+from schemas.objects.traffic import BackendTrafficPolicy
 
 Route = route_components_pb2.Route
 RouteAction = route_components_pb2.RouteAction
@@ -115,6 +116,12 @@ def tcp_backends(state: MeshState, table: Table) -> tuple[Backend, ...]:
     found = backends_of(entry.rule, entry.route.namespace, state.destination)
     reason = f"{entry} sends nothing anywhere: all weights are 0"
     return found or (Backend(0, Target(table.service, table.port.port, missing=reason), 1),)
+
+
+def hashing(state: MeshState, backends: Iterable[Backend]) -> BackendTrafficPolicy | None:
+    """One route has one hash: that of the first backend that has any."""
+    policies = (state.traffic_policy(one.target.service) for one in backends)
+    return next((policy for policy in policies if hash_of(policy) is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +269,7 @@ def _forward(
     action.timeout.FromMilliseconds(whole)
     told = sidecars_tell(state, [one.target for one in backends])
     action.retry_policy.CopyFrom(retry_policy(rule.retry, rule.timeouts, told=told))
-    policies = (state.traffic_policy(one.target.service) for one in backends)
-    # One route has one hash: that of the first backend that has any.
-    hash_route(action, next((policy for policy in policies if hash_of(policy) is not None), None))
+    hash_route(action, hashing(state, backends))
     for _, mirror in mirrors_of(rule):
         target = target_of(mirror.backend_ref, entry.route.namespace, state.destination)
         if not target.missing:

@@ -1,6 +1,6 @@
 """Resource ▸ the objects that it came from, by its name (compile.clusters, compile.inbound, compile.outbound). Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from authz.peers import concerns
 from authz.rules import applies
@@ -9,15 +9,19 @@ from dataplane.compile.hashing import hash_of
 from dataplane.compile.inbound import listener_name
 from dataplane.compile.outbound import table_of
 from dataplane.compile.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET, ResourceKey
+from dataplane.compile.route_actions import hashing, tcp_backends
 from dataplane.compile.scope import bound_target, scope_of
+from dataplane.compile.tcp_times import times_of
 from dataplane.compile.telemetry import asked_of_servers, tracing_of
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
-from routing.backends import targets_of
+from routing.backends import Backend, Target, backends_of, targets_of
+from routing.table import Table
 from schemas.errors import InvalidInput, Problem
 from schemas.names import SYSTEM_NAMESPACE, ServiceRef
 from schemas.objects.mesh import Mesh
 from schemas.objects.service import Service, ServicePort
+from schemas.objects.traffic import BackendTrafficPolicy
 
 SETTINGS = "the sidecar's settings"
 IDENTITY = "the sidecar's identity"
@@ -96,10 +100,25 @@ def _entrance(
     """Of what leads to one port of a service."""
     found = _service(state, service)
     if port is not None and key.type_url in (ROUTES, EXTENSION):
-        found += sorted({str(one.route) for one in table_of(state, service, port, workload.service).entries})
-        policy = state.traffic_policy(service)
-        found += [str(policy.ref)] if policy is not None and hash_of(policy) is not None else []
+        table = table_of(state, service, port, workload.service)
+        found += sorted({str(one.route) for one in table.entries})
+        found += sorted({str(one.ref) for one in _read_of_backends(state, table)})
     return found + (_traces(state, workload) if port is None or port.protocol != "tcp" else [])
+
+
+def _read_of_backends(state: MeshState, table: Table) -> Iterator[BackendTrafficPolicy]:
+    """Those whose words stand in the routes, or in the TCP filter, that lead there."""
+    if table.port.protocol == "tcp":
+        policy = state.traffic_policy(tcp_backends(state, table)[0].target.service)
+        if policy is not None and (hash_of(policy) is not None or any(times_of(policy))):
+            yield policy
+        return
+    own = Backend(0, Target(table.service, table.port.port), 1)
+    routed = [backends_of(one.rule, one.route.namespace, state.destination) for one in table.entries]
+    for backends in routed if table.routed else [(own,)]:
+        policy = hashing(state, backends)
+        if policy is not None:
+            yield policy
 
 
 def _traces(state: MeshState, workload: Workload) -> list[str]:

@@ -131,10 +131,18 @@ def test_a_cluster_without_an_instance_says_why() -> None:
 
 
 HASHED = traffic("p", "orders", loadBalancer={"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}})
-TCP_ROUTE = written(
-    "kind: TCPRoute\nmetadata: {name: t}\nspec:\n  parentRefs: [{kind: Service, name: orders, port: 7}]\n"
-    "  rules: [{backendRefs: [{name: orders, port: 7}]}]"
-)[0]
+
+
+def tcp_route(to: str) -> Item:
+    head = "kind: TCPRoute\nmetadata: {name: t}\nspec:\n  parentRefs: [{kind: Service, name: orders, port: 7}]\n"
+    return written(f"{head}  rules: [{{backendRefs: [{{name: {to}, port: 7}}]}}]")[0]
+
+
+TCP_ROUTE, TCP_ROUTE_AWAY = tcp_route("orders"), tcp_route("stock")
+STOCK = service("stock", port("http", 80), port("raw", 7, "tcp"))
+AWAY = http_route("- backendRefs: [{name: stock, port: 80}]")
+TIMED, TIMED_AWAY = (traffic("p", to, timeout={"tcp": {"idleTimeout": "60s"}}) for to in ("orders", "stock"))
+HASHED_AWAY = traffic("p", "stock", loadBalancer={"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}})
 TWO = http_route("- backendRefs: [{name: orders, port: 80, matchLabels: {version: '2'}}]", name="two")
 SPANS = telemetry("spans", {"tracing": {"provider": {"address": "127.0.0.1:4317"}}})
 OWN, SUBSET = "Service shop/web, dependencies", "outbound|orders.shop|80|version=2"
@@ -150,6 +158,23 @@ OF_WEB = {
         EXTENSION, "outbound|bound|9102", (TCP_ROUTE, HASHED),
         [OWN, "Service shop/orders", "TCPRoute shop/t", "BackendTrafficPolicy shop/p"],
     ),
+    "connections with times": (
+        EXTENSION, "outbound|bound|9102", (TCP_ROUTE, TIMED),
+        [OWN, "Service shop/orders", "TCPRoute shop/t", "BackendTrafficPolicy shop/p"],
+    ),
+    "connections that go elsewhere": (
+        EXTENSION, "outbound|bound|9102", (TCP_ROUTE_AWAY, STOCK, TIMED_AWAY),
+        [OWN, "Service shop/orders", "TCPRoute shop/t", "BackendTrafficPolicy shop/p"],
+    ),
+    "times of who gets none of them": (
+        EXTENSION, "outbound|bound|9102", (TCP_ROUTE_AWAY, STOCK, TIMED),
+        [OWN, "Service shop/orders", "TCPRoute shop/t"],
+    ),
+    "routes that hash elsewhere": (
+        ROUTES, "outbound|bound|9101", (AWAY, STOCK, HASHED_AWAY),
+        [OWN, "Service shop/orders", "HTTPRoute shop/orders", "BackendTrafficPolicy shop/p"],
+    ),
+    "routes without times": (ROUTES, "outbound|bound|9101", (TIMED,), [OWN, "Service shop/orders"]),
     "spans": (LISTENER, "outbound|bound|9101", (SPANS,), [OWN, "Service shop/orders", "Telemetry shop/spans"]),
     "a virtual address": (LISTENER, "outbound|virtual|orders.shop|80", (TWO,), ["Service shop/orders"]),
     "its own routes": (
