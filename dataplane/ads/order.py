@@ -56,13 +56,14 @@ STEPS: tuple[Step, ...] = (
     Step(*PUT_ENDPOINTS),
     # Secrets refer to nothing, and both clusters and listeners warm until they have theirs: as soon as asked for.
     Step(*PUT_SECRET),
-    # A listener leads to clusters (TCP), through its routes too. Those must be warm: acked, as are their endpoints and
-    # secrets (the first clusters of a starting Envoy are acked before they are warm).
-    Step(*PUT_LISTENER, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET)),
+    # Filters of connections lead to clusters. Those must be warm: acked, as are their endpoints and secrets (the first
+    # clusters of a starting Envoy are acked before they are warm).
+    Step(*PUT_EXTENSION, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET)),
+    # A listener leads to clusters through its routes and filters. Filters that Envoy still has for a chain which drains
+    # judge at once in a chain that comes back: those have to be the new ones.
+    Step(*PUT_LISTENER, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET, PUT_EXTENSION)),
     # Routes lead to clusters; and may rely on filters that the same change adds to the listener.
     Step(*PUT_ROUTES, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET, PUT_LISTENER)),
-    # The same of filters that lead connections somewhere.
-    Step(*PUT_EXTENSION, acked=(PUT_CLUSTER, PUT_ENDPOINTS, PUT_SECRET, PUT_LISTENER)),
     # From here on removals, and backwards: the referrer goes before what it refers to. They wait until everything new
     # is in place, since it is the new routes and listeners that let go of the old clusters.
     Step(*REMOVE_LISTENER, acked=(PUT_LISTENER, PUT_ROUTES, PUT_EXTENSION)),

@@ -21,7 +21,7 @@ from authz.rules import Alternative, Condition, PortRule, applies, port_rules, p
 from dataplane.compile import tokens
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef
-from schemas.objects import AuthorizationPolicy, PeerAuthentication
+from schemas.objects import PeerAuthentication
 from schemas.objects.service import ServicePort
 
 ANY_PERMISSION = rbac_pb2.Permission(any=True)
@@ -85,11 +85,6 @@ def headers_judged(state: MeshState, service: ServiceRef) -> list[str]:
     return sorted(
         {one.name.lower() for each in operations for one in (*(each.headers or ()), *(each.not_headers or ()))}
     )
-
-
-def asks_for_headers(policy: AuthorizationPolicy) -> bool:
-    """Whether what `headers_judged` says may change with it."""
-    return any(to.headers or to.not_headers for rule in policy.spec.rules for to in rule.to or ())
 
 
 def is_permissive(state: MeshState, service: ServiceRef, port: ServicePort) -> bool:

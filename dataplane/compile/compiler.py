@@ -275,7 +275,7 @@ class Compiler:
 
     def _secrets(self, state: MeshState) -> list[Resource]:
         own = self.workload.trust_domain
-        return tls.secrets(self.credentials, (own, *state.federated(own)), self._bundles(state))
+        return tls.secrets(self.credentials, own, state.federated(own), self._bundles(state))
 
     def _bundles(self, state: MeshState) -> list[TrustBundle]:
         """Of the own trust domain the newest, and each federated one's."""

@@ -51,7 +51,6 @@ def connection_manager(
     filters: Sequence[hcm_pb2.HttpFilter] = (),
     takes_connect: bool = False,
     access_logs: Sequence[accesslog_pb2.AccessLog] = (),
-    judged_headers: Sequence[str] = (),
     samples: str = "",
     edge: Edge | None = None,
     plaintext: bool = False,
@@ -60,7 +59,7 @@ def connection_manager(
     """A network filter that serves the RouteConfiguration `name`.
 
     inbound: from other sidecars over mTLS, else from the own app. takes_connect: HTTP CONNECT is for us to answer.
-    judged_headers: those that rules ask for. samples: where their buckets are (flow_samples); empty: none.
+    samples: where their buckets are (flow_samples); empty: none.
     edge: from outside of the mesh. plaintext: inbound, from whoever comes without mTLS, and so a stranger too.
     tracer: has it make spans (compile/tracing.py).
     """
@@ -89,7 +88,7 @@ def connection_manager(
         if not plaintext:
             unserved.tell(manager)
         manager.local_reply_config.mappers.extend([_denial(told=True), _denial(told=False)])
-        add_reports(manager, name, judged_headers)
+        add_reports(manager, name)
         if samples:
             add_samples(manager, name, samples)
     else:

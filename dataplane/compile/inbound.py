@@ -28,6 +28,7 @@ from dataplane.compile.access_log import NEAREST_PREFIX, access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.log_filters import Carries
 from dataplane.compile.one_identity import one_identity
+from dataplane.compile.open_streams import headers_kept, keep_headers
 from dataplane.compile.reading import read_for
 from dataplane.compile.resources import CLUSTER, LISTENER, ROUTES, Resource
 from dataplane.compile.stamps import newest, stamp
@@ -49,7 +50,7 @@ def listener_name(port: ServicePort) -> str:
 
 
 def holds_rules(state: MeshState, service: Service) -> bool:
-    """Whether there are rules in the listeners too: of connections whose bytes are passed on."""
+    """Whether there are rules beside the listeners too: of connections whose bytes are passed on."""
     own = ServiceRef(service.metadata.namespace, service.metadata.name)
     return any(
         port.passes_bytes or (port.protocol == "tcp" and authorization.is_permissive(state, own, port))
@@ -58,7 +59,12 @@ def holds_rules(state: MeshState, service: Service) -> bool:
 
 
 def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
-    """Listener and app cluster of each port; nothing while the own Service does not exist."""
+    """Listener and app cluster of each port, and what judges connections whose bytes are passed on; nothing while the
+    own Service does not exist.
+
+    What is open in a chain ends with it, and a chain that differs is another one. So a chain is made of the Service and
+    of nothing else in `state`: objects say only which chains there are, and which of them connections come to.
+    """
     service = state.service(workload.service)
     if service is None:
         return []
@@ -73,56 +79,42 @@ def inbound_listeners(state: MeshState, workload: Workload) -> list[Resource]:
             traffic_direction="INBOUND",
         )
         plaintext.tell_apart(listener)
-        transport_socket = tls.downstream(workload.trust_domain, state.federated(workload.trust_domain))
+        transport_socket = tls.downstream(workload.trust_domain)
+        carries: Carries = "connections" if port.protocol == "tcp" else "requests"
+        logs = access_logs(workload, "server", http=True, carries=carries, port=port.port)
+        http = partial(_http_chain, port, transport_socket, logs, workload.samples)
+        add_chains(listener, HTTP, http, partial(set_up, workload, "server"), spans=traced(state, workload))
         if port.passes_bytes:
             judging = authorization.rules_for(state, workload.service, workload.trust_domain, port)
             if not read_for(state, workload, port, judging):
                 logs = access_logs(workload, "server", http=False)
-                passing.add_chain(
-                    listener, clusters.app_name(port), judging.deny, judging.allow, transport_socket, logs
-                )
-        carries: Carries = "connections" if port.protocol == "tcp" else "requests"
-        logs = access_logs(workload, "server", http=True, carries=carries, port=port.port)
-        judged = authorization.headers_judged(state, workload.service)
-        http = partial(_http_chain, port, transport_socket, logs, judged, workload.samples)
-        if listener.filter_chains:  # which is chosen by ALPN, as only one chain beside it can be
-            listener.filter_chains.append(http(None))
-            listener.filter_chains[-1].name = HTTP  # what is open in it goes on when the other goes
-        else:
-            add_chains(listener, HTTP, http, partial(set_up, workload, "server"), spans=traced(state, workload))
+                result += passing.add_chain(listener, clusters.app_name(port), judging, transport_socket, logs)
+                passing.prefer_chain(listener)
         if authorization.is_permissive(state, workload.service, port):
-            _add_plaintext(listener, state, workload, port, judged)
+            result += _add_plaintext(listener, state, workload, port)
         result.append(Resource.of(LISTENER, listener.name, listener))
     return result
 
 
 def _add_plaintext(
-    listener: listener_pb2.Listener,
-    state: MeshState,
-    workload: Workload,
-    port: ServicePort,
-    judged_headers: Sequence[str],
-) -> None:
-    """The same rules; where HTTP is read, they come with the same route."""
+    listener: listener_pb2.Listener, state: MeshState, workload: Workload, port: ServicePort
+) -> list[Resource]:
+    """The same rules; where HTTP is read, they come with the same route, else apart from the listener."""
     is_tcp = port.protocol == "tcp"
     told = None if is_tcp else port.port
     logs = [*access_logs(workload, "server", http=not is_tcp, port=told, plaintext=True), *plaintext.seen(port.port)]
     if is_tcp:
         judging = authorization.rules_for(state, workload.service, workload.trust_domain, port)
-        plaintext.add_tcp(listener, clusters.app_name(port), judging, logs)
-        return
-    http = partial(_http_chain, port, None, logs, judged_headers, workload.samples)
-    if listener.HasField("filter_chain_matcher"):
-        plaintext.add_http(listener, http, partial(set_up, workload, "server"), spans=traced(state, workload))
-    else:
-        plaintext.add_http_beside_bytes(listener, http)
+        return plaintext.add_tcp(listener, clusters.app_name(port), judging, logs)
+    http = partial(_http_chain, port, None, logs, workload.samples)
+    plaintext.add_http(listener, http, partial(set_up, workload, "server"), spans=traced(state, workload))
+    return []
 
 
 def _http_chain(
     port: ServicePort,
     transport_socket: base_pb2.TransportSocket | None,
     logs: Sequence[accesslog_pb2.AccessLog],
-    judged_headers: Sequence[str],
     samples: str,
     tracer: Tracer | None,
 ) -> listener_components_pb2.FilterChain:
@@ -137,9 +129,8 @@ def _http_chain(
             name=listener_name(port),
             inbound=True,
             plaintext=transport_socket is None,
-            filters=[*tokens.filters(), *_authorization_filters(), *rate_limits.filters()],
+            filters=[*tokens.filters(), *_authorization_filters(), headers_kept(), *rate_limits.filters()],
             takes_connect=port.protocol == "tcp",
-            judged_headers=judged_headers,
             samples=samples,
             access_logs=logs,
             tracer=tracer,
@@ -165,6 +156,7 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     revision = newest(state, [service, *policies, *limiting, *proving, *taking, mesh])
     proofs = tokens.proofs_by(proving, state.key_set)
     told = mesh is not None and mesh.spec.denial_header
+    judged = authorization.headers_judged(state, own)
     result = []
     for port in service.spec.ports:
         judging = None if closed else authorization.rules_for(state, own, workload.trust_domain, port)
@@ -172,6 +164,7 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
         if port.protocol != "tcp":
             judges = [name for name in (DENY, NEAREST, ALLOW) if name in host.typed_per_filter_config]
             tokens.authenticate(host, proofs, judges)
+            keep_headers(host, judged)
         rate_limits.limit(host, rate_limits.rules_of(limiting, own, port), workload.trust_domain)
         tag(state, workload, [host])
         configuration = route_pb2.RouteConfiguration(name=host.name, virtual_hosts=[host])

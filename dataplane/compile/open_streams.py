@@ -6,16 +6,23 @@ than `REPORT_EVERY_S` is reported: ordinary requests cost nothing. Nothing is re
 agent that has just started knows as much as any other.
 """
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import address_pb2, config_source_pb2
+from envoy.config.route.v3 import route_components_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2 as entry_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2
+from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.service.accesslog.v3 import als_pb2 as service_pb2
+from google.protobuf import wrappers_pb2
+from google.protobuf.message import DecodeError
 
 from dataplane.compile import tokens
 from dataplane.compile.tls import packed
@@ -28,9 +35,10 @@ AGENT_CLUSTER = "xds"
 REPORT_EVERY_S = 1
 # Milliseconds that Envoy gathers reports for, so that many streams are one message.
 GATHER_MS = 100
-
-
-_KNOWN = "headers"
+_BYTE = re.compile(r"(?<!\\)\\u00([89a-fA-F][0-9a-fA-F])")
+HEADERS = "mesh.judged_headers"
+"""Of the filter that keeps the headers that rules ask for, and of what it keeps: a JSON object, null for one that a
+request does not have."""
 
 
 class Connection(NamedTuple):
@@ -49,21 +57,40 @@ class OpenStream(NamedTuple):
     path: str
     authority: str = ""
     known: tuple[str, ...] = ()
-    """The headers that are reported, whether the request has them or not."""
+    """The headers that were kept when it began, whether the request has them or not."""
     headers: tuple[tuple[str, str], ...] = ()
     """Those of `known` that it has, in order."""
     claims: bytes = b""
     """Of the request's token, a serialized Struct; empty: there was none."""
 
 
-def add_reports(manager: hcm_pb2.HttpConnectionManager, name: str, headers: Sequence[str] = ()) -> None:
-    """Let `manager` report what is open to the agent, under `name`, with these headers."""
-    log = als_pb2.HttpGrpcAccessLogConfig(common_config=_to_agent(name))
-    log.additional_request_headers_to_log.extend([":method", ":path", ":authority", *headers])
+def headers_kept() -> hcm_pb2.HttpFilter:
+    """Keeps nothing until a route says what, by `keep_headers`."""
+    return hcm_pb2.HttpFilter(name=HEADERS, typed_config=packed(set_filter_state_pb2.Config()), disabled=True)
+
+
+def keep_headers(host: route_components_pb2.VirtualHost, headers: Sequence[str]) -> None:
+    """Of the requests that `host` takes from now on, for their reports. It comes with the route, since another listener
+    would end what is open."""
     if headers:
-        # A header that a request lacks is not in the report: this tells it from one that nobody reports.
-        known = log.common_config.custom_tags.add(tag=_KNOWN)
-        known.literal.value = ",".join(headers)
+        config = set_filter_state_pb2.Config()
+        kept = config.on_request_headers.add(object_key=HEADERS, factory_key="envoy.string")
+        # All values of a header, as rules are asked; %REQ()% has the first one only.
+        said = {name: f"%CEL(request.headers['{_escaped(name)}'])%" for name in headers}
+        kept.format_string.json_format.update(said)
+        host.typed_per_filter_config[HEADERS].CopyFrom(packed(config))
+
+
+def _escaped(name: str) -> str:
+    """Within a text of CEL within a command of Envoy's: names may have quotes, and per cent signs."""
+    return "".join(one if one.isalnum() or one == "-" else f"\\x{ord(one):02x}" for one in name)
+
+
+def add_reports(manager: hcm_pb2.HttpConnectionManager, name: str) -> None:
+    """Let `manager` report what is open to the agent, under `name`."""
+    log = als_pb2.HttpGrpcAccessLogConfig(common_config=_to_agent(name))
+    log.additional_request_headers_to_log.extend([":method", ":path", ":authority"])
+    log.common_config.filter_state_objects_to_log.append(HEADERS)
     reports = accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(log))
     reports.filter.log_type_filter.types.append(entry_pb2.DownstreamPeriodic)
     manager.access_log.append(reports)
@@ -90,8 +117,9 @@ def reported(message: service_pb2.StreamAccessLogsMessage) -> Iterator[OpenStrea
     """The streams of one report. One of which it does not say whose it is has no identity."""
     for entry in message.http_logs.log_entry:
         asked = entry.request.request_headers
-        known = tuple(filter(None, entry.common_properties.custom_tags.get(_KNOWN, "").split(",")))
-        headers = tuple((name, asked[name]) for name in known if name in asked)
+        kept = _headers(entry.common_properties)
+        headers = tuple((name, value) for name, value in kept if value is not None)
+        known = tuple(name for name, _ in kept)
         whose, claims = _whose(entry.common_properties), _claims(entry.common_properties)
         yield OpenStream(*whose, asked[":method"], asked[":path"], asked.get(":authority", ""), known, headers, claims)
     for connection in message.tcp_logs.log_entry:
@@ -102,6 +130,24 @@ def _whose(common: entry_pb2.AccessLogCommon) -> tuple[Connection, tuple[str, ..
     names = common.tls_properties.peer_certificate_properties.subject_alt_name
     local, remote = common.downstream_local_address, common.downstream_direct_remote_address
     return Connection(_address(local), _address(remote)), tuple(name.uri for name in names if name.uri)
+
+
+def _headers(common: entry_pb2.AccessLogCommon) -> list[tuple[str, str | None]]:
+    """Those that were kept, in order; None: the request did not have it. What can't be read is as if none was kept."""
+    kept, text = common.filter_state_objects, wrappers_pb2.StringValue()
+    try:
+        if HEADERS not in kept or not kept[HEADERS].Unpack(text):
+            return []
+        # In a value that is no UTF-8 Envoy writes each byte from 0x80 on like that, in others none.
+        read = json.loads(_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text.value))
+        said = msgspec.convert(read, dict[str, str | None])
+        return [(name, value and _of_bytes(value)) for name, value in sorted(said.items())]
+    except (ValueError, DecodeError, msgspec.ValidationError):
+        return []
+
+
+def _of_bytes(value: str) -> str:
+    return value.encode(errors="surrogateescape").decode(errors="surrogateescape")
 
 
 def _claims(common: entry_pb2.AccessLogCommon) -> bytes:

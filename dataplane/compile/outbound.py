@@ -6,7 +6,6 @@ Both lead to the same clusters, so that load balancing, mTLS and the check of th
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from envoy.config.core.v3 import extension_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
@@ -14,9 +13,10 @@ from google.protobuf import duration_pb2
 
 from dataplane.compile import clusters, on_demand, passthrough, tls, unserved
 from dataplane.compile.access_log import access_logs
+from dataplane.compile.apart import apart
 from dataplane.compile.hashing import hash_tcp, source_filter
 from dataplane.compile.http import connection_manager
-from dataplane.compile.resources import EXTENSION, LISTENER, ROUTES, Resource
+from dataplane.compile.resources import LISTENER, ROUTES, Resource
 from dataplane.compile.route_actions import RETRIES, http_routes, lead_outside, tcp_action, tcp_backends
 from dataplane.compile.route_filters import dormant_filters
 from dataplane.compile.scope import BoundPort, Scope, bound_target
@@ -128,13 +128,9 @@ def entrance(
     if port.protocol == "tcp":
         # Apart from the listener, which so no change of an object touches: new connections go by the new filter, and
         # those that are open go on by theirs.
-        passed = listener_components_pb2.Filter(name=name)
-        passed.config_discovery.config_source.CopyFrom(tls.ads_source())
-        proxy = tls.packed(_tcp_proxy(state, workload, name, routes))
-        passed.config_discovery.type_urls.append(proxy.type_url)
-        listener.filter_chains.add(filters=[source_filter(workload), passed])
-        apart = extension_pb2.TypedExtensionConfig(name=name, typed_config=proxy)
-        return [Resource.of(LISTENER, name, listener), Resource.of(EXTENSION, name, apart)]
+        passes, proxy = apart(name, tls.packed(_tcp_proxy(state, workload, name, routes)))
+        listener.filter_chains.add(filters=[source_filter(workload), passes])
+        return [Resource.of(LISTENER, name, listener), proxy]
     logs = access_logs(workload, "client", http=True)
 
     def chain(tracer: Tracer | None) -> listener_components_pb2.FilterChain:

@@ -7,13 +7,14 @@ one.
 
 - Envoy's network RBAC judges at the first byte. Until then nothing is connected to the app, which so can't speak to
   whom nobody has judged.
-- Rules travel in the chain. When they change, Envoy takes the new chain for new connections and closes those of the old
-  one after its drain time (`EnvoySettings.drain_seconds`). Callers change connections sooner (`ROTATE_S`), each after
-  its last answer, so that the closing finds none of theirs. Who is no longer allowed anything is not given that time:
-  the agent ends its connections as it does with all that is open (`open_streams`).
+- Rules come apart from the chain, and judge the connections that begin. Those that are open, and those of whom no byte
+  has come, the agent judges anew, as all that is open (`open_streams`), and ends those of whom is no longer allowed.
+- When HTTP is to be read, or no longer, the chain goes or comes. New connections come to the other one; those in a
+  chain that goes Envoy closes after its drain time (`EnvoySettings.drain_seconds`). Callers change connections sooner
+  (`ROTATE_S`), each after its last answer, so that the closing finds none of theirs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import base_pb2
@@ -21,12 +22,18 @@ from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
 from google.protobuf import wrappers_pb2
 
+from dataplane.compile.apart import apart
+from dataplane.compile.authorization import Judging
+from dataplane.compile.chains import prefer
 from dataplane.compile.one_identity import one_identity
 from dataplane.compile.open_streams import add_connection_reports
+from dataplane.compile.resources import Resource
 from dataplane.compile.tls import BYTES_ALPN, packed
 
+CHAIN = "bytes"
 # Seconds between connections of callers; with Envoy's drain time of ten seconds it leaves six to a request's answer.
 ROTATE_S = 4
 # Seconds for a TLS handshake.
@@ -53,27 +60,59 @@ def _asks_for_a_token(principal: rbac_pb2.Principal) -> bool:
 def add_chain(
     listener: listener_pb2.Listener,
     cluster: str,
-    deny: rbac_pb2.RBAC,
-    allow: rbac_pb2.RBAC,
+    judged: Judging,
     transport_socket: base_pb2.TransportSocket,
     access_logs: Iterable[accesslog_pb2.AccessLog],
-) -> None:
-    """The way past HTTP, for callers that ask for it. What is logged of it are connections."""
-    chain = listener.filter_chains.add(name="bytes", transport_socket=transport_socket)
-    chain.filter_chain_match.application_protocols.append(BYTES_ALPN)
+) -> list[Resource]:
+    """The way past HTTP, for callers that ask for it. What is logged of it are connections. Gives what judges them,
+    apart from the chain."""
+    chain = listener.filter_chains.add(name=CHAIN, transport_socket=transport_socket)
     chain.transport_socket_connect_timeout.seconds = HANDSHAKE_S
     chain.filters.append(one_identity(listener.name))
-    chain.filters.extend(judging(listener.name, deny, allow))
+    filters, rules = judging(listener.name, judged, listener.name)
+    chain.filters.extend(filters)
     chain.filters.append(proxy(listener.name, listener.name, cluster, access_logs))
+    return rules
+
+
+def prefer_chain(listener: listener_pb2.Listener) -> None:
+    """For callers that offer the one protocol, and it alone, as sidecars do."""
+    prefer(listener, CHAIN, where=network_inputs_pb2.ApplicationProtocolInput(), is_=f"'{BYTES_ALPN}'")
 
 
 def judging(
-    stat_prefix: str, deny: rbac_pb2.RBAC, allow: rbac_pb2.RBAC, audit: rbac_pb2.RBAC | None = None
-) -> Iterator[listener_components_pb2.Filter]:
-    """By the first byte, and before `proxy` connects to the app. audit: what is to be counted only."""
-    for what, rules, shadow in (("deny", deny, audit), ("allow", allow, None)):
-        judge = network_rbac_pb2.RBAC(stat_prefix=f"{stat_prefix}|{what}|", rules=rules, shadow_rules=shadow)
-        yield _Filter(name="envoy.filters.network.rbac", typed_config=packed(judge))
+    name: str, judged: Judging, stat_prefix: str, audit: rbac_pb2.RBAC | None = None
+) -> tuple[list[listener_components_pb2.Filter], list[Resource]]:
+    """Filters that judge by the first byte, and before `proxy` connects to the app, with the rules apart from them.
+    name: of the listener. audit: what is to be counted only.
+
+    The second filter says all of it, so that no connection meets denials of one state and permissions of another; the
+    first is there to name the rule that denies.
+    """
+    filters, rules = [], []
+    for what, of, shadow in (("deny", judged.deny, audit), ("allow", _whole(judged), None)):
+        judge = network_rbac_pb2.RBAC(stat_prefix=f"{stat_prefix}|{what}|", rules=of, shadow_rules=shadow)
+        placed, resource = apart(f"{name}|{what}", packed(judge))
+        filters.append(placed)
+        rules.append(resource)
+    return filters, rules
+
+
+def _whole(judged: Judging) -> rbac_pb2.RBAC:
+    """Allows whom one of the ALLOW rules allows and no DENY rule denies."""
+    if not judged.deny.policies or not judged.allow.policies:
+        return judged.allow
+    allows = {name: one for name, one in judged.allow.policies.items() if judges_identities_only(one)}
+    allowed = [one for name in sorted(allows) for one in allows[name].principals]
+    denied = [one for name in sorted(judged.deny.policies) for one in judged.deny.policies[name].principals]
+    whole = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
+    if allowed:
+        both = whole.policies[", ".join(sorted(allows))]
+        both.permissions.add(any=True)
+        both_of = both.principals.add().and_ids.ids
+        both_of.add().or_ids.ids.extend(allowed)
+        both_of.add().not_id.or_ids.ids.extend(denied)
+    return whole
 
 
 def proxy(

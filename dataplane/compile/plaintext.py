@@ -3,7 +3,7 @@
 Plaintext comes to a chain of its own, without any identity: no rule by identity lets it in, and no header that says one
 passes. Which chain a connection comes to is told by its first bytes. The inspector of those stands in every inbound
 listener, so that a port becomes permissive, and strict again, by its chains alone: Envoy changes those in place, and no
-mTLS connection notices.
+mTLS connection notices. Rules are in the route, or apart from the chain: no change of theirs ends a connection here.
 
 A caller has to speak first: who waits for the server's greeting is never told apart, and goes after `HANDSHAKE_S`. So
 what comes over TCP can be judged before anything is connected to the app.
@@ -19,11 +19,12 @@ from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2 as entry_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
-from google.protobuf import wrappers_pb2
 
 from dataplane.compile import passing
 from dataplane.compile.authorization import Judging
+from dataplane.compile.chains import prefer
 from dataplane.compile.request_metrics import counter
+from dataplane.compile.resources import Resource
 from dataplane.compile.tls import packed
 from dataplane.compile.tracing import TRACED, Tracer
 
@@ -61,15 +62,7 @@ def add_http(listener: listener_pb2.Listener, chain: _Chain, tracer: Tracer, *, 
         made = chain(of)
         made.name = CHAIN + suffix
         listener.filter_chains.append(made)
-    _choose(listener, CHAIN + (TRACED if spans else ""))
-
-
-def add_http_beside_bytes(listener: listener_pb2.Listener, chain: _Chain) -> None:
-    """Where chains are chosen by what they match, as `passing` has it."""
-    made = chain(None)
-    made.name = CHAIN
-    made.filter_chain_match.transport_protocol = _RAW
-    listener.filter_chains.append(made)
+    _prefer(listener, CHAIN + (TRACED if spans else ""))
 
 
 def add_tcp(
@@ -77,21 +70,18 @@ def add_tcp(
     cluster: str,
     judging: Judging,
     access_logs: Iterable[accesslog_pb2.AccessLog],
-) -> None:
-    """Bytes, which between sidecars would come in a CONNECT."""
+) -> list[Resource]:
+    """Bytes, which between sidecars would come in a CONNECT. Gives what judges them, apart from the chain."""
     chain = listener.filter_chains.add(name=CHAIN)
-    chain.filters.extend(passing.judging(stat_prefix(listener.name), judging.deny, judging.allow, judging.audit))
+    filters, rules = passing.judging(listener.name, judging, stat_prefix(listener.name), judging.audit)
+    chain.filters.extend(filters)
     chain.filters.append(passing.proxy(stat_prefix(listener.name), listener.name, cluster, access_logs))
-    _choose(listener, CHAIN)
+    _prefer(listener, CHAIN)
+    return rules
 
 
-def _choose(listener: listener_pb2.Listener, name: str) -> None:
-    tree = listener.filter_chain_matcher.matcher_tree
-    tree.input.name = "transport_protocol"
-    tree.input.typed_config.CopyFrom(packed(network_inputs_pb2.TransportProtocolInput()))
-    chosen = tree.exact_match_map.map[_RAW].action
-    chosen.name = name
-    chosen.typed_config.CopyFrom(packed(wrappers_pb2.StringValue(value=name)))
+def _prefer(listener: listener_pb2.Listener, name: str) -> None:
+    prefer(listener, name, where=network_inputs_pb2.TransportProtocolInput(), is_=_RAW)
 
 
 @lru_cache(maxsize=64)  # one a port

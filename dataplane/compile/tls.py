@@ -62,11 +62,15 @@ def _uri(**how: str) -> common_pb2.SubjectAltNameMatcher:
     return matcher
 
 
-def downstream(trust_domain: str, federated: Iterable[str]) -> base_pb2.TransportSocket:
+def downstream(trust_domain: str) -> base_pb2.TransportSocket:
     """mTLS that takes any workload of the own trust domain, and what federated ones identify; which of them may do what
-    is authorization's to say."""
-    names = [_uri(prefix=f"spiffe://{trust_domain}/ns/"), *(_uri(prefix=f"spiffe://{one}/") for one in federated)]
-    context = tls_pb2.DownstreamTlsContext(common_tls_context=_common(names))
+    is authorization's to say.
+
+    Those of federated ones come with the secret, beside the keys by which they are believed: listeners stay as they
+    are. Envoy puts the names of both together (CombinedCertificateValidationContext).
+    """
+    own = _uri(prefix=f"spiffe://{trust_domain}/ns/")
+    context = tls_pb2.DownstreamTlsContext(common_tls_context=_common([own]))
     context.require_client_certificate.value = True
     # A resumed session would carry on the trust of the day it began: a removed root must end it.
     context.disable_stateless_session_resumption = True
@@ -94,11 +98,11 @@ def trust_of(trust_domain: str) -> str:
 
 
 def secrets(
-    credentials: Credentials | None, trust_domains: Iterable[str], bundles: Iterable[TrustBundle]
+    credentials: Credentials | None, trust_domain: str, federated: Iterable[str], bundles: Iterable[TrustBundle]
 ) -> list[Resource]:
     """The own SVID, and whom to trust: each peer by the bundle of its own trust domain, by no other (X509-SVID 5).
 
-    trust_domains: the own one, and those that are federated, whether their bundles are known or not.
+    trust_domain: the own one. federated: the others, whether their bundles are known or not.
     """
     if credentials is None:
         return []
@@ -106,17 +110,24 @@ def secrets(
     own.certificate_chain.inline_bytes = credentials.chain_pem
     own.private_key.inline_bytes = credentials.key_pem
     trusted = {bundle.trust_domain: _pem(bundle.x509_authorities) for bundle in bundles if bundle.x509_authorities}
+    others = sorted(set(federated) - {trust_domain})
     return [
         _secret(secret_pb2.Secret(name=OWN_SVID, tls_certificate=own)),
-        _trust(TRUST, trusted, credentials),
+        _trust(TRUST, trusted, credentials, [_uri(prefix=f"spiffe://{one}/") for one in others]),
         *(
             _trust(trust_of(one), {one: trusted[one]} if one in trusted else {}, credentials)
-            for one in sorted(set(trust_domains))
+            for one in sorted((trust_domain, *others))
         ),
     ]
 
 
-def _trust(name: str, trusted: Mapping[str, bytes], credentials: Credentials) -> Resource:
+def _trust(
+    name: str,
+    trusted: Mapping[str, bytes],
+    credentials: Credentials,
+    names: Iterable[common_pb2.SubjectAltNameMatcher] = (),
+) -> Resource:
+    """names: that are taken beside those of the context that refers to the secret."""
     if not trusted:
         # Envoy keeps the last secret when one is withdrawn, and takes none without a certificate. So "nobody" is said
         # with a name that no peer can have, and the one certificate that is at hand.
@@ -124,7 +135,7 @@ def _trust(name: str, trusted: Mapping[str, bytes], credentials: Credentials) ->
     validator = tls_spiffe_validator_config_pb2.SPIFFECertValidatorConfig()
     for domain in sorted(trusted):
         validator.trust_domains.add(name=domain).trust_bundle.inline_bytes = trusted[domain]
-    trust = common_pb2.CertificateValidationContext()
+    trust = common_pb2.CertificateValidationContext(match_typed_subject_alt_names=names)
     trust.custom_validator_config.name = "envoy.tls.cert_validator.spiffe"
     trust.custom_validator_config.typed_config.CopyFrom(packed(validator))
     return _secret(secret_pb2.Secret(name=name, validation_context=trust))

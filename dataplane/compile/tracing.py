@@ -31,9 +31,10 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3 import heade
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.tracing.v3 import custom_tag_pb2
-from google.protobuf import any_pb2, wrappers_pb2
+from google.protobuf import any_pb2
 
 from dataplane.compile import backends, clusters
+from dataplane.compile.chains import choose
 from dataplane.compile.hardening import http2_options
 from dataplane.compile.http import router
 from dataplane.compile.resources import CLUSTER, LISTENER, Resource
@@ -119,9 +120,7 @@ def add_chains(
         made = chain(of)
         made.name = name + suffix
         listener.filter_chains.append(made)
-    chosen = listener.filter_chain_matcher.on_no_match.action
-    chosen.name = name + (TRACED if spans else "")
-    chosen.typed_config.CopyFrom(packed(wrappers_pb2.StringValue(value=chosen.name)))
+    choose(listener, name + (TRACED if spans else ""))
 
 
 def set_up(workload: Workload, side: Side, manager: hcm_pb2.HttpConnectionManager) -> None:

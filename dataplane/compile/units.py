@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from authz.rules import applies
-from dataplane.compile import authorization, rate_limits, telemetry, tokens
+from dataplane.compile import rate_limits, telemetry, tokens
 from dataplane.compile.hashing import hash_of
 from dataplane.compile.reach import is_reached, leads_anywhere, reached
 from dataplane.compile.scope import Scope
@@ -126,15 +126,14 @@ class Touched:
                 if namespace not in (self.workload.service.namespace, SYSTEM_NAMESPACE):
                     return set()
                 if change.before is None and change.after is None:
-                    return {INBOUND, INBOUND_ROUTES}  # its readability changed
+                    return {INBOUND_ROUTES}  # its readability changed
                 policies = [one for one in (change.before, change.after) if isinstance(one, AuthorizationPolicy)]
                 ours = any(applies(policy, self.workload.service) for policy in policies)
                 # Becoming readable lifts the closure of the whole namespace, whatever it targets.
                 opens = change.before is None or change.after is None
                 if not (ours or opens):
                     return set()
-                # Listeners say which headers of what stays open are reported.
-                return {INBOUND_ROUTES, *([INBOUND] if any(map(authorization.asks_for_headers, policies)) else [])}
+                return {INBOUND_ROUTES}
             case ObjectRef(kind=Mesh.__name__):
                 return {
                     RUNTIME, PASSTHROUGH, INBOUND_ROUTES, PROXY_LISTENER, PROXY_ROUTES,
@@ -159,7 +158,7 @@ class Touched:
                 return touched
             case ObjectRef(kind=federation.TrustBundle.__name__):
                 values = [one for one in (change.before, change.after) if isinstance(one, federation.TrustBundle)]
-                return {INBOUND} | self._by_trust({one.spec.trust_domain for one in values})
+                return self._by_trust({one.spec.trust_domain for one in values})
             case TrustRef(trust_domain=domain):
                 return self._by_trust({domain})
             case KeySetRef():

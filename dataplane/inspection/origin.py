@@ -40,7 +40,8 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
     if key.name == tokens.NO_KEYS:
         return [str(one.ref) for one in tokens.authentications_of(state, workload.service)]
     if kind == "inbound":
-        port = next((one for one in _ports(state, workload) if listener_name(one) == key.name), None)
+        name = key.name.rpartition("|")[0] if key.type_url == EXTENSION else key.name
+        port = next((one for one in _ports(state, workload) if listener_name(one) == name), None)
         is_listener = key.type_url == LISTENER
         if not is_listener or (port is not None and port.passes_bytes):
             own += _policies(state, workload.service)

@@ -66,7 +66,8 @@ def running(dump: Mapping[str, Any]) -> Running:
         for key, one in found.items()
         # Connections that are open may use the routes of a listener that is gone until the drain time is over.
         if not (key.type_url == ENDPOINTS and key.name not in by_eds)
-        and not (key.type_url in (ROUTES, EXTENSION) and key.name in draining)
+        and not (key.type_url == ROUTES and key.name in draining)
+        and not (key.type_url == EXTENSION and draining & {key.name, key.name.rpartition("|")[0]})
     }
     return Running(kept, _refused(dump))
 

@@ -11,7 +11,7 @@ from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 
-from dataplane.compile import one_identity
+from dataplane.compile import chains, one_identity, passing, tls
 from dataplane.compile.inbound import ALLOW, DENY, listener_name
 from dataplane.compile.plaintext import CHAIN as PLAINTEXT
 from dataplane.compile.reading import read_for
@@ -81,18 +81,16 @@ def _why_read(state: MeshState, workload: Workload, key: ResourceKey) -> Iterato
 def _listener(listener: Any) -> Iterator[str]:
     inside = listener.HasField("internal_listener")
     parts = ["takes spans, and sends them on" if inside else f"on {address(listener.address)}"]
-    chosen = listener.filter_chain_matcher.on_no_match.action.name
-    by_protocol = listener.filter_chain_matcher.matcher_tree.exact_match_map.map.values()
-    all_chosen = {chosen, *(one.action.name for one in by_protocol)}
+    chosen = chains.chosen(listener)
     for chain in listener.filter_chains:
-        if chosen and chain.name not in all_chosen:
+        if chosen and chain.name not in chosen:
             continue  # what is open goes on in it
         if chain.name.removesuffix(TRACED) == PLAINTEXT:
             parts.append("takes plaintext too, from whoever speaks first")
-        if chosen.endswith(TRACED):
+        if chain.name.endswith(TRACED):
             parts.append("makes spans")
-        if chain.filter_chain_match.application_protocols:
-            parts.append(f"from callers that offer {', '.join(chain.filter_chain_match.application_protocols)}")
+        if chain.name == passing.CHAIN:
+            parts.append(f"from callers that offer {tls.BYTES_ALPN}")
         if chain.filter_chain_match.server_names:
             parts.append(f"for {', '.join(chain.filter_chain_match.server_names)}")
         if chain.HasField("transport_socket"):
@@ -108,19 +106,21 @@ def _listener(listener: Any) -> Iterator[str]:
                 parts.append(f"reads HTTP{takes}, by routes {manager.rds.route_config_name}")
             elif one.name == one_identity.FILTER:
                 parts.append("from who has exactly one identity")
-            elif one.typed_config.Is(network_rbac_pb2.RBAC.DESCRIPTOR):
-                rules = network_rbac_pb2.RBAC.FromString(one.typed_config.value).rules
-                verb = "denies" if rules.action == config_rbac_pb2.RBAC.DENY else "allows"
-                parts.append(f"{verb}: {', '.join(sorted(rules.policies)) or 'nothing'}")
             elif one.typed_config.Is(tcp_proxy_pb2.TcpProxy.DESCRIPTOR):
                 parts.append(_passes(tcp_proxy_pb2.TcpProxy.FromString(one.typed_config.value)))
             elif one.HasField("config_discovery"):
-                parts.append(f"passes bytes, by connections {one.name}")
+                judges = one.config_discovery.type_urls[0].endswith(network_rbac_pb2.RBAC.DESCRIPTOR.full_name)
+                parts.append(f"{'judged' if judges else 'passes bytes,'} by connections {one.name}")
     yield ", ".join(parts)
 
 
 def _connections(filter_: Any) -> Iterator[str]:
-    yield _passes(tcp_proxy_pb2.TcpProxy.FromString(filter_.typed_config.value))
+    if filter_.typed_config.Is(network_rbac_pb2.RBAC.DESCRIPTOR):
+        rules = network_rbac_pb2.RBAC.FromString(filter_.typed_config.value).rules
+        verb = "denies" if rules.action == config_rbac_pb2.RBAC.DENY else "allows"
+        yield f"{verb}: {', '.join(sorted(rules.policies)) or 'nothing'}"
+    else:
+        yield _passes(tcp_proxy_pb2.TcpProxy.FromString(filter_.typed_config.value))
 
 
 def _passes(proxy: Any) -> str:

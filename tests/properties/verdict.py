@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from envoy.config.core.v3 import extension_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 
 from dataplane.compile.one_identity import one_identity
-from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
+from dataplane.compile.resources import EXTENSION, LISTENER, ROUTES, Resource, ResourceKey
 from schemas.errors import InvalidInput
 from schemas.names import SpiffeId
 from schemas.objects import AuthorizationPolicy
@@ -31,6 +32,7 @@ DENY, ALLOW = "mesh.authorization.deny", "mesh.authorization.allow"
 NEAREST = "mesh.authorization.nearest"
 LIMITS = {"mesh.rate_limit", "mesh.rate_limit.headers"}
 TOKENS = "mesh.tokens"
+HEADERS = "mesh.judged_headers"
 PLAINTEXT = {"plaintext", "plaintext traced"}
 
 
@@ -66,37 +68,48 @@ def passes(resources: Mapping[ResourceKey, Resource], request: Request) -> bool:
     if ResourceKey(LISTENER, name) not in resources or routes is None:
         return False
     deny, allow = _rules(routes.body)
-    by_bytes = _bytes_rules(resources[ResourceKey(LISTENER, name)].body)
-    assert by_bytes in ((), (deny, allow)), f"{name}: who is passed on is judged by other rules"
-    if by_bytes:
+    passed = not _matches(deny, request) and _matches(allow, request)
+    if passes_on(resources, request.port):
         assert request.port.passes_bytes
-        names = {one.WhichOneof("rule") for rules in by_bytes for p in rules.policies.values() for one in p.permissions}
-        assert names <= {"any"}, f"{name}: bytes pass a rule that asks for more than the identity"
-    return not _matches(deny, request) and _matches(allow, request)
+        denies, allows = (
+            _apart(resources[ResourceKey(EXTENSION, f"{name}|{what}")].body) for what in ("deny", "allow")
+        )
+        assert denies == deny, f"{name}: who is passed on is denied by other rules"
+        assert _matches(allows, request) == passed, f"{name}: the filter that allows is not all of it"
+        kinds = {
+            one.WhichOneof("rule") for rules in (deny, allow) for p in rules.policies.values() for one in p.permissions
+        }
+        assert kinds <= {"any"}, f"{name}: bytes pass a rule that asks for more than the identity"
+    return passed
 
 
 def passes_on(resources: Mapping[ResourceKey, Resource], port: ServicePort) -> bool:
     """Whether the port takes connections of which it reads no HTTP."""
     listener = resources.get(ResourceKey(LISTENER, f"inbound|{port.name}"))
-    return listener is not None and bool(_bytes_rules(listener.body))
+    return listener is not None and _reads_nothing(listener.body)
 
 
 @lru_cache(maxsize=64)
-def _bytes_rules(body: bytes) -> tuple[Any, ...]:
-    """(deny, allow) of the chain that reads no HTTP; none where a listener has no such chain."""
+def _apart(body: bytes) -> Any:
+    """The rules of a filter that comes apart from its listener."""
+    judge = network_rbac_pb2.RBAC()
+    assert extension_pb2.TypedExtensionConfig.FromString(body).typed_config.Unpack(judge)
+    _only(judge, "rules", "stat_prefix")
+    return judge.rules
+
+
+@lru_cache(maxsize=64)
+def _reads_nothing(body: bytes) -> bool:
+    """Whether it has a chain that reads no HTTP. In all chains for mTLS a peer's identities are counted first."""
     listener = listener_pb2.Listener.FromString(body)
     chains = listener.filter_chains
     first = one_identity(listener.name)
     of_tls = [chain for chain in chains if chain.HasField("transport_socket")]
     assert all(chain.filters[0] == first for chain in of_tls), "a chain takes peers with several identities"
     assert all(chain.name in PLAINTEXT for chain in chains if chain not in of_tls)
-    found = []
-    for one in (each for chain in chains if chain.name == "bytes" for each in chain.filters[1:-1]):
-        judge = network_rbac_pb2.RBAC()
-        assert one.typed_config.Unpack(judge)
-        _only(judge, "rules", "stat_prefix")
-        found.append(judge.rules)
-    return tuple(found)
+    judging = [[one.name for one in chain.filters[1:-1]] for chain in chains if chain.name == "bytes"]
+    assert judging in ([], [[f"{listener.name}|deny", f"{listener.name}|allow"]]), "bytes pass unjudged"
+    return bool(judging)
 
 
 @lru_cache(maxsize=64)
@@ -104,8 +117,8 @@ def _rules(body: bytes) -> tuple[Any, Any]:
     """(deny, allow) of a RouteConfiguration, which has them nowhere else."""
     (host,) = route_pb2.RouteConfiguration.FromString(body).virtual_hosts
     filters = host.typed_per_filter_config
-    # Neither a limit nor a token's proof lets anybody in, nor what is only to be told.
-    assert set(filters) - LIMITS - {TOKENS, NEAREST} == {DENY, ALLOW}
+    # Neither a limit nor a token's proof lets anybody in, nor what is only to be told or kept.
+    assert set(filters) - LIMITS - {TOKENS, NEAREST, HEADERS} == {DENY, ALLOW}
     if NEAREST in filters:
         telling = http_rbac_pb2.RBACPerRoute()
         assert filters[NEAREST].Unpack(telling)
@@ -167,6 +180,8 @@ def _principal(principal: Any, request: Request) -> bool:
             return all(_principal(one, request) for one in principal.and_ids.ids)
         case "or_ids":
             return any(_principal(one, request) for one in principal.or_ids.ids)
+        case "not_id":
+            return not _principal(principal.not_id, request)
         case "authenticated":
             _only(principal.authenticated, "principal_name")
             return _string(principal.authenticated.principal_name, request.caller)

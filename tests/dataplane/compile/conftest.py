@@ -25,7 +25,7 @@ def envoys() -> Iterator[EnvoyFactory]:
         server = stack.enter_context(FeedServer(directory / "feed"))
 
         def start(name: str) -> FedEnvoy:
-            envoy = FedEnvoy(name, directory, server.socket)
+            envoy = FedEnvoy(name, directory, server.socket, server.reports)
             server.feeds[name] = envoy.feed
             stack.callback(envoy.close)
             envoy.start()

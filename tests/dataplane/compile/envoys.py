@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dataplane.compile.compiler import Compiler
+from dataplane.compile.open_streams import AGENT_CLUSTER, OpenStream
 from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
 from dataplane.compile.telemetry import LAYER
 from dataplane.envoy.bootstrap import BootstrapInput, bootstrap
@@ -27,8 +28,10 @@ _STATE_OF_LISTENER = "name,active_state.version_info,warming_state.version_info,
 class FedEnvoy:
     """One Envoy process. `close` ends it; `stop` and `start` restart it with the same configuration."""
 
-    def __init__(self, name: str, directory: Path, feed_socket: Path) -> None:
+    def __init__(self, name: str, directory: Path, feed_socket: Path, reports: Sequence[OpenStream] = ()) -> None:
         self.name = name
+        self.reports = reports
+        """What it, and others on the same feed, have told of what is open."""
         self.feed = Feed()
         self.drain_seconds = 600  # Envoy's default; counts from the next start
         self._directory = directory
@@ -156,7 +159,7 @@ class FedEnvoy:
             "static_resources": {
                 "clusters": [
                     {
-                        "name": "feed",
+                        "name": name,
                         "type": "STATIC",
                         "connect_timeout": "2s",
                         "typed_extension_protocol_options": {
@@ -166,7 +169,7 @@ class FedEnvoy:
                             }
                         },
                         "load_assignment": {
-                            "cluster_name": "feed",
+                            "cluster_name": name,
                             "endpoints": [
                                 {
                                     "lb_endpoints": [
@@ -176,6 +179,7 @@ class FedEnvoy:
                             ],
                         },
                     }
+                    for name in ("feed", AGENT_CLUSTER)
                 ]
             },
         }

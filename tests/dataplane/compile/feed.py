@@ -1,4 +1,4 @@
-"""The least delta ADS server that can feed an Envoy, and note what it refuses.
+"""The least delta ADS server that can feed an Envoy, and note what it refuses and what it reports.
 
 Not the product's: what these tests find is then the compiler's doing alone. Envoys are told apart by node id; each
 gets all that it asks for, parents before children, and a child again when its parent has changed.
@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
+from dataplane.compile.open_streams import OpenStream, reported
 from dataplane.compile.resources import (
     CLUSTER,
     ENDPOINTS,
@@ -150,6 +152,8 @@ class FeedServer(grpc.GenericRpcHandler):
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.feeds: dict[str, Feed] = {}
+        self.reports: list[OpenStream] = []
+        """What Envoys, each of them, have told of what is open."""
         self._pool = ThreadPoolExecutor(32, thread_name_prefix="feed")
         self._server = grpc.server(self._pool, handlers=[self])
         self._server.add_insecure_port(f"unix:{socket}")
@@ -166,6 +170,10 @@ class FeedServer(grpc.GenericRpcHandler):
         self._pool.shutdown()
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        if details.method == "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs":
+            return grpc.stream_unary_rpc_method_handler(
+                self._reports, request_deserializer=als_pb2.StreamAccessLogsMessage.FromString
+            )
         if details.method != "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources":
             return None
         return grpc.stream_stream_rpc_method_handler(
@@ -173,6 +181,14 @@ class FeedServer(grpc.GenericRpcHandler):
             request_deserializer=discovery_pb2.DeltaDiscoveryRequest.FromString,
             response_serializer=discovery_pb2.DeltaDiscoveryResponse.SerializeToString,
         )
+
+    def _reports(self, messages: Iterator[als_pb2.StreamAccessLogsMessage], context: grpc.ServicerContext) -> bytes:
+        try:
+            for message in messages:
+                self.reports.extend(reported(message))
+        except grpc.RpcError:
+            pass  # the stream has ended
+        return b""
 
     def _stream(
         self, requests: Iterator[discovery_pb2.DeltaDiscoveryRequest], context: grpc.ServicerContext

@@ -30,6 +30,7 @@ from tests.states.build import (
     revocation,
     rule,
     service,
+    traffic,
     unreadable,
     who,
 )
@@ -226,9 +227,10 @@ def test_a_server_is_believed_by_the_authorities_of_its_own_trust_domain_alone(s
     )
     mallory, orders = "spiffe://mallory.test/ns/shop/svc/orders", identity("orders")
     try:
-        for names in ([mallory, orders], [orders, mallory], [orders]):
+        for number, names in enumerate(([mallory, orders], [orders, mallory], [orders])):
             shop.leaves["orders"] = theirs.issue(uri=names)
-            shop.set(LET_WEB, *trusts)
+            # With another limit it is another cluster, of new connections.
+            shop.set(LET_WEB, *trusts, traffic("anew", "orders", circuitBreaker={"maxConnections": 500 + number}))
             wait_until("the caller refuses the server", lambda: shop.call().status == 503)
         shop.leaves["orders"] = before
         shop.set(LET_WEB, *trusts)

@@ -7,9 +7,10 @@ from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.service.accesslog.v3 import als_pb2
+from google.protobuf import any_pb2, wrappers_pb2
 
 from dataplane.compile.inbound import ALLOW, DENY
-from dataplane.compile.open_streams import Connection, OpenStream, address_of, reported
+from dataplane.compile.open_streams import HEADERS, Connection, OpenStream, address_of, reported
 from dataplane.compile.resources import ROUTES, Resource
 from dataplane.compile.tls import packed
 from dataplane.compile.verdict import Judge
@@ -97,6 +98,32 @@ def test_a_report(by_bytes: bool) -> None:
     if entry is not None:
         entry.request.request_headers.update({":method": "GET", ":path": "/a"})
     assert list(reported(message)) == [STREAM._replace(method=None, path="") if by_bytes else STREAM]
+
+
+@pytest.mark.parametrize(
+    ("kept", "known", "headers"),
+    [
+        ('{"x-a":"1,2","x-b":null,"x-c":""}', ("x-a", "x-b", "x-c"), (("x-a", "1,2"), ("x-c", ""))),
+        ('{"x-a":"caf\\u00c3\\u00a9 \\u00ff"}', ("x-a",), (("x-a", "café \udcff"),)),
+        ('{"x-a":"café \\u005cu00ff"}', ("x-a",), (("x-a", "café \\u00ff"),)),
+        ('{"x-a":"\\\\u00ff"}', ("x-a",), (("x-a", "\\u00ff"),)),
+        ("", (), ()),
+        ('{"x-a":"', (), ()),
+        ('{"x-a":"\\ud800"}', (), ()),
+        ('["x-a"]', (), ()),
+        ('{"x-a":1}', (), ()),
+    ],
+)
+def test_the_headers_of_a_report(kept: str, known: tuple[str, ...], headers: tuple[tuple[str, str], ...]) -> None:
+    """What can't be read is not known, and who is judged by it closed out."""
+    message = als_pb2.StreamAccessLogsMessage()
+    entry = message.http_logs.log_entry.add()
+    entry.common_properties.filter_state_objects[HEADERS].Pack(wrappers_pb2.StringValue(value=kept))
+    (one,) = reported(message)
+    assert (one.known, one.headers) == (known, headers)
+    broken = any_pb2.Any(type_url="type.googleapis.com/google.protobuf.StringValue", value=b"\xff")
+    entry.common_properties.filter_state_objects[HEADERS].CopyFrom(broken)
+    assert [one.known for one in reported(message)] == [()]
 
 
 def test_an_address_has_one_spelling() -> None:

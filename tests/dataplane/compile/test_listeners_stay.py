@@ -1,0 +1,229 @@
+"""Which objects may take a way in from those who have something open in it, as a table of all kinds.
+
+Envoy closes what is open in a filter chain when it is gone, or another one by a single byte; it changes only chains in
+place, and which of them takes what (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/listeners).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from envoy.config.listener.v3 import listener_pb2
+
+from dataplane.compile.resources import LISTENER
+from schemas.objects import KINDS
+from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
+from tests.states.build import (
+    ORDERS,
+    ROOT_DER,
+    Item,
+    authentication,
+    bundle,
+    compiled,
+    external,
+    federates,
+    instance,
+    key_set,
+    mesh_of,
+    mesh_saying,
+    need,
+    peers,
+    policy,
+    port,
+    rate_limit,
+    revocation,
+    rule,
+    service,
+    state,
+    telemetry,
+    traffic,
+    who,
+    workload,
+)
+from tests.states.routes import written
+from tests.support.tokens import NOBODYS
+
+PORTS = (
+    port("http", 8080),
+    port("h2", 8081, "http2"),
+    port("grpc", 9000, "grpc"),
+    port("tcp", 7000, "tcp"),
+    port("passed", 8082, identity_header=False),
+)
+BASE: tuple[Item, ...] = (
+    service("orders", *PORTS, needs=[need("cart")]),
+    service("cart"),
+    policy("web", "ALLOW", rule(who("web"))),
+    bundle(1, ROOT_DER),
+)
+TRUSTED: tuple[Item, ...] = (federates("other", "other.test"), bundle(1, ROOT_DER, trust_domain="other.test"))
+BYTES = {"bytes"}
+"""What is about requests has HTTP read at `passed`, as long as it is there."""
+PLAINTEXT = {"plaintext", "plaintext traced"}
+KEYS_AT = "https://issuer.test/keys"
+TOKENS = authentication("tokens", {"issuer": "https://issuer.test", "jwksUri": KEYS_AT})
+ASKING = Operation(headers=(HeaderMatch(name="x-role", values=("admin",)), HeaderMatch(name="X-%'Odd")))
+
+
+def route(kind: str, number: int, more: str = "") -> Item:
+    parent, backend = f"{{kind: Service, name: orders, port: {number}}}", f"{{name: cart, port: 80{more}}}"
+    (made,) = written(
+        f"kind: {kind}\nmetadata: {{name: r}}\nspec: {{parentRefs: [{parent}], rules: [{{backendRefs: [{backend}]}}]}}"
+    )
+    return made
+
+
+def gateway(number: int) -> Item:
+    listeners = f"[{{name: http, port: {number}, protocol: HTTP}}]"
+    (made,) = written(f"kind: Gateway\nmetadata: {{name: g}}\nspec: {{service: orders, listeners: {listeners}}}")
+    return made
+
+
+CHANGES: dict[str, tuple[set[str], tuple[tuple[Item, ...], ...]]] = {
+    # Nothing at all is another: the chains that may come and go are none.
+    "AuthorizationPolicy, who": (
+        set(),
+        (
+            (policy("web", "ALLOW", rule(who("web", "back"))),),
+            (policy("web", "ALLOW", rule(who("web")), rule(Source(ip_blocks=("192.0.2.0/24",)))),),
+            (policy("not-back", "DENY", rule(who("back"))),),
+            (policy("nobody", "DENY", Rule()),),
+        ),
+    ),
+    "TrustBundle": (
+        set(),
+        (
+            TRUSTED,
+            (*TRUSTED, bundle(2, ROOT_DER, ROOT_DER, trust_domain="other.test")),
+            (*TRUSTED, federates("third", "third.test")),
+            (*TRUSTED, policy("theirs", "ALLOW", rule(Source(trust_domains=("other.test",))))),
+        ),
+    ),
+    "the own bundle": (set(), ((bundle(2, ROOT_DER, ROOT_DER),), (bundle(3),))),
+    "a revocation": (set(), ((revocation("web"),), (revocation("web", 2, revoked=False),))),
+    "instances": (set(), ((instance("orders", "o1", "192.0.2.1", http=80),), (instance("cart", "c", "192.0.2.2"),))),
+    "Mesh": (
+        set(),
+        (
+            (mesh_saying(authorization={"defaultAction": "ALLOW"}),),
+            (mesh_saying(authorization={"denialHeader": True}, outboundTrafficPolicy={"mode": "ALLOW_ANY"}),),
+        ),
+    ),
+    "HTTPRoute": (set(), ((route("HTTPRoute", 8080),), (route("HTTPRoute", 8080, ", weight: 3"),))),
+    "GRPCRoute": (set(), ((route("GRPCRoute", 9000),), (route("GRPCRoute", 9000, ", weight: 3"),))),
+    "TCPRoute": (set(), ((route("TCPRoute", 7000),), (route("TCPRoute", 7000, ", weight: 3"),))),
+    "BackendTrafficPolicy": (
+        set(),
+        (
+            (traffic("t", "orders", circuitBreaker={"maxConnections": 1}),),
+            (traffic("t", "orders", loadBalancer={"type": "RoundRobin"}),),
+        ),
+    ),
+    "ExternalService": (
+        set(),
+        tuple(
+            (external("fax", f"spiffe://{of}/ns/x/svc/fax", at=["192.0.2.7"]),) for of in ("other.test", "mesh.test")
+        ),
+    ),
+    "Gateway": (set(), ((gateway(18080),), (gateway(18081),))),
+    "Service, of others": (set(), ((service("cart", port("http", 81)),), (service("new"),))),
+    "Service, on whom it depends": (set(), ((service("orders", *PORTS, needs=[need("*")]),),)),
+    "Service, another port": (set(), ((service("orders", *PORTS, port("more", 8089)),),)),
+    # Who comes in plaintext goes when nobody may any more.
+    "PeerAuthentication": (
+        PLAINTEXT,
+        (
+            (peers("p", "PERMISSIVE"),),
+            (peers("p", "STRICT", ["orders"], p7000="PERMISSIVE"),),
+            (peers("p", "STRICT"),),
+        ),
+    ),
+    "AuthorizationPolicy, what": (
+        BYTES,
+        (
+            (policy("reads", "ALLOW", rule(who("back"), to=[Operation(methods=("GET",))])),),
+            (policy("headers", "ALLOW", rule(who("back"), to=[ASKING])),),
+            (policy("headers", "DENY", rule(who("back"), to=[Operation(not_headers=(HeaderMatch(name="x-a"),))])),),
+            (policy("audits", "AUDIT", rule(who("back"))),),
+        ),
+    ),
+    "RateLimitPolicy": (
+        BYTES,
+        (
+            (rate_limit("l", {"limit": {"requests": 5, "unit": "Second"}}),),
+            (rate_limit("l", {"limit": {"requests": 6, "unit": "Hour"}, "per": "All"}),),
+        ),
+    ),
+    "RequestAuthentication": (
+        BYTES,
+        (
+            (authentication("tokens", {"issuer": "https://issuer.test", "jwks": NOBODYS}),),
+            (TOKENS,),
+            (TOKENS, key_set(KEYS_AT, NOBODYS)),
+        ),
+    ),
+    "Telemetry": (
+        BYTES,
+        (
+            (telemetry("t", {"accessLogging": [{}]}),),
+            (telemetry("t", {"metrics": [{"match": {"mode": "SERVER"}}]}),),
+            (telemetry("t", {"tracing": {"provider": {"address": "127.0.0.1:4317"}}}),),
+            (telemetry("t", {"tracing": {"provider": {"address": "127.0.0.1:4318"}, "randomSamplingPercentage": 5}}),),
+        ),
+    ),
+}
+
+
+def listeners(items: Iterable[Item]) -> dict[str, listener_pb2.Listener]:
+    mesh = mesh_of(state("now", "", *items).values)
+    made = [one for one in compiled(workload(ORDERS), mesh).resources().values() if one.key.type_url == LISTENER]
+    return {one.key.name: listener_pb2.Listener.FromString(one.body) for one in made if one.key.name[:7] == "inbound"}
+
+
+def chains(listener: listener_pb2.Listener) -> dict[str, bytes]:
+    return {one.name: one.SerializeToString(deterministic=True) for one in listener.filter_chains}
+
+
+def rest(listener: listener_pb2.Listener) -> bytes:
+    """What Envoy changes in no other way than by a new listener."""
+    other = listener_pb2.Listener()
+    other.CopyFrom(listener)
+    other.ClearField("filter_chains")
+    other.ClearField("filter_chain_matcher")
+    return bytes(other.SerializeToString(deterministic=True))
+
+
+@pytest.mark.parametrize("mode", ["STRICT", "PERMISSIVE"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_chain_stays_as_it_is_or_goes(change: str, mode: str) -> None:
+    may_go, history = CHANGES[change]
+    always = [*BASE, peers("p", mode)]
+    before = listeners(always)
+    assert set(before) == {f"inbound|{one.name}" for one in PORTS}
+    for items in (*history, ()):
+        after = listeners([*always, *items])
+        assert before.keys() <= after.keys() or not items
+        for name in before.keys() & after.keys():
+            was, now = chains(before[name]), chains(after[name])
+            assert rest(before[name]) == rest(after[name]), f"{name} is another listener"
+            others = {one for one in was.keys() & now.keys() if was[one] != now[one]}
+            assert not others, f"{name}: {sorted(others)} replaced"
+            assert was.keys() ^ now.keys() <= may_go, name
+            if not may_go:
+                assert before[name] == after[name], name
+        before = after
+
+
+def test_every_change_that_may_take_a_chain_away_does() -> None:
+    """Else the table says less than it could."""
+    for change, (may_go, history) in CHANGES.items():
+        always = [*BASE, peers("p", "PERMISSIVE")]
+        all_of = [listeners([*always, *items]) for items in ((), *history)]
+        seen = [{(name, chain) for name, one in each.items() for chain in chains(one)} for each in all_of]
+        gone = {chain for each in seen for name, chain in seen[0] ^ each if name != "inbound|more"}
+        assert gone == may_go, change
+
+
+def test_no_kind_is_left_out() -> None:
+    assert {name.partition(",")[0] for name in CHANGES} >= set(KINDS)
