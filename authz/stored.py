@@ -8,7 +8,7 @@ import msgspec
 
 from authz.peers import peer_faults
 from authz.tokens import authentication_faults
-from schemas import checking
+from schemas import checking, codec
 from schemas.errors import Corrupt, Problem
 from schemas.objects import AuthorizationPolicy, Mesh, PeerAuthentication, RequestAuthentication
 from schemas.objects.authorization import AuthorizationPolicySpec
@@ -52,7 +52,7 @@ def check_understood(
     whom it is not for; of the Mesh's `authorization`, whom its default action is not for.
     """
     if isinstance(policy, Mesh):
-        stored = msgspec.msgpack.decode(data)["spec"].get("authorization", {})
+        stored = codec.decode_plain(data, subject)["spec"].get("authorization", {})
         _check_known(stored, policy.spec.authorization, ("spec", "authorization"), subject)
         return
     if isinstance(policy, AuthorizationPolicy):
@@ -63,7 +63,7 @@ def check_understood(
         wrong = next(authentication_faults(policy.spec), None)
     if wrong is not None:
         raise Corrupt(Problem(subject, wrong.message, checking.json_path(wrong.path), wrong.remedy))
-    _check_known(msgspec.msgpack.decode(data)["spec"], policy.spec, ("spec",), subject)
+    _check_known(codec.decode_plain(data, subject)["spec"], policy.spec, ("spec",), subject)
 
 
 def _check_known(stored: object, understood: Part, path: checking.Path, subject: str) -> None:

@@ -224,7 +224,7 @@ def _read(path: Path | None) -> tuple[dict[str, Operator], dict[str, KnownAuthor
         }
     except FileNotFoundError:
         return {}, {}
-    except (msgspec.DecodeError, Corrupt) as error:
+    except (ValueError, RecursionError, Corrupt) as error:
         remedy = "restore the file, or remove it where etcd was not restored since this replica ran last"
         raise InvalidInput(Problem(str(path), f"can't be read: {error}", remedy=remedy)) from error
     return {one.name: one for one in operators}, authorities

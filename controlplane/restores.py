@@ -251,6 +251,6 @@ def _read(path: Path | None) -> _Memory:
         return msgspec.msgpack.decode(path.read_bytes(), type=_Memory)
     except FileNotFoundError:
         return _Memory()
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         remedy = "restore the file; or remove it, and write a new data/epoch if etcd was restored meanwhile"
         raise InvalidInput(Problem(str(path), f"can't be read: {error}", remedy=remedy)) from error

@@ -190,7 +190,7 @@ def _read_floor(path: Path | None) -> dict[ServiceRef, Revocation]:
         records = [codec.decode(value, Revocation, str(path)) for value in values]
     except FileNotFoundError:
         return {}
-    except (msgspec.DecodeError, Corrupt) as error:
+    except (ValueError, RecursionError, Corrupt) as error:
         remedy = "restore the file, or remove it where every revocation that it may hold is in etcd"
         raise InvalidInput(Problem(str(path), f"can't be read: {error}", remedy=remedy)) from error
     return {ServiceRef(record.namespace, record.service): record for record in records}

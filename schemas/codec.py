@@ -48,11 +48,23 @@ def encode_over(original: bytes, value: AnyObject | Record, subject: str = "stor
     stays with the item of the same name, or with the same item; it goes when its item, or the optional part that it
     stood in, has gone. Raises Corrupt, naming `subject`, when `original` is no MessagePack with string keys.
     """
+    stored = decode_plain(original, subject)
+    ours = msgspec.msgpack.decode(encode(value))
     try:
-        stored = msgspec.msgpack.decode(original)
-        ours = msgspec.msgpack.decode(encode(value))
         _carry_over(stored, ours, type(value))
         return _encoder.encode(ours)
+    except (RecursionError, ValueError, TypeError) as error:
+        raise Corrupt(_not_messagepack(subject, error)) from error
+
+
+def decode_plain(data: bytes, subject: str) -> Any:
+    """MessagePack as dicts, lists and the like, unknown fields too. Raises Corrupt, naming `subject`, for any bytes.
+
+    It reads what `decode` passes over, and refuses more: text that is no UTF-8 in a field that no type knows. Map keys
+    may be of any type here.
+    """
+    try:
+        return msgspec.msgpack.decode(data)
     except (msgspec.DecodeError, RecursionError, ValueError, TypeError) as error:
         raise Corrupt(_not_messagepack(subject, error)) from error
 

@@ -86,7 +86,7 @@ def logged_requests(lines: Iterable[str], request_id: str) -> Iterator[LoggedReq
         if request_id in line and (start := line.find("{")) >= 0:
             try:
                 found = _decoder.decode(line[start:])
-            except (msgspec.DecodeError, ValueError):
+            except (ValueError, RecursionError):
                 continue
             if found.request_id == request_id:
                 yield found

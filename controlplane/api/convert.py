@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import grpc
-import msgspec
 
 from controlplane.domain.change import Change
 from controlplane.domain.plan import Action, Outcome
@@ -82,8 +81,8 @@ def object_from(data: bytes, source: str) -> AnyObject:
         text = f"{len(data)} bytes, and one object may have {codec.MAX_VALUE_BYTES}"
         raise errors.LimitExceeded(Problem(source, text, remedy="shorten it, or split it into several objects"))
     try:
-        plain = msgspec.msgpack.decode(data)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        plain = codec.decode_plain(data, source)
+    except Corrupt as error:
         raise InvalidInput(Problem(source, "not MessagePack", remedy="send the canonical encoding")) from error
     kind = plain.get("kind") if isinstance(plain, dict) else None
     if not isinstance(kind, str):

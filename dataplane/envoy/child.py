@@ -185,7 +185,7 @@ def read_record(path: Path) -> PidRecord | None:
     """None where there is none, or none that can be read: then there is nothing to be adopted."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=PidRecord)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 

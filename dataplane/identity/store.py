@@ -118,7 +118,7 @@ def _decode_asked(data: bytes) -> Asked | None:
     """None for what `encode` of another version made, or nobody: then other keys are asked for."""
     try:
         file = msgspec.json.decode(data, type=_AskedFile)
-    except (msgspec.DecodeError, UnicodeError):
+    except (ValueError, RecursionError):
         return None
     return Asked(file.fingerprint, file.key.encode(), file.etcd_key.encode())
 

@@ -296,9 +296,10 @@ async def test_a_token_with_fewer_uses_than_before_is_a_restore(own_mesh: Mesh, 
         assert await epoch(own_mesh) != before
 
 
-async def test_a_memory_that_cant_be_read_is_no_start(own_mesh: Mesh, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"\xc1", b"\x81\xa1x" + b"\x91" * 100_000], ids=["garbage", "nested"])
+async def test_a_memory_that_cant_be_read_is_no_start(own_mesh: Mesh, tmp_path: Path, content: bytes) -> None:
     for name in (FILE, FLOOR_FILE):
-        (tmp_path / name).write_bytes(b"\xc1")
+        (tmp_path / name).write_bytes(content)
     async with own_mesh.client() as client:
         store = Store(client, own_mesh.keyspace)
         with pytest.raises(InvalidInput, match="can't be read"):

@@ -16,11 +16,28 @@ from schemas.errors import Corrupt
 from schemas.key_sets import place
 from schemas.keys import DataRef, EndpointRef, EpochRef, KeySetRef, TrustRef
 from schemas.names import ObjectRef, ServiceRef
+from schemas.objects import AnyObject
 from schemas.records import Endpoint
-from tests.states.build import ROOT_DER, bundle, key_set, mesh_saying, need, policy, port, rule, service, traffic, who
+from tests.states.build import (
+    ROOT_DER,
+    authentication,
+    bundle,
+    key_set,
+    mesh_saying,
+    need,
+    peers,
+    policy,
+    port,
+    rule,
+    service,
+    traffic,
+    who,
+)
+from tests.support.garbage import UNREADABLE, with_field
 from tests.support.tokens import NOBODYS
 
 POLICY = policy("p", "ALLOW", rule(who("web")))
+AUTHENTICATION = authentication("a", {"issuer": "https://one.example", "jwksUri": "https://one.example/keys"})
 ENDPOINT = EndpointRef(ServiceRef("shop", "orders"), "o1")
 REFS: list[DataRef] = [POLICY.ref, service("orders").ref, ENDPOINT, TrustRef("mesh.test"), KeySetRef("0a"), EpochRef()]
 
@@ -68,6 +85,14 @@ def test_a_mesh_that_says_more_of_who_is_let_in_than_is_known_is_not_believed() 
     plain = mesh_saying()
     written_out = changed(codec.encode(plain), "spec", "authorization", to={"defaultAction": "DENY"})
     assert read(plain.ref, written_out) == plain
+
+
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("garbage", UNREADABLE)
+@pytest.mark.parametrize("good", [mesh_saying(), POLICY, AUTHENTICATION, peers("p")], ids=lambda one: one.kind)
+def test_garbage_in_a_field_that_nobody_knows(good: AnyObject, garbage: bytes) -> None:
+    """The typed decoder passes it over unread; who looks whether all was understood reads it."""
+    assert "not MessagePack" in why(good.ref, with_field(codec.encode(good), "x", msgspec.Raw(garbage)))
 
 
 def test_a_service_with_an_unknown_field_is_believed() -> None:
