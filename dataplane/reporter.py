@@ -140,8 +140,8 @@ class Reporter:
                 counted = None
             else:
                 # In a thread: what thousands of series take, no change waits for.
-                domain = self.delivery.pipeline.compiler.workload.trust_domain
-                counted = await trio.to_thread.run_sync(stats.read, said, domain)
+                own = self.delivery.pipeline.compiler.workload.identity
+                counted = await trio.to_thread.run_sync(stats.read, said, own)
 
         def collect() -> Iterable[Family]:
             now = time.time()

@@ -143,4 +143,6 @@ def _reason() -> hcm_pb2.ResponseMapper:
 
 def router() -> hcm_pb2.HttpFilter:
     router = router_pb2.Router(suppress_envoy_headers=True)
+    # Answers by status and time for each cluster, made anew at each request: `request_metrics` counts what is read.
+    router.dynamic_stats.value = False
     return hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router))

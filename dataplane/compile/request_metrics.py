@@ -2,7 +2,8 @@
 
 The labels are configuration, or what a certificate says: nothing that somebody sends. How many there are is bounded: a
 peer of another trust domain is ``other``, of statuses only the class is told, and all listeners share one scope, in
-which no more than `MAX_SERIES` come to be.
+which no more than `MAX_SERIES` come to be. Envoy makes each label anew at each request, so what is the same for all
+that a side counts is none of its: the side is in the name, and who this workload is adds `dataplane.envoy.stats`.
 
 The logger's message is written as plain values (``xds.type.v3.TypedStruct``): Envoy knows fields of it (`stats_scope`,
 `rules`) that the Python package of its API doesn't yet.
@@ -46,15 +47,16 @@ def request_metrics(
 ) -> list[accesslog_pb2.AccessLog]:
     """A function of the workload's settings alone: whether they count goes by the runtime. learns: as of `is_counted`.
     plaintext: of who shows no certificate."""
-    own = str(workload.identity)
-    return list(_request_metrics(own, workload.trust_domain, side, carries, learns=learns, plaintext=plaintext))
+    return list(_request_metrics(workload.trust_domain, side, carries, learns=learns, plaintext=plaintext))
 
 
 @lru_cache(maxsize=8)  # a listener for each bound port; all of them count alike
 def _request_metrics(
-    own: str, trust_domain: str, side: Side, carries: Carries, *, learns: bool, plaintext: bool
+    trust_domain: str, side: Side, carries: Carries, *, learns: bool, plaintext: bool
 ) -> tuple[accesslog_pb2.AccessLog, ...]:
-    tags = _tags(own, trust_domain, side, plaintext=plaintext)
+    def stat(name: str, *more: dict[str, Any]) -> dict[str, Any]:
+        return _stat(f"{side}_{name}", [_peer(trust_domain, side, plaintext=plaintext), *more])
+
     route = [_tag("route", "%ROUTE_NAME%")] if side == "client" else []
     # Of a status its first digit. What ended without one, ends without one here.
     code = _tag("code", "%RESP(:STATUS):1%")
@@ -64,21 +66,21 @@ def _request_metrics(
         is_counted(every, side, carries=carries, learns=learns)
         is_counted(failed, side, carries=carries, learns=learns, failed=True)
         duration = {
-            "stat": _stat(DURATION, [*tags, *route, code]),
+            "stat": stat(DURATION, *route, code),
             "unit": "Milliseconds",
             "value_format": "%DURATION%",
         }
         logs += [
             _log(every, {"histograms": [duration]}),
-            _log(failed, {"counters": [{"stat": _stat(ERRORS, [*tags, *route]), "value_fixed": "1"}]}),
+            _log(failed, {"counters": [{"stat": stat(ERRORS, *route), "value_fixed": "1"}]}),
         ]
     if carries != "requests":
         ended = accesslog_pb2.AccessLogFilter()
         is_counted(ended, side, carries=carries, learns=learns, connection=True)
         counters = [
-            {"stat": _stat(CONNECTIONS, tags), "value_fixed": "1"},
-            {"stat": _stat(RECEIVED, tags), "value_format": "%BYTES_RECEIVED%"},
-            {"stat": _stat(SENT, tags), "value_format": "%BYTES_SENT%"},
+            {"stat": stat(CONNECTIONS), "value_fixed": "1"},
+            {"stat": stat(RECEIVED), "value_format": "%BYTES_RECEIVED%"},
+            {"stat": stat(SENT), "value_format": "%BYTES_SENT%"},
         ]
         logs.append(_log(ended, {"counters": counters}))
     return tuple(logs)
@@ -104,15 +106,12 @@ def _log(
     return log
 
 
-def _tags(own: str, trust_domain: str, side: Side, *, plaintext: bool) -> list[dict[str, Any]]:
+def _peer(trust_domain: str, side: Side, *, plaintext: bool) -> dict[str, Any]:
     if side == "client":
-        source, destination = _tag("source", own), _tag("destination", f"%METADATA(CLUSTER:{NAMESPACE}:destination)%")
-    elif plaintext:
-        source, destination = _tag("source", PLAINTEXT), _tag("destination", own)
-    else:
-        source = _tag("source", "%DOWNSTREAM_PEER_URI_SAN%") | {"rules": _only_of(trust_domain)}
-        destination = _tag("destination", own)
-    return [_tag("side", side), source, destination]
+        return _tag("destination", f"%METADATA(CLUSTER:{NAMESPACE}:destination)%")
+    if plaintext:
+        return _tag("source", PLAINTEXT)
+    return _tag("source", "%DOWNSTREAM_PEER_URI_SAN%") | {"rules": _only_of(trust_domain)}
 
 
 def _tag(name: str, value: str) -> dict[str, Any]:

@@ -62,14 +62,14 @@ class Counted:
     """Histograms that Envoy keeps."""
 
 
-def read(exposition: str, trust_domain: str) -> Counted:
-    """exposition: of `Admin.statistics`. trust_domain: the own one."""
+def read(exposition: str, own: SpiffeId) -> Counted:
+    """exposition: of `Admin.statistics`. own: whose Envoy it is, one end of all that it counts."""
     found = Counted()
     for line in exposition.splitlines():
         match = _LINE.fullmatch(line)
         if match is not None:
             labels = {name: _plain(value) for name, value in _LABEL.findall(match[2] or "")}
-            _take(found, match[1], labels, float(match[3]), trust_domain)
+            _take(found, match[1], labels, float(match[3]), own)
         elif (outliers := _OUTLIERS.fullmatch(line)) is not None:  # of ports and subsets together
             (found.ejected if outliers[2] == "active" else found.ejections)[outliers[1]] += float(outliers[3])
         elif (audited := _AUDITED.fullmatch(line)) is not None:
@@ -77,7 +77,7 @@ def read(exposition: str, trust_domain: str) -> Counted:
     return found
 
 
-def _take(found: Counted, name: str, labels: Mapping[str, str], value: float, trust_domain: str) -> None:
+def _take(found: Counted, name: str, labels: dict[str, str], value: float, own: SpiffeId) -> None:
     of, _, rest = name.partition("_")
     if of != counted.PREFIX:
         if name == _ACTIVE:
@@ -89,8 +89,12 @@ def _take(found: Counted, name: str, labels: Mapping[str, str], value: float, tr
         elif name in _OWN:
             found.own[name] = value
         return
-    ends = tuple(_service(labels.get(one, ""), trust_domain) for one in ("source", "destination"))
-    both = (labels.get("side", ""), *ends)
+    side, _, rest = rest.partition("_")
+    itself = {"client": "source", "server": "destination"}.get(side)
+    if itself is None:
+        return
+    ends = labels | {itself: str(own)}
+    both = (side, *(_service(ends.get(one, ""), own.trust_domain) for one in ("source", "destination")))
     route = "" if labels.get("route", "-") == "-" else labels["route"]
     if rest.startswith(counted.DURATION):
         histogram = found.durations[*both, route, _CODES.get(labels.get("code", ""), "none")]

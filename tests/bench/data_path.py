@@ -14,6 +14,10 @@ knows Envoy well would have it done:
 It has nothing of what a sidecar does beside that: log levels that change while it runs, samples of requests, a look at
 streams that stay open, fields of policies that it has none of (`authorization_audit`, `traffic_policy`), answers of
 its own told from the app's, filters that wait for policies. What these cost is in the figure.
+
+It has something that sidecars leave out: Envoy's statistics of each cluster by status and time, which come with any
+router and which nobody reads who has request metrics; and labels that are the same for all it counts, which a sidecar's
+agent adds. Who scrapes Envoys themselves has both.
 """
 
 import json

@@ -63,7 +63,7 @@ def sidecar() -> Iterator[Family]:
     yield from metrics.of_sidecar(STATUS, identity, {"ok": 1}, 0.0)
     yield from metrics.of_names({"answered": 1})
     own = "\n".join(f"envoy_{name} 1" for name in ("server_memory_allocated", "server_uptime", "server_live"))
-    yield from stats.families(stats.read(own, "mesh.test"))
+    yield from stats.families(stats.read(own, who))
 
 
 def replica(etcd: Client) -> Iterator[Family]:

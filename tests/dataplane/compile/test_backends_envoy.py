@@ -15,6 +15,7 @@ import pytest
 
 from dataplane.envoy import stats
 from dataplane.envoy.admin import NAMED_STATISTICS
+from schemas.names import ServiceRef, SpiffeId
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.farm import BOUND_TCP, CLUSTER, HTTP, TCP, TCP_CLUSTER, Farm, farm
@@ -284,7 +285,7 @@ def test_consecutive_5xx_errors(mesh: Farm) -> None:
     mesh.apps[0].status = 500
     assert mesh.served(40)["500"] == 3
     assert mesh.left_out() == {"i1"}
-    counted = stats.read(mesh.web.admin(NAMED_STATISTICS), TRUST_DOMAIN)
+    counted = stats.read(mesh.web.admin(NAMED_STATISTICS), SpiffeId.of_service(TRUST_DOMAIN, ServiceRef("shop", "web")))
     assert counted.ejected == {"orders.shop": 1}
     assert counted.ejections["orders.shop"] >= 1
 

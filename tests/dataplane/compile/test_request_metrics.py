@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dataplane.compile.request_metrics import MAX_SERIES
 from dataplane.envoy import stats
 from dataplane.envoy.admin import NAMED_STATISTICS, STATISTICS
+from schemas.names import ServiceRef, SpiffeId
 from telemetry.families import registry
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
@@ -36,7 +37,8 @@ def shop(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Shop]
 
 def scraped(envoy: FedEnvoy) -> Samples:
     """By name, then by labels: as text, and read again, as Prometheus would."""
-    counted = stats.read(envoy.admin(NAMED_STATISTICS) + envoy.admin(STATISTICS), TRUST_DOMAIN)
+    own = SpiffeId.of_service(TRUST_DOMAIN, ServiceRef("shop", envoy.name))
+    counted = stats.read(envoy.admin(NAMED_STATISTICS) + envoy.admin(STATISTICS), own)
     text = generate_latest(registry(lambda: stats.families(counted))).decode()
     found: Samples = {}
     for family in text_string_to_metric_families(text):
@@ -142,6 +144,17 @@ def test_envoy_tells_of_itself(shop: Shop) -> None:
     with shop.keep_alive() as connection:
         ask(connection, "/", "GET", {"Host": "orders.shop"})
         counts(shop.web, "envoy_http_connections_active", 1, side="client")
+
+
+def test_envoy_counts_no_answers_beside(shop: Shop) -> None:
+    """What nobody reads, and each request would pay for."""
+    shop.set(LET_WEB)
+    assert shop.call("/").status == 200
+    for envoy in (shop.web, shop.orders):
+        counted = envoy.admin("/stats?usedonly&filter=%5Ecluster%5C.(outbound%7Capp)")
+        assert "upstream_rq_total" in counted
+        assert "upstream_rq_2" not in counted
+        assert "upstream_rq_time" not in counted
 
 
 def test_what_is_denied_is_counted_by_listener_and_reason(shop: Shop) -> None:
