@@ -178,14 +178,14 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
 
 
 def _authorization_filters() -> list[hcm_pb2.HttpFilter]:
-    """Their rules come with the route; without any, the first refuses nothing and the last everything. The one between
-    runs where a route has something for it, and decides nothing."""
+    """Their rules come with the route. The last is always there, and without any refuses everything; the others run
+    where a route has something for them, since each costs every request. The one between decides nothing."""
     nothing = http_rbac_pb2.RBAC(
         rules=rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW), shadow_rules_stat_prefix=NEAREST_PREFIX
     )
     nearest = http_rbac_pb2.RBAC(shadow_rules_stat_prefix=NEAREST_PREFIX)
     return [
-        hcm_pb2.HttpFilter(name=DENY, typed_config=tls.packed(http_rbac_pb2.RBAC())),
+        hcm_pb2.HttpFilter(name=DENY, typed_config=tls.packed(http_rbac_pb2.RBAC()), disabled=True),
         hcm_pb2.HttpFilter(name=NEAREST, typed_config=tls.packed(nearest), disabled=True),
         hcm_pb2.HttpFilter(name=ALLOW, typed_config=tls.packed(nothing)),
     ]
@@ -205,15 +205,17 @@ def _virtual_host(
     name = listener_name(port)
     host = route_components_pb2.VirtualHost(name=name, domains=["*"])
     stamp(host.metadata, revision=revision)
-    for filter_name, rules in ((DENY, judging.deny), (ALLOW, judging.allow)):
-        per_route = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=rules))
-        if filter_name == DENY and judging.audit is not None:
+    allow = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=judging.allow))
+    if not told:
+        _add_nearest(allow, judging)
+    host.typed_per_filter_config[ALLOW].CopyFrom(tls.packed(allow))
+    if judging.deny.policies or judging.audit is not None:
+        deny = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=judging.deny))
+        if judging.audit is not None:
             # What it would refuse, rule by rule: in Envoy's statistics and in the access log.
-            per_route.rbac.shadow_rules.CopyFrom(judging.audit)
-            per_route.rbac.track_per_rule_stats = True
-        elif filter_name == ALLOW and not told:
-            _add_nearest(per_route, judging)
-        host.typed_per_filter_config[filter_name].CopyFrom(tls.packed(per_route))
+            deny.rbac.shadow_rules.CopyFrom(judging.audit)
+            deny.rbac.track_per_rule_stats = True
+        host.typed_per_filter_config[DENY].CopyFrom(tls.packed(deny))
     if told and judging.nearest is not None:
         per_route = http_rbac_pb2.RBACPerRoute()
         _add_nearest(per_route, judging)

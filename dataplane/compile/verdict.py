@@ -48,8 +48,9 @@ class Judge:
 class _Rules:
     version: str
     deny: rbac_pb2.RBAC | None
-    """None where the route has none: then nobody is let in."""
+    """Without policies where the route has none of it."""
     allow: rbac_pb2.RBAC | None
+    """None, of either: not read, or there is no ALLOW: then nobody is let in."""
     _said: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
     def allows(self, stream: OpenStream) -> bool:
@@ -69,12 +70,13 @@ class _Rules:
 
 
 def _read(routes: Resource) -> _Rules:
-    found: dict[str, rbac_pb2.RBAC] = {}
+    nothing_denied = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
+    found: dict[str, rbac_pb2.RBAC | None] = {DENY: nothing_denied}
     for host in route_pb2.RouteConfiguration.FromString(routes.body).virtual_hosts:
         for name, packed in host.typed_per_filter_config.items():
-            per_route = http_rbac_pb2.RBACPerRoute()
-            if name in (DENY, ALLOW) and packed.Unpack(per_route):
-                found[name] = per_route.rbac.rules
+            if name in (DENY, ALLOW):
+                per_route = http_rbac_pb2.RBACPerRoute()
+                found[name] = per_route.rbac.rules if packed.Unpack(per_route) else None
     return _Rules(routes.version, found.get(DENY), found.get(ALLOW))
 
 

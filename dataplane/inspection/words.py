@@ -137,7 +137,7 @@ def _passes(proxy: Any) -> str:
 def _routes(configuration: Any) -> Iterator[str]:
     for host in configuration.virtual_hosts:
         for name, verb in ((DENY, "denies"), (ALLOW, "allows")):
-            if name in host.typed_per_filter_config:
+            if ALLOW in host.typed_per_filter_config:  # an own port; what has no DENY denies nothing
                 rules = rbac_pb2.RBACPerRoute.FromString(host.typed_per_filter_config[name].value).rbac.rules
                 yield f"{verb}: {', '.join(sorted(rules.policies)) or 'nothing'}"
         for route in host.routes:

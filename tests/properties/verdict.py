@@ -15,6 +15,7 @@ from typing import Any
 
 from envoy.config.core.v3 import extension_pb2
 from envoy.config.listener.v3 import listener_pb2
+from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
@@ -118,7 +119,7 @@ def _rules(body: bytes) -> tuple[Any, Any]:
     (host,) = route_pb2.RouteConfiguration.FromString(body).virtual_hosts
     filters = host.typed_per_filter_config
     # Neither a limit nor a token's proof lets anybody in, nor what is only to be told or kept.
-    assert set(filters) - LIMITS - {TOKENS, NEAREST, HEADERS} == {DENY, ALLOW}
+    assert {ALLOW} <= set(filters) - LIMITS - {TOKENS, NEAREST, HEADERS} <= {DENY, ALLOW}
     if NEAREST in filters:
         telling = http_rbac_pb2.RBACPerRoute()
         assert filters[NEAREST].Unpack(telling)
@@ -127,7 +128,8 @@ def _rules(body: bytes) -> tuple[Any, Any]:
     assert all(
         not route.typed_per_filter_config or route.WhichOneof("action") == "direct_response" for route in host.routes
     ), "a route of its own is judged by other rules"
-    return _unpacked(filters[DENY], "DENY"), _unpacked(filters[ALLOW], "ALLOW")
+    deny = _unpacked(filters[DENY], "DENY") if DENY in filters else rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY)
+    return deny, _unpacked(filters[ALLOW], "ALLOW")
 
 
 def _unpacked(packed: Any, action: str) -> Any:
