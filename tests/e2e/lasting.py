@@ -59,10 +59,10 @@ async def bound_connection(mesh: E2eMesh, by: str) -> AsyncIterator[Echo]:
 
 
 def web_socket(
-    mesh: E2eMesh, by: str, path: str = "/socket", *, number: int = HTTP, protocol: str = "websocket"
+    mesh: E2eMesh, by: str, path: str = "/socket", *, number: int = HTTP, protocol: str = "websocket", header: str = ""
 ) -> AbstractAsyncContextManager[Echo]:
-    """number: of the port of api. protocol: what HTTP is left for."""
-    upgrade = UPGRADE.replace("websocket", protocol)
+    """number: of the port of api. protocol: what HTTP is left for. header: one more, ``name: value``."""
+    upgrade = (f"{header}\r\n" if header else "") + UPGRADE.replace("websocket", protocol)
     return by_proxy(mesh, by, f"GET {path} HTTP/1.1\r\nHost: api.shop:{number}\r\n{upgrade}", "101 Switching")
 
 

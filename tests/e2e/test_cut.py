@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from dataplane.compile.open_streams import GATHER_MS, REPORT_EVERY_S
-from schemas.objects.authorization import Operation
+from schemas.objects.authorization import HeaderMatch, Operation
 from tests.e2e.lasting import API_PASSES, Echo, arrived, bytes_passed, grpc_chat, tunnel, web_socket
 from tests.e2e.mesh import REPORTS_ID, WEB_ID, E2eMesh, caller
 from tests.e2e.test_crashes import restart
@@ -88,15 +88,19 @@ async def test_a_revocation_ends_what_is_open_and_nothing_of_others(mesh: E2eMes
 
 @pytest.mark.fault(24)
 async def test_what_stays_allowed_stays_open(mesh: E2eMesh) -> None:
-    """Policies change, and nobody whose streams they allow notices; who has lost one of two paths loses that."""
-    sockets = policy("sockets", "ALLOW", rule(caller(REPORTS_ID), to=[Operation(paths=("/a", "/b"))]), on=["api"])
-    only_b = policy("sockets", "ALLOW", rule(caller(REPORTS_ID), to=[Operation(paths=("/b",))]), on=["api"])
+    """Policies change, and nobody whose streams they allow notices; who has lost one of two paths loses that, and may
+    go on with the other for the header that it began with."""
+    red = (HeaderMatch(name="x-team", values=("red",)),)
+    sockets, only_b = (
+        policy("sockets", "ALLOW", rule(caller(REPORTS_ID), to=[Operation(paths=paths, headers=red)]), on=["api"])
+        for paths in (("/a", "/b"), ("/b",))
+    )
     async with mesh.applied(sockets), web_socket(mesh, "web-1") as stays:
-        async with web_socket(mesh, "reports-1", "/a?q=1") as goes:
+        async with web_socket(mesh, "reports-1", "/a?q=1", header="x-team: red") as goes:
             assert await goes(b"open") == b"open"
             await mesh.apply(only_b)
             await ended(goes, "a web socket to a path that is denied")
-        async with web_socket(mesh, "reports-1", "/b") as again:
+        async with web_socket(mesh, "reports-1", "/b", header="X-Team: red") as again:
             # Longer than it takes to be reported: it is judged, and may go on.
             with trio.move_on_after(2 * REPORT_EVERY_S):
                 while await again(b"open") == b"open":  # noqa: ASYNC110  (as above)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from dataplane.ads.delta import DeltaSession
 from dataplane.ads.sotw import SotwSession
 from dataplane.ads.table import ResourceTable
-from dataplane.compile.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource, ResourceKey, Update
+from dataplane.compile.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    SECRET,
+    Resource,
+    ResourceKey,
+    Update,
+)
 from schemas.records import Nack
 from tests.dataplane.ads import xds
 
@@ -17,7 +28,7 @@ A, B = xds.cluster("a"), xds.cluster("b")
 A2, A3 = xds.cluster("a", timeout=2), xds.cluster("a", timeout=3)
 EA, EB = xds.endpoints("a", 1), xds.endpoints("b", 2)
 L, R = xds.listener("l", 1, "r"), xds.routes("r", {"/": "a"})
-SHORT = {CLUSTER: "CDS", ENDPOINTS: "EDS", LISTENER: "LDS", ROUTES: "RDS", SECRET: "SDS"}
+SHORT = {CLUSTER: "CDS", ENDPOINTS: "EDS", LISTENER: "LDS", ROUTES: "RDS", EXTENSION: "ECDS", SECRET: "SDS"}
 LONG = {short: long for long, short in SHORT.items()}
 
 Said = list[tuple[str, list[str], list[str]]]
@@ -126,6 +137,25 @@ def test_what_nothing_refers_to_is_no_consequence() -> None:
     talk = running()
     assert talk.update(2, xds.endpoints("nobody", 1), xds.routes("nobody", {})) == []
     assert talk.session.acked_revision == 2
+
+
+@pytest.mark.parametrize("acked", [True, False], ids=["gone", "going"])
+def test_a_chain_that_comes_back_is_not_judged_by_filters_from_before(acked: bool) -> None:
+    """Envoy stays subscribed to them for as long as it drains the chain, and takes them at once where it is back."""
+    talk, judged, plain = running(), xds.tcp_listener("t", 2, "t"), xds.listener("t", 2, "r")
+    assert talk.update(2, judged, xds.extension("t", "a")) == [("LDS", ["t"], [])]
+    talk.ack("LDS")
+    assert talk.ask("ECDS", "t") == [("ECDS", ["t"], [])]
+    talk.ack("ECDS")
+    assert talk.update(3, plain, removed=[ResourceKey(EXTENSION, "t")]) == [("LDS", ["t"], [])]
+    assert talk.ack("LDS") == [("ECDS", [], ["t"])]
+    if acked:
+        talk.ack("ECDS")
+        assert talk.update(4, judged, xds.extension("t", "b")) == [("ECDS", ["t"], [])]
+    else:
+        assert talk.update(4, judged, xds.extension("t", "b")) == []
+        assert talk.ack("ECDS") == [("ECDS", ["t"], [])]
+    assert talk.ack("ECDS") == [("LDS", ["t"], [])]
 
 
 def test_updates_in_flight_collapse_to_the_newest() -> None:

@@ -1,4 +1,4 @@
-"""Which objects may take a way in from those who have something open in it, as a table of all kinds.
+"""Which objects may take a listener from those who have something open in it, as a table of all kinds.
 
 Envoy closes what is open in a filter chain when it is gone, or another one by a single byte; it changes only chains in
 place, and which of them takes what (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/listeners).
@@ -51,9 +51,11 @@ PORTS = (
     port("tcp", 7000, "tcp"),
     port("passed", 8082, identity_header=False),
 )
+NEEDS = (need("cart", bind=9101), need("db", bind=9102))
 BASE: tuple[Item, ...] = (
-    service("orders", *PORTS, needs=[need("cart")]),
+    service("orders", *PORTS, needs=NEEDS),
     service("cart"),
+    service("db", port("sql", 5432, "tcp")),
     policy("web", "ALLOW", rule(who("web"))),
     bundle(1, ROOT_DER),
 )
@@ -61,13 +63,14 @@ TRUSTED: tuple[Item, ...] = (federates("other", "other.test"), bundle(1, ROOT_DE
 BYTES = {"bytes"}
 """What is about requests has HTTP read at `passed`, as long as it is there."""
 PLAINTEXT = {"plaintext", "plaintext traced"}
+HASHED = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}
 KEYS_AT = "https://issuer.test/keys"
 TOKENS = authentication("tokens", {"issuer": "https://issuer.test", "jwksUri": KEYS_AT})
 ASKING = Operation(headers=(HeaderMatch(name="x-role", values=("admin",)), HeaderMatch(name="X-%'Odd")))
 
 
-def route(kind: str, number: int, more: str = "") -> Item:
-    parent, backend = f"{{kind: Service, name: orders, port: {number}}}", f"{{name: cart, port: 80{more}}}"
+def route(kind: str, number: int, more: str = "", to: str = "orders") -> Item:
+    parent, backend = f"{{kind: Service, name: {to}, port: {number}}}", f"{{name: cart, port: 80{more}}}"
     (made,) = written(
         f"kind: {kind}\nmetadata: {{name: r}}\nspec: {{parentRefs: [{parent}], rules: [{{backendRefs: [{backend}]}}]}}"
     )
@@ -126,10 +129,22 @@ CHANGES: dict[str, tuple[set[str], tuple[tuple[Item, ...], ...]]] = {
             (external("fax", f"spiffe://{of}/ns/x/svc/fax", at=["192.0.2.7"]),) for of in ("other.test", "mesh.test")
         ),
     ),
+    "HTTPRoute, called": (
+        set(),
+        ((route("HTTPRoute", 80, to="cart"),), (route("HTTPRoute", 80, ", weight: 3", "cart"),)),
+    ),
+    "TCPRoute, called": (set(), ((route("TCPRoute", 5432, to="db"),),)),
+    "BackendTrafficPolicy, called": (
+        set(),
+        (
+            (traffic("t", "db", "cart", loadBalancer=HASHED, circuitBreaker={"maxConnections": 1}),),
+            (traffic("t", "db", "cart", timeout={"tcp": {"idleTimeout": "9s"}}),),
+        ),
+    ),
     "Gateway": (set(), ((gateway(18080),), (gateway(18081),))),
     "Service, of others": (set(), ((service("cart", port("http", 81)),), (service("new"),))),
     "Service, on whom it depends": (set(), ((service("orders", *PORTS, needs=[need("*")]),),)),
-    "Service, another port": (set(), ((service("orders", *PORTS, port("more", 8089)),),)),
+    "Service, another port": (set(), ((service("orders", *PORTS, port("more", 8089), needs=NEEDS),),)),
     # Who comes in plaintext goes when nobody may any more.
     "PeerAuthentication": (
         PLAINTEXT,
@@ -175,10 +190,11 @@ CHANGES: dict[str, tuple[set[str], tuple[tuple[Item, ...], ...]]] = {
 }
 
 
-def listeners(items: Iterable[Item]) -> dict[str, listener_pb2.Listener]:
+def listeners(items: Iterable[Item], side: str = "inbound") -> dict[str, listener_pb2.Listener]:
     mesh = mesh_of(state("now", "", *items).values)
     made = [one for one in compiled(workload(ORDERS), mesh).resources().values() if one.key.type_url == LISTENER]
-    return {one.key.name: listener_pb2.Listener.FromString(one.body) for one in made if one.key.name[:7] == "inbound"}
+    ours = [one for one in made if one.key.name.startswith(f"{side}|")]
+    return {one.key.name: listener_pb2.Listener.FromString(one.body) for one in ours}
 
 
 def chains(listener: listener_pb2.Listener) -> dict[str, bytes]:
@@ -223,6 +239,18 @@ def test_every_change_that_may_take_a_chain_away_does() -> None:
         seen = [{(name, chain) for name, one in each.items() for chain in chains(one)} for each in all_of]
         gone = {chain for each in seen for name, chain in seen[0] ^ each if name != "inbound|more"}
         assert gone == may_go, change
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_at_the_caller_no_chain_is_replaced(change: str) -> None:
+    before, may_be = listeners(BASE, "outbound"), {"outbound|proxy"} if change == "Mesh" else set()
+    assert set(before) == {"outbound|proxy", "outbound|bound|9101", "outbound|bound|9102"}
+    for items in (*CHANGES[change][1], ()):
+        after = listeners([*BASE, *items], "outbound")
+        others = {name for name in before.keys() & after.keys() if chains(before[name]) != chains(after[name])}
+        assert others <= may_be  # what goes out to the world ends when that is forbidden
+        assert all(rest(before[name]) == rest(after[name]) for name in before.keys() & after.keys())
+        before = after
 
 
 def test_no_kind_is_left_out() -> None:
