@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 
+import trio
+
 from controlplane.api import change_set, convert
 from controlplane.api.authorize import authorize_namespaces
 from controlplane.api.call import Call
@@ -56,6 +58,9 @@ class ConfigService:
         except Unavailable as error:
             if error.outcome_unknown:
                 gate.tell(call)
+            raise
+        except trio.Cancelled:  # the caller went: etcd may have the write, and asked again the gate is not
+            gate.tell(call)
             raise
         if applied.revision:
             gate.tell(call)

@@ -61,6 +61,10 @@ class LogLevelService:
         if revision is None:
             await self._end(lease)
             raise Conflict("somebody else has just changed that sidecar's log level; nothing was written: look again")
+        if before is not None and before.mod_revision >= revision:
+            # Another attempt wrote it between the two reads above: what stands there is this request's own order.
+            await self._end(lease)
+            return pb.SetLogLevelReply(revision=revision, until=_until(before))
         await self._end(before.lease if before is not None else 0)
         until = order.levels.until if order is not None else 0
         call.tell(revision=revision, until=until or None)

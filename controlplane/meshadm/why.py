@@ -57,7 +57,7 @@ def request_of(entry: LoggedRequest) -> Request:
 
 
 def needs_judging(entry: LoggedRequest) -> bool:
-    """Whether the log alone doesn't say why: no sidecar knows which rule came nearest."""
+    """Whether the log alone doesn't say why: what exactly the nearest rule lacked is in no log."""
     return entry.denied_by == "none"
 
 

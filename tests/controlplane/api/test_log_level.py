@@ -6,6 +6,7 @@ import pytest
 
 from controlplane.domain.log_levels import KEPT_SECONDS
 from controlplane.store.etcd import Store
+from controlplane.store.requests import Request, RequestWriter
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
 from schemas.keys import LogLevelRef
@@ -102,6 +103,39 @@ async def test_nothing_is_left_of_an_order_that_another_one_was_before(
         kept = await etcd.get(key)
         assert kept is not None
         assert kept.value == b"somebody else's"
+
+
+async def test_an_order_sent_twice_at_once_stays(
+    replica: Replica, mesh: Mesh, namespace_with_sidecar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One attempt writes between what the other reads: of the request, and of the order before it."""
+    asked = request(namespace_with_sidecar, "debug")
+    granted: list[int] = []
+    firsts: list[pb.SetLogLevelReply] = []
+    recorded, grant = RequestWriter.recorded, Store.grant_lease
+    async with mesh.client() as etcd, replica.admin() as admin, replica.admin() as again:
+
+        async def recorded_late(writer: RequestWriter, one: Request) -> int | None:
+            found = await recorded(writer, one)
+            if one.id == asked.request_id and found is None and not firsts:
+                monkeypatch.setattr(RequestWriter, "recorded", recorded)
+                firsts.append(await send(again, asked))
+            return found
+
+        async def grant_noted(store: Store, ttl: int, *, lease_id: int = 0) -> int:
+            lease = await grant(store, ttl, lease_id=lease_id)
+            if ttl == asked.seconds + KEPT_SECONDS:
+                granted.append(lease)
+            return lease
+
+        monkeypatch.setattr(RequestWriter, "recorded", recorded_late)
+        monkeypatch.setattr(Store, "grant_lease", grant_noted)
+        second = await send(admin, asked)
+        kept = await stored(mesh, namespace_with_sidecar)
+        assert kept is not None
+        assert [kept.mod_revision] == [one.revision for one in firsts] == [second.revision]
+        assert [(await etcd.lease_status(one)).ttl > 0 for one in granted] == [one == kept.lease for one in granted]
+        assert len(granted) == 2, "the lease that holds nothing is gone at once"
 
 
 async def test_it_goes_back_when_told_so(replica: Replica, mesh: Mesh, namespace_with_sidecar: str) -> None:

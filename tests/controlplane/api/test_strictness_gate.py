@@ -6,8 +6,10 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+import trio
 
 from controlplane.api import change_set
 from controlplane.api.call import Call
@@ -17,6 +19,7 @@ from controlplane.api.convert import changes_from
 from controlplane.api.strictness_gate import StrictnessGate
 from controlplane.domain.change import Change
 from controlplane.domain.known import Known
+from controlplane.store.etcd import Store
 from controlplane.store.requests import Request, RequestWriter
 from schemas import codec
 from schemas.api import mesh_pb2 as pb
@@ -55,6 +58,20 @@ class Scene:
         self.facts = call.facts
         request = pb.ApplyRequest(changes=changes, request_id=new_id(), force=force, dry_run=dry_run)
         return await ConfigService(store, RequestWriter(store), lambda: NOW).apply(request, call)
+
+    async def leave(self, *changes: pb.Change, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Forced, by a caller that goes once etcd has the write and before the replica knows so."""
+        transact = Store.transact
+
+        async def unanswered(store: Store, *args: Any, **kwargs: Any) -> None:
+            await transact(store, *args, **kwargs)
+            call.cancel()
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(Store, "transact", unanswered)
+        with trio.CancelScope() as call:
+            await self.apply(*changes, force=True)
+        assert call.cancelled_caught
 
     async def apply_while(self, meanwhile: Callable[[], Awaitable[object]], *changes: pb.Change) -> None:
         """meanwhile: done between what `changes` were decided by and their write."""
@@ -122,6 +139,17 @@ async def test_changes_that_have_nothing_to_do_with_it_wait_for_none(scene: Scen
     web = service("web", port("http", 80))
     await scene.apply_while(lambda: scene.apply(put(web)), delete(ALL))
     assert await scene.names() == ["orders"]
+
+
+async def test_who_was_cut_off_is_on_record_though_the_caller_went(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.apply(delete(ALL))
+    with caplog.at_level(logging.WARNING):
+        await scene.leave(delete(ORDERS), monkeypatch=monkeypatch)
+    assert await scene.names() == []
+    assert "plaintext 3 s ago" in str(scene.facts.get("past"))
+    assert [one.message for one in caplog.records].count("plaintext refused by force") == 1
 
 
 async def test_the_audit_says_who_was_cut_off_when_they_were(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
