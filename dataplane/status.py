@@ -42,6 +42,8 @@ def write(path: Path, local: LocalStatus) -> None:
 def read(path: Path, *, now: float) -> dict[str, Any]:
     """What the sidecar last wrote, with `agentRuns`, `envoyRuns` and `staleSeconds` as of now.
 
+    `openStreams` too: an agent that no longer runs ends nothing.
+
     Raises NotFound where no sidecar has run.
     """
     try:
@@ -52,6 +54,8 @@ def read(path: Path, *, now: float) -> dict[str, Any]:
     stale_since = content.get("staleSince")
     if not runs:
         stale_since = stale_since or content["updated"]  # nobody has looked since
+        if content.get("openStreams") is not None:  # it is the agent that ends them
+            content["openStreams"] = msgspec.to_builtins(OpenStreams(bound_ms=0, problem="the agent does not run"))
     content["agentRuns"] = runs
     content["envoyRuns"] = content["envoyPid"] is not None and _alive(content["envoyPid"])
     content["staleSince"] = stale_since
