@@ -32,7 +32,7 @@ SAMPLES_A_SECOND = 10
 # After a quiet time: who tries something out sees all of it.
 BURST = 100
 # Milliseconds that Envoy gathers samples for: to send them costs more than to make them.
-_GATHER_MS = 500
+_GATHER_MS = 1000
 _READS = ("GET", "HEAD")
 
 

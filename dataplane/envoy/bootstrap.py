@@ -129,7 +129,9 @@ def bootstrap(given: BootstrapInput) -> dict[str, Any]:
         # Statistics are computed when they are read; nothing is pushed, so no timer either.
         "stats_flush_on_admin": True,
         "stats_config": {
-            "histogram_bucket_settings": [{"match": {"prefix": f"{METRICS}."}, "buckets": list(LATENCY_BUCKETS_MS)}]
+            "histogram_bucket_settings": [{"match": {"prefix": f"{METRICS}."}, "buckets": list(LATENCY_BUCKETS_MS)}],
+            # Of each listener's requests, by nobody's name: `request_metrics` has them by source and destination.
+            "stats_matcher": {"exclusion_list": {"patterns": [{"suffix": ".downstream_rq_time"}]}},
         },
         # By which spans get to the collector (dataplane/compile/tracing.py).
         "bootstrap_extensions": [

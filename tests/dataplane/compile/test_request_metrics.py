@@ -155,6 +155,7 @@ def test_envoy_counts_no_answers_beside(shop: Shop) -> None:
         assert "upstream_rq_total" in counted
         assert "upstream_rq_2" not in counted
         assert "upstream_rq_time" not in counted
+        assert "downstream_rq_time" not in envoy.admin("/stats?usedonly&filter=%5Ehttp%5C.(in%7Cout)bound")
 
 
 def test_what_is_denied_is_counted_by_listener_and_reason(shop: Shop) -> None:
