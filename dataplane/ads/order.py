@@ -67,8 +67,10 @@ STEPS: tuple[Step, ...] = (
     # From here on removals, and backwards: the referrer goes before what it refers to. They wait until everything new
     # is in place, since it is the new routes and listeners that let go of the old clusters.
     Step(*REMOVE_LISTENER, acked=(PUT_LISTENER, PUT_ROUTES, PUT_EXTENSION)),
-    Step(*REMOVE_ROUTES, acked=(PUT_LISTENER, PUT_ROUTES, REMOVE_LISTENER), not_refused=(LISTENER,)),
-    Step(*REMOVE_EXTENSION, acked=(PUT_LISTENER, PUT_EXTENSION, REMOVE_LISTENER), not_refused=(LISTENER,)),
+    # A listener that has routes by now, and had a filter, or the other way round, is acked before it has got them, and
+    # the old one is in use till then: Envoy takes a filter from it at once.
+    Step(*REMOVE_ROUTES, acked=(PUT_LISTENER, PUT_ROUTES, PUT_EXTENSION, REMOVE_LISTENER), not_refused=(LISTENER,)),
+    Step(*REMOVE_EXTENSION, acked=(PUT_LISTENER, PUT_ROUTES, PUT_EXTENSION, REMOVE_LISTENER), not_refused=(LISTENER,)),
     Step(
         *REMOVE_CLUSTER,
         # Not after new clusters: the routes and listeners to them have waited for those already, and Envoy does not ack

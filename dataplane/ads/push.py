@@ -82,9 +82,11 @@ class Push:
                 interest.owe(name, since, now)
         if holds:
             self._resuming = self._resuming or type_url == CLUSTER
+            # It kept that from before this stream: what came meanwhile must not take away what that leads to.
+            kept = since._replace(sequence=self._base.sequence)
             for name, resource in interest.held.items():
-                interest.owe(name, since, now)
-                self._expect_children(resource, since)
+                interest.owe(name, kept, now)
+                self._expect_children(resource, kept)
 
     def unsubscribe(self, type_url: str, names: Iterable[str], *, wildcard: bool = False) -> None:
         """Drop a subscription; what only it covered counts as gone from the client."""

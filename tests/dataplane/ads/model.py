@@ -5,6 +5,7 @@ Rules, each seen in a real Envoy (see test_envoy.py):
 - a changed cluster warms beside the old one, until endpoints come that were sent after it;
 - the ack of clusters is withheld while any is warming, once the first ones are warm; only then it asks for listeners;
 - a listener warms until it has its routes and filters; these, and secrets, are shared by name;
+- a filter that is taken away is gone at once, and connections to the listeners that had it are closed; routes stay;
 - after refused endpoints no cluster waits for endpoints any more;
 - of a refused response, good clusters and listeners are kept; of other types, what came before the bad one;
 - on a new stream it says what it holds.
@@ -121,12 +122,28 @@ class ModelEnvoy:
             self.without_endpoints.discard(name)
         elif kind == ENDPOINTS:
             self.without_endpoints.discard(name)  # a cluster without endpoints is ready to answer 503
+        elif kind == EXTENSION:
+            self.held[kind].pop(name, None)  # at once, from listeners in use too; routes it keeps
 
     def warming(self, kind: str) -> set[str]:
         return {name for name, held in self.held[kind].items() if self.active[kind].get(name) != held}
 
     def _settle(self) -> None:
         """Subscribe to what is needed, unsubscribe from what is not, make active what is complete."""
+        self._subscribe()
+        for kind in (CLUSTER, LISTENER):
+            for name in self.warming(kind):
+                children = children_of(self.held[kind][name])
+                if name not in self.without_endpoints and all(
+                    child.type_url == ENDPOINTS or child.name in self.held[child.type_url] for child in children
+                ):
+                    self.active[kind][name] = self.held[kind][name]
+        self._subscribe()
+        if self._withheld is not None and not self.warming(CLUSTER):
+            self.outgoing.append(self._withheld)
+            self._withheld = None
+
+    def _subscribe(self) -> None:
         wanted: dict[str, set[str]] = {ENDPOINTS: set(), ROUTES: set(), EXTENSION: set(), SECRET: set()}
         for kind in (CLUSTER, LISTENER):
             for parent in (*self.held[kind].values(), *self.active[kind].values()):
@@ -137,16 +154,6 @@ class ModelEnvoy:
         for kind, names in wanted.items():
             if names != self.names[kind]:
                 self._ask(kind, names)
-        for kind in (CLUSTER, LISTENER):
-            for name in self.warming(kind):
-                children = children_of(self.held[kind][name])
-                if name not in self.without_endpoints and all(
-                    child.type_url == ENDPOINTS or child.name in self.held[child.type_url] for child in children
-                ):
-                    self.active[kind][name] = self.held[kind][name]
-        if self._withheld is not None and not self.warming(CLUSTER):
-            self.outgoing.append(self._withheld)
-            self._withheld = None
 
     def _ask(self, kind: str, names: set[str]) -> None:
         request = Request(type_url=kind)
@@ -162,7 +169,8 @@ class ModelEnvoy:
     # What its users meet.
 
     def broken_routes(self) -> Iterator[str]:
-        """Clusters that a request or a connection can be led to now and that can't take it."""
+        """Clusters that a request or a connection can be led to now and that can't take it; and filters that are gone
+        from listeners in use, which so lead nowhere."""
         for listener in self.active[LISTENER].values():
             for child in children_of(listener):
                 routes = self.held[ROUTES].get(child.name)
@@ -170,7 +178,11 @@ class ModelEnvoy:
                     message = route_pb2.RouteConfiguration.FromString(routes.body)
                     used = {route.route.cluster for host in message.virtual_hosts for route in host.routes}
                     yield from used - self.active[CLUSTER].keys()
+                if child.type_url != EXTENSION:
+                    continue
                 extension = self.held[EXTENSION].get(child.name)
-                if child.type_url == EXTENSION and extension is not None:
-                    config = extension_pb2.TypedExtensionConfig.FromString(extension.body).typed_config
-                    yield from {tcp_proxy_pb2.TcpProxy.FromString(config.value).cluster} - self.active[CLUSTER].keys()
+                if extension is None:  # it had one, or it would not be in use
+                    yield f"{child.name}, a filter that is gone"
+                    continue
+                config = extension_pb2.TypedExtensionConfig.FromString(extension.body).typed_config
+                yield from {tcp_proxy_pb2.TcpProxy.FromString(config.value).cluster} - self.active[CLUSTER].keys()

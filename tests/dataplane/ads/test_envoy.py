@@ -197,6 +197,51 @@ async def test_new_cluster_is_warm_before_its_route_and_gone_after_it(tmp_path: 
     assert {body for _, body in load.answers} == {b"a", b"b"}
 
 
+async def test_a_filter_is_put_changed_refused_and_removed(tmp_path: Path) -> None:
+    """New connections go by the newest that is good, and none meets a listener without one; open ones go on."""
+    async with mesh(tmp_path, delta=True) as (server, envoy, port, a, b):
+        to_a, to_b = (xds.cluster("a"), xds.endpoints("a", a)), (xds.cluster("b"), xds.endpoints("b", b))
+        server.update(update(1, *to_a, xds.tcp_listener("in", port, "bytes"), xds.extension("bytes", "a")))
+        await acked(server, 1)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as opened_before:
+            assert await http_get(opened_before, "/", close=False) == (200, b"a")
+            server.update(update(2, *to_b, xds.extension("bytes", "b"), removed=tuple(one.key for one in to_a)))
+            await acked(server, 2)
+            assert await get(port) == (200, b"b")
+            assert await http_get(opened_before, "/", close=False) == (200, b"a")
+            server.update(update(3, xds.extension("bytes", "b", bad=True)))
+            await eventually("the NACK is known", lambda: server.nacks)
+            assert [(nack.resource, nack.revision) for nack in server.nacks] == [("bytes", 3)]
+            assert await get(port) == (200, b"b"), "the last good one serves"
+        as_http = xds.listener("in", port, "r"), xds.routes("r", {"/": "b"})
+        met, stopped = list[tuple[int, bytes]](), False
+
+        async def connect_again_and_again() -> None:
+            while not stopped:
+                met.append(await get(port))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connect_again_and_again)
+            server.update(update(4, *as_http, removed=(xds.extension("bytes", "b").key,)))
+            await acked(server, 4)
+            await eventually("routes are in use instead", partial(nothing_warms, envoy), WARM_AT_ONCE_S)
+            stopped = True
+        assert set(met) == {(200, b"b")}
+        server.update(update(5, removed=tuple(one.key for one in (*as_http, *to_b))))
+        await acked(server, 5)
+        await eventually("nobody listens", partial(is_closed, port))
+        await eventually("the cluster is gone", partial(active_clusters_are, envoy, set()))
+        assert server.nacks == ()
+
+
+async def is_closed(port: int) -> bool:
+    try:
+        await get(port)
+    except OSError:
+        return True
+    return False
+
+
 @BOTH
 async def test_nack_keeps_the_last_good_names_the_culprit_and_lets_the_others_through(
     tmp_path: Path, delta: bool

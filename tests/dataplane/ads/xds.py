@@ -91,10 +91,10 @@ def tcp_listener(name: str, port: int, extension: str) -> Resource:
     return Resource.of(LISTENER, name, message)
 
 
-def extension(name: str, to: str) -> Resource:
-    """Passes bytes to a cluster."""
+def extension(name: str, to: str, *, bad: bool = False) -> Resource:
+    """Passes bytes to a cluster; `bad` is what Envoy refuses (no prefix of statistics)."""
     message = extension_pb2.TypedExtensionConfig(name=name)
-    message.typed_config.CopyFrom(packed(tcp_proxy_pb2.TcpProxy(stat_prefix="x", cluster=to)))
+    message.typed_config.CopyFrom(packed(tcp_proxy_pb2.TcpProxy(stat_prefix="" if bad else "x", cluster=to)))
     return Resource.of(EXTENSION, name, message)
 
 
