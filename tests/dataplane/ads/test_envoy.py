@@ -197,7 +197,7 @@ async def test_new_cluster_is_warm_before_its_route_and_gone_after_it(tmp_path: 
     assert {body for _, body in load.answers} == {b"a", b"b"}
 
 
-async def test_a_filter_is_put_changed_refused_and_removed(tmp_path: Path) -> None:
+async def test_a_filter_is_put_changed_refused_replaced_and_removed(tmp_path: Path) -> None:
     """New connections go by the newest that is good, and none meets a listener without one; open ones go on."""
     async with mesh(tmp_path, delta=True) as (server, envoy, port, a, b):
         to_a, to_b = (xds.cluster("a"), xds.endpoints("a", a)), (xds.cluster("b"), xds.endpoints("b", b))
@@ -214,6 +214,7 @@ async def test_a_filter_is_put_changed_refused_and_removed(tmp_path: Path) -> No
             assert [(nack.resource, nack.revision) for nack in server.nacks] == [("bytes", 3)]
             assert await get(port) == (200, b"b"), "the last good one serves"
         as_http = xds.listener("in", port, "r"), xds.routes("r", {"/": "b"})
+        as_bytes = xds.tcp_listener("in", port, "bytes"), xds.extension("bytes", "b")
         met, stopped = list[tuple[int, bytes]](), False
 
         async def connect_again_and_again() -> None:
@@ -222,13 +223,16 @@ async def test_a_filter_is_put_changed_refused_and_removed(tmp_path: Path) -> No
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connect_again_and_again)
-            server.update(update(4, *as_http, removed=(xds.extension("bytes", "b").key,)))
-            await acked(server, 4)
-            await eventually("routes are in use instead", partial(nothing_warms, envoy), WARM_AT_ONCE_S)
+            before = as_bytes
+            for revision, after in enumerate((as_http, as_bytes) * 4, start=4):
+                server.update(update(revision, *after, removed=(before[1].key,)))
+                await acked(server, revision)
+                await eventually("the other is in use", partial(nothing_warms, envoy), WARM_AT_ONCE_S)
+                before = after
             stopped = True
         assert set(met) == {(200, b"b")}
-        server.update(update(5, removed=tuple(one.key for one in (*as_http, *to_b))))
-        await acked(server, 5)
+        server.update(update(20, removed=tuple(one.key for one in (*as_bytes, *to_b))))
+        await acked(server, 20)
         await eventually("nobody listens", partial(is_closed, port))
         await eventually("the cluster is gone", partial(active_clusters_are, envoy, set()))
         assert server.nacks == ()
