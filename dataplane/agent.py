@@ -151,8 +151,9 @@ class Agent:
     async def _serve(self, identity: Identity) -> None:
         pipeline = self._new_pipeline(identity)
         self._cutter = Cutter(
-            pipeline.compiler.inbound_routes, self._envoy.shut, self._envoy.check_shut, self._news.happened
+            pipeline.compiler.inbound_routes, self._envoy.shut, self._envoy.check_shut, self._cutting_changed
         )
+        pipeline.set_ends_open(self._cutter.problem is None)
         before = PlaintextSeen.restored(status.last_plaintext(self._settings.status_file))
         self._plaintext = PlaintextWatch(
             pipeline.permissive_ports, self._envoy.admin.plaintext, self._news.happened, before
@@ -249,6 +250,10 @@ class Agent:
             self._flows.take(listener, flow_samples.samples(report), int(time.time()))
         else:
             self._cutter.take(name, report)
+
+    def _cutting_changed(self) -> None:
+        self._delivery.set_ends_open(self._cutter.problem is None)
+        self._news.happened()
 
     def _new_workload_api(self, settings: WorkloadApiSettings, identity: Identity) -> WorkloadApi:
         from dataplane.workload_api.api import WorkloadApi

@@ -99,6 +99,13 @@ class Delivery:
         self.ads.update(update)
         return True
 
+    def set_ends_open(self, ends_open: bool) -> None:
+        """Whether the agent can end what is open, by now."""
+        update = self.pipeline.set_ends_open(ends_open)
+        if update is not None and self.ads is not None:
+            self.ads.update(update)
+            self._pushed()
+
     # -- etcd ▸ watch ▸ pipeline
 
     async def _follow_configuration(self, nursery: trio.Nursery) -> None:

@@ -195,6 +195,17 @@ class Pipeline:
         self.compiler.credentials, self.compiler.first_bundle, self.compiler.expired = credentials, bundle, expired
         return None
 
+    def set_ends_open(self, ends_open: bool) -> Update | None:
+        """Whether the agent can end what is open, by now; None where that is no news, or before the first
+        configuration, which holds it."""
+        compiler = self.compiler
+        if ends_open == compiler.workload.ends_open:
+            return None
+        if self._built:
+            return compiler.set_ends_open(self.state, ends_open)
+        compiler.workload = replace(compiler.workload, ends_open=ends_open)
+        return None
+
     def set_certificates(self, certificates: Mapping[CertificateFiles, KeyPair]) -> Update:
         """What the files of this host hold by now, those that `certificates_wanted` names; after a first `build`."""
         return self.compiler.set_certificates(self.state, certificates)

@@ -71,6 +71,15 @@ def last_plaintext(path: Path) -> tuple[PlaintextPort, ...]:
         return ()
 
 
+def last_ends_open(path: Path) -> bool:
+    """Whether the sidecar could end what is open when it last wrote; True where nothing says that it could not."""
+    try:
+        said = json.loads(path.read_bytes()).get("openStreams")
+        return said is None or not msgspec.convert(said, OpenStreams).goes_on
+    except (OSError, ValueError, AttributeError, msgspec.ValidationError):
+        return True
+
+
 def last_health(path: Path) -> bool:
     """Whether the app was well when the sidecar last wrote; True where nothing says that it was not."""
     try:

@@ -169,6 +169,11 @@ class Compiler:
             return self._build(state, {CERTIFICATES, GATEWAY})
         return self.rebuild(state)  # there are listeners and clusters with them, or no longer
 
+    def set_ends_open(self, state: MeshState, ends_open: bool) -> Update:
+        """Whether the agent can end what is open, by now."""
+        self.workload = replace(self.workload, ends_open=ends_open)
+        return self._build(state, {INBOUND})
+
     def _certificates_wanted(self, state: MeshState) -> dict[CertificateFiles, str]:
         found = gateway.certificates_wanted(state, self.workload) if self.scope.gateways else {}
         for service in state.externals_with_files():

@@ -11,11 +11,14 @@ from schemas.objects.authorization import AuthorizationPolicy
 from schemas.objects.rate_limit import RateLimitPolicy
 from schemas.objects.service import ServicePort
 
+UNABLE = "the agent, which can't end what is open"
+
 
 def read_for(
     state: MeshState, workload: Workload, port: ServicePort, judging: Judging | None = None
 ) -> tuple[str, ...]:
-    """``Kind namespace/name[rule]`` of each object that is about requests, not connections; none: bytes pass.
+    """``Kind namespace/name[rule]`` of each object that is about requests, not connections; and the agent, where it
+    can't end what a change of rules denies. None: bytes pass.
 
     judging: of the port, where the caller has it.
     """
@@ -28,6 +31,8 @@ def read_for(
         *(str(one.ref) for one in tokens.authentications_of(state, own)),
         *(str(one.ref) for one in asked_of_servers(state.telemetries(own))),
     ]
+    if not workload.ends_open:
+        found.append(UNABLE)
     return tuple(dict.fromkeys(found))
 
 

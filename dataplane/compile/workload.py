@@ -77,6 +77,9 @@ class Workload:
     samples: str = ""
     """Absolute path of the directory with the agent's files for samples of requests (flow_samples); empty: none."""
 
+    ends_open: bool = True
+    """Whether the agent can end what is open; where it can't, rules have to be asked of each request."""
+
     @property
     def identity(self) -> SpiffeId:
         return SpiffeId.of_service(self.trust_domain, self.service)

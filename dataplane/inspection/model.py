@@ -5,10 +5,10 @@ something is wrong with the agent.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataplane import lastgood
+from dataplane import lastgood, status
 from dataplane.certificates.store import PairStore
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.workload import Credentials
@@ -37,6 +37,7 @@ def load(settings: SidecarSettings, last_good: Path) -> Model:
         raise NotFound(f"no state in {last_good}: this sidecar has had no configuration yet; see its log")
     state = lastgood.restore(saved)
     workload = settings.workload(identity.spiffe_id.service, identity.spiffe_id.trust_domain)
+    workload = replace(workload, ends_open=status.last_ends_open(settings.status_file))
     credentials = Credentials(identity.chain_pem, identity.key_pem)
     compiler = Compiler(workload, credentials, identity.bundle, dict.fromkeys(saved.learnt, True))
     compiler.expired = time.time() >= identity.expires  # then it is to run nothing but its closed doors

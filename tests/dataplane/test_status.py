@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dataplane import status
@@ -43,3 +45,18 @@ def test_an_agent_that_has_ended_ends_nothing_that_is_open(tmp_path: Path, runs:
     assert f"open        what is no longer allowed {said}" in status.table(content, now=NOW).splitlines()
     assert (content["openStreams"]["boundMs"] == 0) is not runs
     assert (content["openStreams"].get("problem") == "the agent does not run") is not runs
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        (OpenStreams(bound_ms=2000, passed_bound_ms=11_000), True),
+        (OpenStreams(bound_ms=0, problem="not allowed"), False),
+        (None, True),
+    ],
+)
+def test_whether_what_is_open_could_be_ended(tmp_path: Path, said: OpenStreams | None, ends: bool) -> None:
+    file = tmp_path / "status.json"
+    assert status.last_ends_open(file)
+    file.write_text(json.dumps({"openStreams": msgspec.to_builtins(said)} if said is not None else {}))
+    assert status.last_ends_open(file) == ends

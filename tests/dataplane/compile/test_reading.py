@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from envoy.config.listener.v3 import listener_pb2
 
-from dataplane.compile.reading import read_for
+from dataplane.compile.compiler import Compiler
+from dataplane.compile.reading import UNABLE, read_for
+from dataplane.compile.resources import LISTENER, Resource
 from dataplane.inspection.running import modelled
 from dataplane.inspection.words import described
+from dataplane.pipeline import Pipeline
+from dataplane.snapshot.state import MeshState
 from schemas.objects.authorization import Operation
 from tests.states.build import (
+    CREDENTIALS,
+    KEYS,
     ORDERS,
     Item,
     authentication,
     compiled,
+    listings,
     mesh_of,
     policy,
     port,
@@ -71,6 +79,34 @@ CASES: dict[str, tuple[tuple[Item, ...], tuple[str, ...]]] = {
         ("Telemetry mesh-system/m", "Telemetry shop/t"),
     ),
 }
+
+
+@pytest.mark.fault(24)
+def test_where_the_agent_can_not_end_connections_rules_are_asked_of_requests() -> None:
+    """Else a denial would reach no connection that is open. And it is a change like any other."""
+    values = state("now", "", service("orders", PORT), policy("a", "ALLOW", rule(who("web")))).values
+    pipeline = Pipeline(MeshState(KEYS), Compiler(workload(ORDERS), credentials=CREDENTIALS))
+    assert pipeline.set_ends_open(False) is None
+    for listing in listings(values):
+        pipeline.take(listing)
+    first = pipeline.build()
+    assert first is not None
+    chains = [name for one in first.changed for name in chains_of(one)]
+    assert chains == ["http", "http traced"]
+    assert read_for(pipeline.state, pipeline.compiler.workload, PORT) == (UNABLE,)
+    for ends_open in (True, False):
+        update = pipeline.set_ends_open(ends_open)
+        assert update is not None
+        assert [name for one in update.changed for name in chains_of(one)] == chains + ["bytes"] * ends_open
+        assert len(update.removed) == (0 if ends_open else 2)
+        assert pipeline.set_ends_open(ends_open) is None
+
+
+def chains_of(resource: Resource) -> list[str]:
+    """Of an inbound listener."""
+    if resource.key.type_url != LISTENER or not resource.key.name.startswith("inbound|"):
+        return []
+    return [one.name for one in listener_pb2.Listener.FromString(resource.body).filter_chains]
 
 
 @pytest.mark.parametrize(("items", "expected"), CASES.values(), ids=CASES)
