@@ -37,13 +37,17 @@ def at_its_end(into: accesslog_pb2.AccessLogFilter) -> None:
 
 
 def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) -> None:
-    """At its end, what is sampled and one of: failed, above a status, slow. Not what `is_denial` is about."""
+    """At its end, what is sampled and one of: failed, above a status, slow. Not what `is_denial` is about.
+
+    Each look into the runtime costs the request. Where everything is logged, one says so; where little is, most
+    requests have no reason, and are not asked whether they are sampled.
+    """
     default = LogLevel()
-    end, sampled, chosen = (into.and_filter.filters.add() for _ in range(3))
+    end, chosen = (into.and_filter.filters.add() for _ in range(2))
     at_its_end(end)
-    sampled.runtime_filter.runtime_key = log_key(side, "sampled")
-    sampled.runtime_filter.percent_sampled.numerator = default.sampled
-    reasons = chosen.or_filter.filters
+    everything, some = (chosen.or_filter.filters.add() for _ in range(2))
+    _share(everything, log_key(side, "everything"), default.everything)
+    reasons = some.and_filter.filters.add().or_filter.filters
     status = reasons.add().status_code_filter.comparison
     status.op, status.value.default_value = _Comparison.GE, default.min_status
     status.value.runtime_key = log_key(side, "min_status")
@@ -51,8 +55,15 @@ def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) ->
     duration.op, duration.value.default_value = _Comparison.GE, default.min_duration_ms
     duration.value.runtime_key = log_key(side, "min_duration_ms")
     _broke(reasons.add(), reasons.add())
+    _share(some.and_filter.filters.add(), log_key(side, "sampled"), default.sampled)
     if http and side == "server":
         _is_no_denial(into.and_filter.filters.add())
+
+
+def _share(into: accesslog_pb2.AccessLogFilter, key: str, default: int) -> None:
+    """Per cent of requests, the same ones whatever the key: they go by the request's id."""
+    into.runtime_filter.runtime_key = key
+    into.runtime_filter.percent_sampled.numerator = default
 
 
 def is_denial(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
@@ -63,8 +74,7 @@ def is_denial(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
     _may_be_denial(asked)
     denied_here(reasons.or_filter.filters.add())
     _bad_token(reasons.or_filter.filters.add())
-    enabled.runtime_filter.runtime_key = log_key(side, "denied")
-    enabled.runtime_filter.percent_sampled.numerator = 100
+    _share(enabled, log_key(side, "denied"), 100)
 
 
 def _is_no_denial(into: accesslog_pb2.AccessLogFilter) -> None:
@@ -128,9 +138,7 @@ def is_counted(
         # What waits to be learnt comes a second time, and only then to where it goes: on_demand.
         again = every.add().header_filter.header
         again.name, again.present_match, again.invert_match = SECOND_PASS, True, True
-    enabled = every.add().runtime_filter
-    enabled.runtime_key = metrics_key(side)
-    enabled.percent_sampled.numerator = 100
+    _share(every.add(), metrics_key(side), 100)
 
 
 def _broke(flags: accesslog_pb2.AccessLogFilter, status: accesslog_pb2.AccessLogFilter) -> None:

@@ -49,8 +49,13 @@ class LogLevel:
     denied: int = 100
     """Per cent, 0 or 100: whether what this sidecar denies is logged."""
 
+    @property
+    def everything(self) -> int:
+        """Per cent of all there is, whatever came of it."""
+        return self.sampled if self.min_status == 0 else 0
 
-def log_key(side: Side, value: Literal["min_status", "min_duration_ms", "sampled", "denied"]) -> str:
+
+def log_key(side: Side, value: Literal["everything", "min_status", "min_duration_ms", "sampled", "denied"]) -> str:
     """The runtime's name for it."""
     return f"mesh.access_log.{side}.{value}"
 
@@ -140,6 +145,7 @@ def runtime(state: MeshState, workload: Workload) -> Resource:
     values: dict[str, int | dict[str, int | str]] = {}
     for side in SIDES:
         level = log_level(found, side)
+        values[log_key(side, "everything")] = level.everything
         values[log_key(side, "min_status")] = level.min_status
         values[log_key(side, "min_duration_ms")] = min(level.min_duration_ms, NEVER_MS)
         values[log_key(side, "sampled")] = level.sampled
