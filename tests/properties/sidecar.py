@@ -9,8 +9,12 @@ from dataplane.compile.compiler import Compiler
 from dataplane.compile.resources import Resource, ResourceKey, Update
 from dataplane.compile.workload import GatewayHost, KeyPair, Workload
 from dataplane.snapshot.state import MeshState
-from dataplane.watch.events import Changes, Delete, Event, Put
+from dataplane.watch.events import Changes, Delete, Event, Listing, Put
+from schemas import codec
+from schemas.errors import Corrupt
+from schemas.names import ServiceRef
 from schemas.objects.common import CertificateFiles
+from schemas.records import Revocation
 from tests.states.build import CREDENTIALS, KEYS, ORDERS, workload
 from tests.states.build import listings as listings_of_prefixes
 
@@ -21,7 +25,10 @@ EDGE = replace(
     certificates={CertificateFiles(certificate="a.crt", key="a.key"): KeyPair(b"chain", b"key", ("a.example",))},
 )
 """A sidecar of orders on a host that is a gateway, and has one of the certificates that objects may name."""
-PREFIXES = (KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.key_sets(), KEYS.epoch())
+PREFIXES = (
+    KEYS.config(), KEYS.endpoints(), KEYS.trust(), KEYS.revocations(), KEYS.key_sets(), KEYS.epoch()
+)  # fmt: skip
+"""All that a sidecar watches of what its configuration is made of."""
 
 
 @dataclass
@@ -33,12 +40,15 @@ class Sidecar:
     envoy: dict[ResourceKey, Resource] = field(default_factory=dict)
     learnt: tuple[str, ...] = ()
     """What its app has called before; Envoy has let go what it held for it."""
+    heard: dict[bytes, Revocation] = field(default_factory=dict)
+    """By key, the revocation with the highest serial of all that ever came: the one thing that outlives its key."""
 
     def __post_init__(self) -> None:
         self.compiler = Compiler(self.workload, credentials=CREDENTIALS, learnt=dict.fromkeys(self.learnt, True))
         self.send(self.compiler.rebuild(self.mesh))
 
     def take(self, event: Event) -> Update:
+        hear(self.heard, event)
         changes = self.mesh.apply(event)
         update = self.compiler.update(self.mesh, changes)
         self.send(update)
@@ -74,17 +84,39 @@ class Sidecar:
         assert self.compiler.problems() == fresh.problems()
 
     def check_is(self, values: Mapping[bytes, bytes]) -> None:
-        """It stands where one stands that has seen nothing but `values`."""
+        """It stands where one stands that has seen nothing but `values`, and the last word on each revocation."""
         revisions = {key: one.revision for key, one in self.mesh.stored.items()}
         other = MeshState(KEYS)
+        other.apply(last_words(self.heard))
         for listing in listings_of_prefixes(values, revisions=revisions):
             other.apply(listing)
         self._check_is_compiled_from(other)
         assert self.mesh.problems() == other.problems()
         assert self.mesh.values == other.values
+        assert self.mesh.revoked == other.revoked
         assert {key: one.value for key, one in self.mesh.stored.items()} == {
             key: one.value for key, one in other.stored.items()
         }
+
+
+def hear(heard: dict[bytes, Revocation], event: Event) -> None:
+    """Takes in what `event` says of revocations, by the rule and not by the code: a higher serial wins, and of two
+    with one serial the one that revokes."""
+    said = event.items if isinstance(event, Listing) else event.events if isinstance(event, Changes) else ()
+    for one in said:
+        if not (isinstance(one, Put) and one.key.startswith(KEYS.revocations())):
+            continue
+        try:
+            record = codec.decode(one.value, Revocation, "test")
+        except Corrupt:
+            continue
+        known, its_own = heard.get(one.key), KEYS.revocation(ServiceRef(record.namespace, record.service))
+        if one.key == its_own and (known is None or (record.serial, record.revoked) > (known.serial, known.revoked)):
+            heard[one.key] = record
+
+
+def last_words(heard: Mapping[bytes, Revocation]) -> Changes:
+    return Changes(KEYS.revocations(), 0, tuple(Put(key, codec.encode(one), 0) for key, one in sorted(heard.items())))
 
 
 def from_listings(
@@ -121,4 +153,7 @@ def one_by_one(events: Iterable[Put | Delete], revision: int) -> list[Changes]:
     ]
 
 
-__all__ = ["EDGE", "Sidecar", "difference", "from_listings", "listings_of_prefixes", "one_by_one", "whole"]
+__all__ = [
+    "EDGE", "PREFIXES", "Sidecar", "difference", "from_listings", "hear", "last_words", "listings_of_prefixes",
+    "one_by_one", "whole",
+]  # fmt: skip

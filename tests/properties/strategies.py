@@ -66,7 +66,7 @@ from schemas.objects.traffic import (
 )
 from schemas.records import Endpoint, Locality, TrustBundle
 from tests.properties.routes import LABELS, routes
-from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity, key_set
+from tests.states.build import KEYS, ROOT_DER, TRUST_DOMAIN, epoch, federates, identity, key_set, revocation
 from tests.support.tokens import NOBODYS
 
 ANOTHERS = NOBODYS.replace('"kty"', '"kid":"other","kty"')
@@ -429,6 +429,13 @@ _bundles = st.builds(
     st.sampled_from([(), (ROOT_DER,)]),
 )
 
+_revocations = st.builds(
+    revocation,
+    st.sampled_from(["web", "orders", "web.back", "cart"]),
+    st.integers(1, 3),
+    revoked=st.booleans(),
+)
+
 items = st.one_of(
     services.map(_stored),
     policies().map(_stored),
@@ -446,6 +453,7 @@ items = st.one_of(
     _endpoints,
     _bundles,
     _key_sets,
+    _revocations,
     st.sampled_from(["e1", "e2"]).map(epoch),
 )
 
@@ -480,7 +488,17 @@ foreign_keys = st.one_of(
     st.binary(max_size=40),
     st.tuples(
         st.sampled_from(
-            ["data/config", "data/endpoints", "data/trust", "data/jwks", "data/epoch", "data", "control/status", ""]
+            [
+                "data/config",
+                "data/endpoints",
+                "data/trust",
+                "data/revocations",
+                "data/jwks",
+                "data/epoch",
+                "data",
+                "control/status",
+                "",
+            ]
         ),
         st.lists(_segments, max_size=4),
     ).map(lambda parts: f"/mesh/v1/{'/'.join([parts[0], *parts[1]])}".encode(errors="replace")),

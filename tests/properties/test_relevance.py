@@ -13,7 +13,8 @@ from dataplane.snapshot.state import MeshState
 from dataplane.watch.events import Changes, Dropped, Listing, Put
 from schemas import codec
 from schemas.names import ObjectRef, ServiceRef
-from tests.properties.sidecar import EDGE, Sidecar, difference
+from schemas.records import Revocation
+from tests.properties.sidecar import EDGE, PREFIXES, Sidecar, difference, hear, last_words
 from tests.properties.strategies import items
 from tests.properties.test_incremental import believable
 from tests.states.build import CREDENTIALS, KEYS, need, service
@@ -31,12 +32,14 @@ class Watched:
         self.revisions: dict[bytes, int] = {}
         self.revision = 1
         self.watched: set[bytes] = set()
+        self.heard: dict[bytes, Revocation] = {}
         self.settle()
 
     def put(self, after: Mapping[bytes, bytes]) -> None:
         self.revision += 1
         events = difference(self.values, after, self.revision)
         self.values = dict(after)
+        hear(self.heard, Changes(KEYS.revocations(), self.revision, tuple(events)))
         self.revisions |= {one.key: self.revision for one in events}
         for prefix in sorted(self.watched):
             mine = tuple(one for one in events if one.key.startswith(prefix))
@@ -63,7 +66,8 @@ class Watched:
         everything = Sidecar(EDGE)
         for authority in self.pipeline.compiler.learnt:
             everything.learn(authority, detour=False)
-        for prefix in (KEYS.config(), KEYS.trust(), KEYS.key_sets(), KEYS.epoch(), KEYS.endpoints()):
+        everything.take(last_words(self.heard))
+        for prefix in PREFIXES:
             everything.take(self.listing(prefix))
         assert self.pipeline.compiler.resources() == everything.compiler.resources()
         assert self.pipeline.compiler.problems() == everything.compiler.problems()
