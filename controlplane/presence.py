@@ -1,7 +1,7 @@
 """[edge] What this replica says of itself in etcd: by which bundle it trusts, with which key it issues.
 
 A key is not removed while a replica may still issue with it. One that can't tell etcd of itself for long issues nothing
-(`controlplane.ca.rotation.FENCE_SECONDS`): it may have missed that its key was retired.
+(`controlplane.ca.facts.FENCE_SECONDS`): it may have missed that its key was retired.
 """
 
 import hashlib

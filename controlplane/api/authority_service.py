@@ -8,7 +8,9 @@ from controlplane.api.call import Call
 from controlplane.api.dispatch import Rpc
 from controlplane.api.request_id import request_of
 from controlplane.ca import rotation
-from controlplane.ca.rotation import Hold, Prepare
+from controlplane.ca.facts import root_above
+from controlplane.ca.gates import Hold
+from controlplane.ca.rotation import Prepare
 from controlplane.rotation import external
 from controlplane.rotation.look import Look
 from controlplane.rotation.steps import CaSteps, Done
@@ -154,7 +156,7 @@ def _status(seen: Look) -> pb.AuthorityStatus:
         due=due.why if due and seen.rotation is None else "",
     )
     for key_id, key in sorted(facts.keys.items(), key=lambda item: (item[1].role, item[0])):
-        above = rotation.root_above(facts.keys, key)
+        above = root_above(facts.keys, key)
         reply.keys.add(
             id=key_id,
             role=key.role,

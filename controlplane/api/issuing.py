@@ -10,8 +10,9 @@ from controlplane.api.call import Call
 from controlplane.api.turns import Turns
 from controlplane.ca.authority import Authority, expires
 from controlplane.ca.etcd_revocation import client_serial
+from controlplane.ca.facts import FENCE_SECONDS
+from controlplane.ca.gates import silent_until
 from controlplane.ca.jwt_key import JwtSigner
-from controlplane.ca.rotation import FENCE_SECONDS, silent_until
 from controlplane.ca.sign import serial_number
 from controlplane.ca.template import MIN_LEAF_SECONDS
 from schemas import codec

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from controlplane.ca.rotation import FENCE_SECONDS
+from controlplane.ca.facts import FENCE_SECONDS
 from controlplane.ca.sign import Issuer, serial_number
 from schemas.names import ServiceRef
 from schemas.records import Revocation

@@ -56,7 +56,7 @@ class Own:
     """What this process knows of itself."""
 
     until: float
-    """When it last could issue: cut off from etcd too, until its fence (`controlplane.ca.rotation`)."""
+    """When it last could issue: cut off from etcd too, until its fence (`controlplane.ca.facts`)."""
     looked: float
     """Its last look at etcd, by the clock on the wall."""
     ago: float

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 from cryptography import x509
 
-from controlplane.ca.rotation import active
+from controlplane.ca.facts import active
 from controlplane.ca.states import trusted_roots
 from schemas.errors import Corrupt, Problem
 from schemas.records import JwtAuthority, SealedKey, TrustBundle

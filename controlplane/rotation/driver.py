@@ -11,7 +11,9 @@ from collections.abc import Callable
 import trio
 
 from controlplane.ca import rotation
-from controlplane.ca.rotation import Activate, Due, Hold, Prepare, Step
+from controlplane.ca.facts import is_complete
+from controlplane.ca.gates import Hold
+from controlplane.ca.rotation import Activate, Due, Prepare, Step
 from controlplane.log import event
 from controlplane.rotation import external
 from controlplane.rotation.expiry import Watch
@@ -188,4 +190,4 @@ def _unsigned(step: Step, seen: Look) -> bool:
 
 def _waits(key: SealedKey | None) -> bool:
     """For its certificate."""
-    return key is not None and not rotation.is_complete(key)
+    return key is not None and not is_complete(key)

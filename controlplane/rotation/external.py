@@ -5,11 +5,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from controlplane.ca import rotation
+from controlplane.ca.facts import REPLICA_GONE_SECONDS, is_complete
+from controlplane.ca.gates import Hold
 from controlplane.ca.install import External, checked_chain
 from controlplane.ca.make import signing_request
 from controlplane.ca.records import chain_of
-from controlplane.ca.rotation import REPLICA_GONE_SECONDS, Effect, Hold
+from controlplane.ca.rotation import Effect
 from controlplane.ca.seal import KeyEncryption, KeyRing, seal_secret, unseal_secret
 from controlplane.rotation.events import CaEvent
 from controlplane.rotation.look import Look
@@ -50,7 +51,7 @@ async def request(steps: CaSteps, by: Actor) -> tuple[Done, bytes]:
 async def _asked_before(steps: CaSteps) -> tuple[Done, bytes] | None:
     seen = await steps.look()
     for record in _prepared(seen):
-        if not rotation.is_complete(record):
+        if not is_complete(record):
             key = await unseal_secret(record, steps.kek)
             return Done(seen.revision, (record.id,)), signing_request(seen.trust_domain, record.id, key)
     return None
@@ -118,7 +119,7 @@ def _prepared(seen: Look) -> list[SealedKey]:
 async def _requested(
     steps: CaSteps, seen: Look, chain: tuple[bytes, ...]
 ) -> tuple[SealedKey, ec.EllipticCurvePrivateKey]:
-    waiting = [one for one in _prepared(seen) if not rotation.is_complete(one)]
+    waiting = [one for one in _prepared(seen) if not is_complete(one)]
     if not waiting:
         raise InvalidInput(Problem("certificate chain", "no key waits for one", remedy="begin with `meshadm ca csr`"))
     return waiting[0], await unseal_secret(waiting[0], steps.kek)  # `request` makes no second one

@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from controlplane.ca.facts import Facts, Replica, Sidecar, Silent, active
+from controlplane.ca.gates import is_forgettable
 from controlplane.ca.records import issuers, starts
-from controlplane.ca.rotation import Facts, Replica, Sidecar, Silent, active, is_forgettable
 from controlplane.domain.registration import service_of
 from controlplane.store.etcd import Store
 from schemas import codec

@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from controlplane.ca import rotation
 from controlplane.ca.errors import NoAuthority
+from controlplane.ca.facts import active, family, key_of, root_above
+from controlplane.ca.gates import Hold, activation_holds, removal_holds
 from controlplane.ca.jwt_key import new_signer, seal_signer
 from controlplane.ca.make import Maker
-from controlplane.ca.rotation import Activate, Effect, Force, Hold, Prepare, Remove, Step
+from controlplane.ca.rotation import Activate, Effect, Force, Prepare, Remove, Step
 from controlplane.ca.seal import KeyEncryption, unseal_key
 from controlplane.rotation.events import CaEvent, tell
 from controlplane.rotation.look import Look, look
@@ -109,7 +111,7 @@ class CaSteps:
         """Raises GateClosed, which `force` passes; NotFound, Conflict."""
 
         async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
-            holds = rotation.activation_holds(seen.facts, key_id)
+            holds = activation_holds(seen.facts, key_id)
             note = self._passed(Activate(key_id), holds, by, force)
             effect = rotation.activated(seen.facts, key_id, note)
             written = await self.writer.commit(
@@ -139,9 +141,9 @@ class CaSteps:
 
         async def attempt(seen: Look, lock: LeaseGuard, strict: bool) -> tuple[Written | None, Done]:
             for key_id in key_ids:
-                rotation.key_of(seen.facts, key_id)
-            ids = tuple(dict.fromkeys(one for key_id in key_ids for one in rotation.family(seen.facts.keys, key_id)))
-            holds = rotation.removal_holds(seen.facts, ids)
+                key_of(seen.facts, key_id)
+            ids = tuple(dict.fromkeys(one for key_id in key_ids for one in family(seen.facts.keys, key_id)))
+            holds = removal_holds(seen.facts, ids)
             note = self._passed(Remove(ids), holds, by, force)
             written = await self.writer.commit(
                 seen,
@@ -208,17 +210,17 @@ class CaSteps:
 
     def _begun(self, seen: Look, role: str, by: Actor, why: str, force: bool) -> Rotation:
         keys = seen.facts.keys
-        current = rotation.active(keys, role)
+        current = active(keys, role)
         if current is None:
             raise InvalidInput(Problem("rotation", f"there is no active {role} key"))
-        root = rotation.active(keys, "mesh-root")
+        root = active(keys, "mesh-root")
         if role == "mesh-root" and self._upstream:
             remedy = "`meshadm ca rotate issuing` has the next one signed"
             raise InvalidInput(Problem("rotation", "the root is the upstream signer's", remedy=remedy))
         if role == "mesh-issuing" and (root is None or not root.sealed) and not self._upstream:
             remedy = "use `meshadm ca csr`, have it signed, `meshadm ca install`, `meshadm ca activate`"
             raise InvalidInput(Problem("rotation", "the issuing key is signed by an external CA", remedy=remedy))
-        replaces = tuple(one for one in rotation.family(keys, current.id) if keys[one].state == "active")
+        replaces = tuple(one for one in family(keys, current.id) if keys[one].state == "active")
         what = {"mesh-root": "root and issuing key", "mesh-issuing": "issuing key", "mesh-jwt": "JWT key"}[role]
         by_whom = f"{by.who} ({why})" if why else by.who
         return Rotation(
@@ -250,7 +252,7 @@ class CaSteps:
             root, opened = await maker.root(_new_key())
             root = msgspec.structs.replace(root, trust_sequence=sequence)
             return (root, await maker.issuing(_new_key(), root.id, opened)), ()
-        current = rotation.active(keys, "mesh-root")
+        current = active(keys, "mesh-root")
         if current is None or not current.sealed:
             raise NoAuthority(
                 "the mesh does not hold the key of its root: use `meshadm ca csr` and `meshadm ca install`"
@@ -303,7 +305,7 @@ class CaSteps:
 
 
 def _of_old_root(seen: Look, key: SealedKey) -> bool:
-    above = rotation.root_above(seen.facts.keys, key)
+    above = root_above(seen.facts.keys, key)
     return above is not None and above.state != "prepared"
 
 

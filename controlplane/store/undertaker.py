@@ -8,7 +8,7 @@
                         └─▶ look again later, for KEEP_SECONDS at most
 
 Before a hold is revoked it is written down that its sidecar fell silent: its Envoy may serve on with what it has, and a
-rotation of the root waits for that (`controlplane.ca.rotation`).
+rotation of the root waits for that (`controlplane.ca.gates`).
 
 What callers do about those that are kept and do not answer: they leave them out, each by itself.
 """

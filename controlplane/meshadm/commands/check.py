@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from controlplane.ca.expiry import life_of
-from controlplane.ca.rotation import REPLICA_GONE_SECONDS
+from controlplane.ca.facts import REPLICA_GONE_SECONDS
 from controlplane.meshadm import output
 from controlplane.meshadm import sidecars as judging
 from controlplane.meshadm.authority import moment

@@ -12,7 +12,20 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.ca import rotation
-from controlplane.ca.rotation import Activate, Effect, Facts, Prepare, Remove, Replica, Sidecar, Silent, silent_until
+from controlplane.ca.facts import (
+    FENCE_SECONDS,
+    REPLICA_GONE_SECONDS,
+    SKEW_SECONDS,
+    Facts,
+    Replica,
+    Sidecar,
+    Silent,
+    active,
+    family,
+    root_above,
+)
+from controlplane.ca.gates import activation_holds, is_forgettable, removal_holds, silent_until
+from controlplane.ca.rotation import Activate, Effect, Prepare, Remove
 from schemas.errors import Conflict, MeshError
 from schemas.records import Rotation, SealedKey
 
@@ -39,7 +52,7 @@ class Host:
     issuer: str
     expires: int
     connected: bool = True
-    remembered: int = START + LEAF + rotation.SKEW_SECONDS
+    remembered: int = START + LEAF + SKEW_SECONDS
 
 
 @dataclass
@@ -78,7 +91,7 @@ class World:
     """Seconds that leaves of keys live that are made from now on."""
 
     def active(self) -> str:
-        key = rotation.active(self.keys, "mesh-issuing")
+        key = active(self.keys, "mesh-issuing")
         assert key is not None
         return key.id
 
@@ -102,7 +115,7 @@ class World:
     def facts(self) -> Facts:
         """As they are looked at: what can hold nothing back is forgotten."""
         facts = self._facts()
-        known = tuple(one for one in facts.silent if not rotation.is_forgettable(one, facts))
+        known = tuple(one for one in facts.silent if not is_forgettable(one, facts))
         return dataclasses.replace(facts, silent=known)
 
     def falls_silent(self, host: Host) -> None:
@@ -120,7 +133,7 @@ class World:
         if step.with_root:
             root = ca_key(self.new_id("mesh-root"), "prepared", self.now, trust_sequence=self.bundle + 1)
             return Effect((root, self._issuing_key(root.id)))
-        root_now = rotation.active(self.keys, "mesh-root")
+        root_now = active(self.keys, "mesh-root")
         assert root_now is not None
         return Effect((self._issuing_key(root_now.id),))
 
@@ -136,7 +149,7 @@ class World:
         ]
 
     def _root(self, issuing: str) -> str:
-        root = rotation.root_above(self.keys, self.keys[issuing])
+        root = root_above(self.keys, self.keys[issuing])
         return root.id if root else ""
 
 
@@ -179,9 +192,9 @@ class Life(RuleBasedStateMachine):
             return
         host = world.hosts[data.draw(st.sampled_from(sorted(world.hosts)))]
         replica = world.replicas[data.draw(st.sampled_from(sorted(world.replicas)))]
-        if world.now - replica.seen > rotation.FENCE_SECONDS or replica.issuer not in world.keys:
+        if world.now - replica.seen > FENCE_SECONDS or replica.issuer not in world.keys:
             return
-        in_touch = world.now - replica.seen < rotation.REPLICA_GONE_SECONDS
+        in_touch = world.now - replica.seen < REPLICA_GONE_SECONDS
         if host.expires <= world.now and not in_touch:
             return  # it has to be attested anew, and that takes etcd
         world.renewed(host, replica.issuer)
@@ -337,13 +350,13 @@ class Life(RuleBasedStateMachine):
             if what in ("prepare", "root"):
                 effect, forced = world.prepared(Prepare("mesh-issuing", what == "root")), False
             elif what == "activate":
-                forced = bool(rotation.activation_holds(facts, key))
+                forced = bool(activation_holds(facts, key))
                 effect = rotation.activated(facts, key)
             elif what == "retire":
                 effect, forced = rotation.given_up(facts, key), False
             else:
-                ids = rotation.family(facts.keys, key)
-                forced = bool(rotation.removal_holds(facts, ids))
+                ids = family(facts.keys, key)
+                forced = bool(removal_holds(facts, ids))
                 effect = rotation.removed(facts, ids)
         except Conflict:
             return
@@ -362,7 +375,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def the_active_issuing_key_has_its_root(self) -> None:
         if self.world.keys:
-            above = rotation.root_above(self.world.keys, self.world.keys[self.world.active()])
+            above = root_above(self.world.keys, self.world.keys[self.world.active()])
             assert above is not None
             assert above.state == "active"
 
@@ -436,7 +449,7 @@ def with_prepared_root() -> World:
 def test_who_has_not_acked_holds_activation_back_by_name() -> None:
     world = with_prepared_root()
     world.hosts["h0"].trust = world.hosts["h2"].trust = 2
-    holds = rotation.activation_holds(world.facts(), "mesh-issuing-4")
+    holds = activation_holds(world.facts(), "mesh-issuing-4")
     assert [hold.who for hold in holds] == ["h1"]
 
 
@@ -447,11 +460,11 @@ def test_who_fell_silent_before_it_acked_is_waited_for_until_its_certificate_has
         host.trust = 2
     world.hosts["h1"].trust = 1
     world.falls_silent(world.hosts["h1"])
-    (hold,) = rotation.activation_holds(world.facts(), "mesh-issuing-4")
-    assert (hold.who, hold.until) == ("h1", START + LEAF + rotation.SKEW_SECONDS)
+    (hold,) = activation_holds(world.facts(), "mesh-issuing-4")
+    assert (hold.who, hold.until) == ("h1", START + LEAF + SKEW_SECONDS)
     assert str(hold).startswith("h1: fell silent trusting by bundle 1, needed is 2")
-    world.now = START + LEAF + rotation.SKEW_SECONDS
-    assert rotation.activation_holds(world.facts(), "mesh-issuing-4") == ()
+    world.now = START + LEAF + SKEW_SECONDS
+    assert activation_holds(world.facts(), "mesh-issuing-4") == ()
 
 
 def test_who_fell_silent_with_a_leaf_of_a_key_whose_leaves_lived_longer_is_waited_for_as_long() -> None:
@@ -470,11 +483,11 @@ def test_who_fell_silent_with_a_leaf_of_a_key_whose_leaves_lived_longer_is_waite
     world.now += 60
     world.hosts["h1"].trust = 1
     world.falls_silent(world.hosts["h1"])
-    world.now = START + long + rotation.SKEW_SECONDS - 1
-    (hold,) = rotation.activation_holds(world.facts(), "mesh-issuing-5")
-    assert (hold.who, hold.until) == ("h1", START + long + rotation.SKEW_SECONDS)
+    world.now = START + long + SKEW_SECONDS - 1
+    (hold,) = activation_holds(world.facts(), "mesh-issuing-5")
+    assert (hold.who, hold.until) == ("h1", START + long + SKEW_SECONDS)
     world.now += 1
-    assert rotation.activation_holds(world.facts(), "mesh-issuing-5") == ()
+    assert activation_holds(world.facts(), "mesh-issuing-5") == ()
 
 
 def test_who_fell_silent_holds_no_key_back_below_a_root_that_is_in_use() -> None:
@@ -485,7 +498,7 @@ def test_who_fell_silent_holds_no_key_back_below_a_root_that_is_in_use() -> None
     world.keys = rotation.after(world.keys, world.prepared(Prepare("mesh-issuing")))
     world.hosts["h1"].trust = 0
     world.falls_silent(world.hosts["h1"])
-    assert rotation.activation_holds(world.facts(), "mesh-issuing-3") == ()
+    assert activation_holds(world.facts(), "mesh-issuing-3") == ()
 
 
 def test_a_lost_replica_may_have_renewed_whom_nobody_hears() -> None:
@@ -494,18 +507,18 @@ def test_a_lost_replica_may_have_renewed_whom_nobody_hears() -> None:
         host.trust = 2
     world.hosts["h1"].trust = world.replicas["r1"].trust = 1
     world.falls_silent(world.hosts["h1"])
-    world.now = START + rotation.REPLICA_GONE_SECONDS
-    (hold,) = rotation.activation_holds(world.facts(), "mesh-issuing-4")
-    assert (hold.who, hold.until) == ("h1", START + rotation.FENCE_SECONDS + LEAF + rotation.SKEW_SECONDS)
+    world.now = START + REPLICA_GONE_SECONDS
+    (hold,) = activation_holds(world.facts(), "mesh-issuing-4")
+    assert (hold.who, hold.until) == ("h1", START + FENCE_SECONDS + LEAF + SKEW_SECONDS)
 
 
 def test_a_replica_that_lives_has_to_trust_the_new_root_too() -> None:
     world = with_prepared_root()
     world.hosts.clear()
     world.replicas["r1"].trust = 1
-    assert [hold.who for hold in rotation.activation_holds(world.facts(), "mesh-issuing-4")] == ["replica r1"]
-    world.now += rotation.REPLICA_GONE_SECONDS
-    assert rotation.activation_holds(world.facts(), "mesh-issuing-4") == ()
+    assert [hold.who for hold in activation_holds(world.facts(), "mesh-issuing-4")] == ["replica r1"]
+    world.now += REPLICA_GONE_SECONDS
+    assert activation_holds(world.facts(), "mesh-issuing-4") == ()
 
 
 @pytest.mark.spiffe(24)
@@ -513,10 +526,10 @@ def test_a_root_that_others_follow_is_published_ahead_of_its_use() -> None:
     world = with_prepared_root()
     world.hosts.clear()
     facts = dataclasses.replace(world.facts(), publish_ahead=900)
-    (hold,) = rotation.activation_holds(facts, "mesh-issuing-4")
+    (hold,) = activation_holds(facts, "mesh-issuing-4")
     assert hold.until == START + 900
     later = dataclasses.replace(facts, now=START + 900)
-    assert [one for one in rotation.activation_holds(later, "mesh-issuing-4") if not one.who] == []
+    assert [one for one in activation_holds(later, "mesh-issuing-4") if not one.who] == []
 
 
 def test_a_dead_replica_that_issued_with_a_key_holds_its_removal_until_the_fence_and_its_leaves_are_over() -> None:
@@ -524,11 +537,11 @@ def test_a_dead_replica_that_issued_with_a_key_holds_its_removal_until_the_fence
     world.hosts.clear()
     world.keys = rotation.after(world.keys, rotation.activated(world.facts(), "mesh-issuing-4"))
     world.replicas["r0"].said = "mesh-issuing-4"
-    world.now += LEAF + rotation.SKEW_SECONDS
+    world.now += LEAF + SKEW_SECONDS
     ids = ("mesh-root-1", "mesh-issuing-2")
-    assert {hold.who for hold in rotation.removal_holds(world.facts(), ids)} == {"replica r1"}
-    world.now = START + rotation.FENCE_SECONDS + LEAF + rotation.SKEW_SECONDS
-    assert rotation.removal_holds(world.facts(), ids) == ()
+    assert {hold.who for hold in removal_holds(world.facts(), ids)} == {"replica r1"}
+    world.now = START + FENCE_SECONDS + LEAF + SKEW_SECONDS
+    assert removal_holds(world.facts(), ids) == ()
 
 
 def test_hosts_that_are_not_connected_are_waited_for_as_long_as_their_leaves_may_live() -> None:
@@ -538,14 +551,14 @@ def test_hosts_that_are_not_connected_are_waited_for_as_long_as_their_leaves_may
     world.keys = rotation.after(world.keys, rotation.activated(world.facts(), "mesh-issuing-4"))
     for replica in world.replicas.values():
         replica.said = "mesh-issuing-4"
-    (hold,) = rotation.removal_holds(world.facts(), ("mesh-issuing-2",))
-    assert hold.until == START + LEAF + rotation.SKEW_SECONDS
+    (hold,) = removal_holds(world.facts(), ("mesh-issuing-2",))
+    assert hold.until == START + LEAF + SKEW_SECONDS
 
 
 def test_force_never_leaves_a_role_without_a_key() -> None:
     world = made_world()
     with pytest.raises(Conflict, match="only a retired key"):
-        rotation.removal_holds(world.facts(), ("mesh-issuing-2",))
+        removal_holds(world.facts(), ("mesh-issuing-2",))
     with pytest.raises(Conflict, match="no mesh-issuing key would be left"):
         rotation.check(world.keys, Effect((), ("mesh-issuing-2",)))
     double = msgspec.structs.replace(world.keys["mesh-issuing-2"], id="mesh-issuing-9")

@@ -7,8 +7,9 @@ import pytest
 import trio
 import trio.testing
 
+from controlplane.ca.facts import FENCE_SECONDS, SKEW_SECONDS
 from controlplane.ca.keystore import open_authority
-from controlplane.ca.rotation import FENCE_SECONDS, SKEW_SECONDS, Prepare, activated, next_step
+from controlplane.ca.rotation import Prepare, activated, next_step
 from controlplane.ca.seal import KeyRing, LocalKey
 from controlplane.rotation.external import reseal
 from controlplane.rotation.steps import GateClosed

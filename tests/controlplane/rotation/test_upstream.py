@@ -11,7 +11,7 @@ import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from controlplane.ca import rotation
+from controlplane.ca.facts import active, root_above
 from controlplane.ca.make import signing_request
 from controlplane.rotation.driver import SIGN_AGAIN_SECONDS
 from controlplane.rotation.upstream import UpstreamSigner
@@ -57,9 +57,9 @@ async def settle(world: World, upstream: Upstream) -> None:
 
 async def issuing_and_root(world: World) -> tuple[str, bytes]:
     keys = await world.keys()
-    key = rotation.active(keys, "mesh-issuing")
+    key = active(keys, "mesh-issuing")
     assert key is not None
-    root = rotation.root_above(keys, key)
+    root = root_above(keys, key)
     assert root is not None
     return key.id, root.chain[0]
 

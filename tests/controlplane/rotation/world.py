@@ -12,8 +12,8 @@ import trio
 
 import trio_etcd
 from controlplane.bootstrap.genesis import genesis
-from controlplane.ca import rotation
 from controlplane.ca import template as templates
+from controlplane.ca.facts import active, root_above
 from controlplane.ca.seal import KeyRing, LocalKey
 from controlplane.ca.sign import Issuer, self_signed
 from controlplane.ca.template import Validity
@@ -96,9 +96,9 @@ class World:
     async def everybody_follows(self) -> None:
         """One sidecar and two replicas trust by the newest bundle and use the active key."""
         seen = await self.look()
-        active = rotation.active(seen.facts.keys, "mesh-issuing")
-        assert active is not None
-        issuer = seen.facts.issuers[active.id]
+        signing = active(seen.facts.keys, "mesh-issuing")
+        assert signing is not None
+        issuer = seen.facts.issuers[signing.id]
         status = SidecarStatus(
             service="web", namespace="shop", instance="one", applied_revision=1, acked_revision=1,
             svid_expires=self.now + 3600, svid_issuer=issuer, trust_sequence=seen.bundle.sequence,
@@ -130,9 +130,9 @@ class World:
         keys = await self.keys()
         for role in ("mesh-root", "mesh-issuing", "mesh-jwt", "etcd-client"):
             assert [key.state for key in keys.values() if key.role == role].count("active") == 1, keys
-        issuing = rotation.active(keys, "mesh-issuing")
+        issuing = active(keys, "mesh-issuing")
         assert issuing is not None
-        root = rotation.root_above(keys, issuing)
+        root = root_above(keys, issuing)
         assert root is not None
         assert root.state == "active"
         trusted = set((await self.look()).bundle.x509_authorities)
