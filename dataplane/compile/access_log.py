@@ -71,7 +71,6 @@ def access_logs(
     http: bool,
     carries: Carries = "requests",
     port: int | None = None,
-    learns: bool = False,
     plaintext: bool = False,
     revision: int | None = None,
 ) -> list[accesslog_pb2.AccessLog]:
@@ -79,10 +78,10 @@ def access_logs(
     where the workload logs nowhere, the log.
 
     A function of what makes the listener in any case: what is said at run time goes by the runtime. port: of the own
-    service, that HTTP comes in by. learns: as of `is_counted`. plaintext: of who shows no certificate. revision: by
-    which connections are decided, where nothing that Envoy knows of them says it.
+    service, that HTTP comes in by. plaintext: of who shows no certificate. revision: by which connections are decided,
+    where nothing that Envoy knows of them says it.
     """
-    logs = request_metrics(workload, side, carries if http else "connections", learns=learns, plaintext=plaintext)
+    logs = request_metrics(workload, side, carries if http else "connections", plaintext=plaintext)
     if workload.access_log:
         own = str(workload.identity)
         one = partial(_access_log, workload.access_log, own, side, http=http, port=port, plaintext=plaintext)

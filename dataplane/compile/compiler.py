@@ -234,7 +234,7 @@ class Compiler:
                     if lacking := tokens.without_keys(state, self.workload.service):
                         self._problems[unit] = tuple(lacking)
                 case Unit("proxy listener"):
-                    listener = outbound.proxy_listener(state, self.workload, self.scope, closed=self.expired)
+                    listener = outbound.proxy_listener(state, self.workload, closed=self.expired)
                     # An expired sidecar keeps no way on for what is open.
                     after = _by_key([listener, *([] if self.expired else [outbound.self_cluster(self.workload)])])
                 case Unit("proxy routes"):

@@ -6,7 +6,6 @@ from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2 as entry_pb2
 from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 
-from dataplane.compile.on_demand import SECOND_PASS
 from dataplane.compile.telemetry import LogLevel, Side, log_key, metrics_key
 from dataplane.compile.tls import packed
 
@@ -114,15 +113,14 @@ def is_counted(
     side: Side,
     *,
     carries: Carries,
-    learns: bool = False,
     connection: bool = False,
     failed: bool = False,
 ) -> None:
     """A request at its end; of a listener that carries both, a request or a `connection`; where only what failed is
     asked for, that: 5xx, a gRPC status that stands for one, or a connection that broke.
 
-    learns: requests may wait for a service to be learnt. The first condition that does not hold ends the search: what
-    most requests fail comes first, and what Envoy has to search the headers for last.
+    The first condition that does not hold ends the search: what most requests fail comes first, and what Envoy has to
+    search the headers for last.
     """
     every = into.and_filter.filters
     if carries == "both":
@@ -134,10 +132,6 @@ def is_counted(
         status.value.runtime_key = "mesh.metrics.failed"  # which nobody sets; Envoy wants one
         _broke(reasons.add(), reasons.add())
     at_its_end(every.add())
-    if learns:
-        # What waits to be learnt comes a second time, and only then to where it goes: on_demand.
-        again = every.add().header_filter.header
-        again.name, again.present_match, again.invert_match = SECOND_PASS, True, True
     _share(every.add(), metrics_key(side), 100)
 
 

@@ -21,10 +21,11 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.on_demand.v3 import on_demand_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
-from google.protobuf import duration_pb2
+from google.protobuf import any_pb2, duration_pb2
 
 from dataplane.compile import clusters, tls
 from dataplane.compile.resources import CLUSTER, Resource
+from dataplane.compile.stamps import stamp
 from dataplane.compile.workload import Workload
 from routing.names import HOST_SUFFIX
 from schemas.errors import InvalidInput
@@ -32,6 +33,9 @@ from schemas.names import ServiceRef
 
 SECOND_PASS = "x-mesh-second-pass"  # noqa: S105  (a header)
 """Header of a request that has been held. An app that sets it skips the wait, and nothing else."""
+
+DETOUR = "detour"
+"""Where requests are said to go that are on their first pass. They come again, and are counted then."""
 
 HOLD_S = 5
 """Seconds that a first request waits. Learning takes milliseconds; with etcd away it can't be done at all."""
@@ -41,6 +45,7 @@ MAX_LEARNT = 1024
 
 # What may be a service's name, with or without a port: all else is answered at once, without asking.
 _AUTHORITY = r"[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+(\.mesh)?)?(:[0-9]+)?"
+_FILTER = "envoy.filters.http.on_demand"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -65,11 +70,11 @@ def service_of(authority: str, caller: ServiceRef) -> ServiceRef | None:
 
 
 def hold_filter() -> hcm_pb2.HttpFilter:
-    """Holds a request whose route names a cluster that is not there, and asks for it."""
+    """Holds a request whose route names a cluster that is not there, and asks for it; on routes of `fallback` alone."""
     hold = on_demand_pb2.OnDemand()
     hold.odcds.source.CopyFrom(tls.ads_source())
     hold.odcds.timeout.CopyFrom(duration_pb2.Duration(seconds=HOLD_S))
-    return hcm_pb2.HttpFilter(name="envoy.filters.http.on_demand", typed_config=tls.packed(hold))
+    return hcm_pb2.HttpFilter(name=_FILTER, typed_config=tls.packed(hold), disabled=True)
 
 
 def detour(authority: str, workload: Workload) -> Resource:
@@ -80,6 +85,7 @@ def detour(authority: str, workload: Workload) -> Resource:
         connect_timeout=duration_pb2.Duration(seconds=clusters.CONNECT_TIMEOUT_S),
     )
     cluster.load_assignment.cluster_name = authority
+    stamp(cluster.metadata, destination=DETOUR)
     host = cluster.load_assignment.endpoints.add().lb_endpoints.add()
     host.endpoint.address.CopyFrom(clusters.socket_address(workload.local_address, workload.proxy_port))
     options = http_protocol_options_pb2.HttpProtocolOptions()
@@ -100,6 +106,9 @@ def fallback(match: route_components_pb2.RouteMatch, *, upgrade: str | None = No
     route.route.timeout.CopyFrom(duration_pb2.Duration())
     if upgrade is not None:
         route.route.upgrade_configs.add(upgrade_type=upgrade)
+    # As the filter says itself: one for all routes keeps what Envoy has subscribed to.
+    awake = route_components_pb2.FilterConfig(config=any_pb2.Any())
+    route.typed_per_filter_config[_FILTER].CopyFrom(tls.packed(awake))
     mark = route.request_headers_to_add.add()
     mark.header.key, mark.header.value = SECOND_PASS, "1"
     return route

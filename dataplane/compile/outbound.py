@@ -40,16 +40,16 @@ def bound_name(bound: BoundPort) -> str:
     return f"outbound|bound|{bound.bind_port}"
 
 
-def proxy_listener(state: MeshState, workload: Workload, scope: Scope, *, closed: bool = False) -> Resource:
+def proxy_listener(state: MeshState, workload: Workload, *, closed: bool = False) -> Resource:
     """closed: tunnels that are open end with the drain time, since their filter chain is another one now.
 
     So do those to the outside when that is no longer allowed: the filter for it stands there only while it is.
     """
     listener = _listener(PROXY, workload, workload.proxy_port)
-    filters = [*([on_demand.hold_filter()] if scope.on_demand else []), *dormant_filters()]
+    filters = [on_demand.hold_filter(), *dormant_filters()]
     if passthrough.is_allowed(state) and not closed:
         filters.append(passthrough.http_filter())
-    logs = access_logs(workload, "client", http=True, carries="both", learns=scope.on_demand)
+    logs = access_logs(workload, "client", http=True, carries="both")
 
     def chain(tracer: Tracer | None) -> listener_components_pb2.FilterChain:
         manager = connection_manager(

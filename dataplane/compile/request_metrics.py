@@ -43,16 +43,16 @@ _TRANSFORM = "type.googleapis.com/envoy.extensions.matching.actions.transform_st
 
 
 def request_metrics(
-    workload: Workload, side: Side, carries: Carries, *, learns: bool = False, plaintext: bool = False
+    workload: Workload, side: Side, carries: Carries, *, plaintext: bool = False
 ) -> list[accesslog_pb2.AccessLog]:
-    """A function of the workload's settings alone: whether they count goes by the runtime. learns: as of `is_counted`.
-    plaintext: of who shows no certificate."""
-    return list(_request_metrics(workload.trust_domain, side, carries, learns=learns, plaintext=plaintext))
+    """A function of the workload's settings alone: whether they count goes by the runtime. plaintext: of who shows no
+    certificate."""
+    return list(_request_metrics(workload.trust_domain, side, carries, plaintext=plaintext))
 
 
 @lru_cache(maxsize=8)  # a listener for each bound port; all of them count alike
 def _request_metrics(
-    trust_domain: str, side: Side, carries: Carries, *, learns: bool, plaintext: bool
+    trust_domain: str, side: Side, carries: Carries, *, plaintext: bool
 ) -> tuple[accesslog_pb2.AccessLog, ...]:
     def stat(name: str, *more: dict[str, Any]) -> dict[str, Any]:
         return _stat(f"{side}_{name}", [_peer(trust_domain, side, plaintext=plaintext), *more])
@@ -63,8 +63,8 @@ def _request_metrics(
     logs = []
     if carries != "connections":
         every, failed = accesslog_pb2.AccessLogFilter(), accesslog_pb2.AccessLogFilter()
-        is_counted(every, side, carries=carries, learns=learns)
-        is_counted(failed, side, carries=carries, learns=learns, failed=True)
+        is_counted(every, side, carries=carries)
+        is_counted(failed, side, carries=carries, failed=True)
         duration = {
             "stat": stat(DURATION, *route, code),
             "unit": "Milliseconds",
@@ -76,7 +76,7 @@ def _request_metrics(
         ]
     if carries != "requests":
         ended = accesslog_pb2.AccessLogFilter()
-        is_counted(ended, side, carries=carries, learns=learns, connection=True)
+        is_counted(ended, side, carries=carries, connection=True)
         counters = [
             {"stat": stat(CONNECTIONS), "value_fixed": "1"},
             {"stat": stat(RECEIVED), "value_format": "%BYTES_RECEIVED%"},

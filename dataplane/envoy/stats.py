@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from dataplane.compile import request_metrics as counted
+from dataplane.compile.on_demand import DETOUR
 from schemas.errors import InvalidInput
 from schemas.names import SpiffeId
 from telemetry.families import Family, Histogram, counters_by, gauge, gauges, histograms
@@ -93,6 +94,8 @@ def _take(found: Counted, name: str, labels: dict[str, str], value: float, own: 
     itself = {"client": "source", "server": "destination"}.get(side)
     if itself is None:
         return
+    if labels.get("destination") == DETOUR:
+        return  # it comes again
     ends = labels | {itself: str(own)}
     both = (side, *(_service(ends.get(one, ""), own.trust_domain) for one in ("source", "destination")))
     route = "" if labels.get("route", "-") == "-" else labels["route"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import httpx
 import trio
 
+from dataplane.envoy import stats
+from schemas.names import ServiceRef, SpiffeId
 from tests.e2e.app import GREETING, HTTP, TCP
 from tests.e2e.mesh import E2eMesh
 from tests.states.build import external, port, service
@@ -51,10 +54,11 @@ async def test_first_requests_are_not_lost(mesh: E2eMesh) -> None:
 
 async def test_who_calls_nobody_is_told_at_once_and_later_finds_who_came(mesh: E2eMesh) -> None:
     async with mesh.applied(UNDECLARED):
-        started = time.monotonic()
+        started, before = time.monotonic(), await _failed(mesh)
         answers = [await mesh.get("/", host="latecomer") for _ in range(3)]
         assert [(one.status_code, one.text) for one in answers] == [(503, NOBODY)] * 3
         assert time.monotonic() - started < 4, "it waited for a cluster that nobody will send"
+        assert await _failed(mesh) - before == Counter(unknown=3), "each is counted once, whatever passes it made"
         assert (await mesh.get("/", host="not a host")).status_code in (400, 503)
         # A name that came into being later needs no second lesson.
         async with mesh.applied(service("latecomer", port("http", HTTP))):
@@ -84,6 +88,15 @@ async def test_what_was_learnt_outlives_the_agent(mesh: E2eMesh) -> None:
         await mesh.everyone_current()
         assert "api.shop" in [key["cluster"]["name"] for key in await _clusters(mesh)]
         assert await mesh.status("/") == 200
+
+
+async def _failed(mesh: E2eMesh) -> Counter[str]:
+    """Requests, by destination."""
+    own = SpiffeId.of_service(mesh.local.trust_domain, ServiceRef("shop", "web"))
+    found: Counter[str] = Counter()
+    for labels, number in stats.read(await mesh.admin("web-1").statistics(), own).errors.items():
+        found[labels[2]] += int(number)
+    return found
 
 
 async def _clusters(mesh: E2eMesh) -> list[dict[str, dict[str, str]]]:

@@ -147,7 +147,10 @@ CHANGES: dict[str, tuple[set[str], tuple[tuple[Item, ...], ...]]] = {
     ),
     "Gateway": (set(), ((gateway(18080),), (gateway(18081),))),
     "Service, of others": (set(), ((service("cart", port("http", 81)),), (service("new"),))),
-    "Service, on whom it depends": (set(), ((service("orders", *PORTS, needs=[need("*")]),),)),
+    "Service, on whom it depends": (
+        set(),
+        ((service("orders", *PORTS, needs=[need("*")]),), (service("orders", *PORTS, needs=None),)),
+    ),
     "Service, another port": (set(), ((service("orders", *PORTS, port("more", 8089), needs=NEEDS),),)),
     # Who comes in plaintext goes when nobody may any more.
     "PeerAuthentication": (
