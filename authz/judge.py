@@ -1,19 +1,15 @@
 """The rules of one port and a request ▸ what decided, or which ALLOW came nearest and what it lacked. Pure."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 from authz.claims import principal, texts
-from authz.paths import REFUSED_METHODS, REFUSED_METHODS_SAY, Refused, normalised
 from authz.rules import Alternative, Condition, Field, PortRule, PortRules
+from schemas.http_requests import Refused, check_head, header_value, normalised
 from schemas.names import ObjectRef, SpiffeId
 from schemas.objects.service import ServicePort
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+")  # a token (RFC 9110, 5.6.2), less '_'
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +159,7 @@ def _checked(request: Request) -> str:
     """The normalised path. Raises Refused."""
     if request.method == "CONNECT":
         raise Refused("CONNECT is answered on tcp ports only")
-    if not request.method or re.fullmatch(REFUSED_METHODS, request.method):
-        raise Refused(REFUSED_METHODS_SAY)
-    for name, value in request.headers:
-        if "_" in name:
-            raise Refused(f"the header {name} has an underscore in its name, which apps may take for '-'")
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            raise Refused(f"the header {name!r} is not one of HTTP")
+    check_head(request.method, request.headers)
     return normalised(request.target)
 
 
@@ -226,8 +216,7 @@ class _Facts:
             case "hosts":
                 return self.request.host
             case "headers":
-                found = [value.strip(" \t") for name, value in self.request.headers if name.lower() == condition.header]
-                return ",".join(found) if found else None
+                return header_value(self.request.headers, condition.header)
             case "ipBlocks":
                 return self.request.address or None
             case "identities" | "namespaces" | "trustDomains" | "trustDomain":

@@ -10,12 +10,14 @@ from routing.names import default_port, host_names
 from routing.requests import Address, Request
 from routing.table import Entry, concerns, table
 from schemas.errors import InvalidInput, Problem
+from schemas.http_requests import HTTP1_METHODS
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import AnyRoute, ExternalService, Gateway, Service
 from schemas.objects.gateway import Listener
 from schemas.objects.service import ServicePort
 from schemas.objects.tcp_route import TCPRouteRule
 
+_TUNNEL = "the tunnel ends at this sidecar; each request in it goes by the routes, as without one"
 Services = Mapping[ServiceRef, Service | ExternalService]
 
 
@@ -43,6 +45,8 @@ class Verdict:
     """What went before in the order of precedence, and why it did not match."""
     outranked: tuple[tuple[ObjectRef, str], ...] = ()
     notes: tuple[str, ...] = field(default=())
+    refused: bool = False
+    """400, for what no route is asked about."""
 
 
 def explain(
@@ -61,12 +65,18 @@ def explain(
     attached = [one for one in routes if concerns(one, service, caller)]
     found = table(service, port, caller, attached)
     notes = tuple(_notes(caller, service, request, services))
+    refused = request.refused
     if port.protocol == "tcp" and request.method != "CONNECT":
-        text = f"400: port {port.port} is a TCP port: use CONNECT, or a bound port"
-        return Verdict(service, port, answer=text, outranked=found.outranked, notes=notes)
+        refused = refused or f"port {port.port} is a TCP port: use CONNECT, or a bound port"
+    if refused:
+        return Verdict(service, port, answer=f"400: {refused}", refused=True, outranked=found.outranked, notes=notes)
+    ends_here = request.method == "CONNECT" and port.protocol != "tcp"
+    if ends_here and found.routed:
+        return Verdict(service, port, answer=f"200: {_TUNNEL}", outranked=found.outranked, notes=notes)
     if not found.routed:
         shares = (Share(f"{service}:{port.port}", 100.0),)
-        return Verdict(service, port, shares=shares, outranked=found.outranked, notes=notes)
+        does = ("what is in the tunnel is HTTP to that port",) if ends_here else ()
+        return Verdict(service, port, shares=shares, does=does, outranked=found.outranked, notes=notes)
     before: list[tuple[Entry, str]] = []
     for entry in found.entries:
         failure = None if port.protocol == "tcp" else entry.condition.failure(request)
@@ -88,6 +98,11 @@ def explain_outside(
     Raises InvalidInput for a port or host that none of its listeners is for.
     """
     listener = _listener(gateway, address, request)
+    port = ServicePort(name=listener.name, port=listener.port, protocol="http")
+    if request.refused:
+        return Verdict(service_of_gateway(gateway), port, answer=f"400: {request.refused}", refused=True)
+    if request.method == "CONNECT":
+        return Verdict(service_of_gateway(gateway), port, answer="404: gateways take no CONNECT")
     candidates = [one for one in routes if gateway.ref in gateway_parents(one)]
     entries = entries_at(gateway, listener, candidates)
     before: list[tuple[Entry, str]] = []
@@ -103,7 +118,6 @@ def explain_outside(
         for one in candidates
         if (why := refusal(gateway, listener, one) or _unnamed(gateway, listener, one))
     )
-    port = ServicePort(name=listener.name, port=listener.port, protocol="http")
     verdict = Verdict(service_of_gateway(gateway), port, found, "", (), (), tuple(before), not_attached)
     if found is not None:
         return _served(found, services, verdict)
@@ -160,6 +174,8 @@ def _notes(caller: ServiceRef, service: ServiceRef, request: Request, services: 
         yield f"{request.host} leads there for callers that declare {service} as a dependency: {caller} does not"
     elif request.host not in (*host_names(service, caller), *hosts):
         yield f"{request.host} is no name of {service} at the proxy port: so only through a bound port"
+    if not request.refused and request.method not in HTTP1_METHODS:
+        yield f"Envoy takes {request.method} over HTTP/2 only: over HTTP/1.1 it answers 400"
 
 
 def _may_call(own: Service, service: ServiceRef) -> bool:

@@ -63,6 +63,7 @@ class Table:
     """Those of `outranked` that nobody can have wanted."""
 
     def find(self, request: Request) -> Entry | None:
+        """`request`: one that is not refused."""
         return next((entry for entry in self.entries if entry.condition.failure(request) is None), None)
 
 

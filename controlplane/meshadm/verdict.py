@@ -35,7 +35,7 @@ def _share(share: Share) -> str:
 
 
 def plain_verdict(verdict: Verdict) -> dict[str, Any]:
-    """``{service, port, route?, rule?, match?, answer?, backends, does, before, outranked, notes}``."""
+    """``{service, port, route?, rule?, match?, answer?, refused, backends, does, before, outranked, notes}``."""
     entry = verdict.entry
     plain: dict[str, Any] = {"service": str(verdict.service), "port": verdict.port.port}
     if entry is not None:
@@ -43,6 +43,7 @@ def plain_verdict(verdict: Verdict) -> dict[str, Any]:
         plain |= {"rule": entry.rule_index, "match": entry.match_index, "condition": str(entry.condition)}
     if verdict.answer:
         plain["answer"] = verdict.answer
+    plain["refused"] = verdict.refused
     plain["backends"] = [
         {"target": one.target, "percent": one.percent} | ({"missing": one.missing} if one.missing else {})
         for one in verdict.shares

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from authz.judge import Reason, Request, Verdict
-from authz.paths import REFUSED, REFUSED_METHODS_SAY
 from authz.rules import BY_DEFAULT, MESH, Field
 from controlplane.meshadm.authz import plain_verdict, verdict_lines
 from controlplane.meshadm.authz_cases import PLAINTEXT
+from schemas.http_requests import REFUSED, REFUSED_METHODS_SAY
 from schemas.names import SpiffeId
 from schemas.request_log import LoggedRequest, rule_of, unreadable_of
 

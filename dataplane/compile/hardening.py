@@ -16,8 +16,8 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3 import heade
 from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
-from authz.paths import REFUSED, REFUSED_METHODS, REFUSED_METHODS_SAY, RefusedPath
 from dataplane.compile.tls import packed
+from schemas.http_requests import REFUSED, REFUSED_METHODS, REFUSED_METHODS_SAY, RefusedPath
 
 _Manager = hcm_pb2.HttpConnectionManager
 _UInt32 = wrappers_pb2.UInt32Value

@@ -96,7 +96,23 @@ def test_tcp() -> None:
     assert asked("GET", "orders:7", route).answer.startswith("400: port 7 is a TCP port")
 
 
+def test_a_tunnel_to_a_port_of_http() -> None:
+    assert asked("CONNECT", "orders:80", SPLIT).answer.startswith("200: the tunnel ends at this sidecar")
+    found = asked("CONNECT", "orders:80")
+    assert (found.shares, found.does) == (
+        (Share("orders.shop:80", 100),), ("what is in the tunnel is HTTP to that port",),
+    )  # fmt: skip
+
+
+def test_what_is_refused_is_not_routed() -> None:
+    for method, url in (("GET", "orders/a%2fb"), ("GET", "orders:7/"), ("get", "orders/")):
+        found = asked(method, url, SPLIT)
+        assert (found.refused, found.answer[:5], found.shares, found.entry) == (True, "400: ", (), None)
+
+
 def test_notes() -> None:
+    (note,) = asked("FETCH", "orders.shop").notes
+    assert "over HTTP/1.1 it answers 400" in note
     (note,) = asked("GET", "orders.shop", caller=ServiceRef("shop", "canary")).notes
     assert "does not declare orders.shop" in note
     (note,) = asked("GET", "http://api.example.com/").notes
@@ -147,6 +163,17 @@ def test_the_command_judges_by_files(tmp_path: Path) -> None:
     found = json.loads(CliRunner().invoke(main, [*words, "-H", "x-user=anna", "-o", "json"]).output)
     assert found["route"] == {"kind": "HTTPRoute", "namespace": "shop", "name": "r"}
     assert found["backends"] == [{"target": "orders.shop:80", "percent": 100.0}]
+
+
+def test_the_command_tells_what_is_refused(tmp_path: Path) -> None:
+    words = ["route", "web.shop", "orders.shop", "GET", "/%252e", "-f", str(_file(tmp_path))]
+    plain, found = CliRunner().invoke(main, words), CliRunner().invoke(main, [*words, "-o", "json"])
+    assert (plain.exit_code, found.exit_code) == (6, 6)
+    assert plain.output.splitlines()[1] == "  answered 400: the path has a part that is escaped twice"
+    said = json.loads(found.output)
+    assert (said["refused"], said["answer"], said["backends"]) == (
+        True, "400: the path has a part that is escaped twice", [],
+    )  # fmt: skip
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

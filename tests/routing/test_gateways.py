@@ -67,9 +67,9 @@ ROUTES = (
 )
 
 
-def ask(url: str) -> Verdict:
+def ask(url: str, method: str = "GET") -> Verdict:
     assert isinstance(EDGE, Gateway)
-    address, request = parse_url("GET", url, outside=True)
+    address, request = parse_url(method, url, outside=True)
     return explain_outside(EDGE, address, request, {ref("orders"): service("orders")}, ROUTES)
 
 
@@ -86,6 +86,12 @@ def test_which_route_serves_a_request_from_outside() -> None:
     assert [one.percent for one in ask("https://b.test/").shares] == [75.0, 25.0]
     assert ask("https://c.test/").answer == "404: no rule matches"
     assert ask("http://c.test/").answer == "301: to https"
+    refused = ask("https://a.test/a/%252e")
+    assert (refused.refused, refused.answer, refused.entry) == (
+        True, "400: the path has a part that is escaped twice", None,
+    )  # fmt: skip
+    assert ask("https://a.test", "CONNECT").refused
+    assert ask("https://a.test:443", "CONNECT").answer.startswith("404: ")
 
 
 @pytest.mark.parametrize(("url", "said"), [("https://a.other/", "for a.other"), ("https://a.test:444/", "port 444")])

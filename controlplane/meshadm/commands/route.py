@@ -2,6 +2,7 @@
 
 import click
 
+from controlplane.exit_codes import ExitCode
 from controlplane.meshadm import manifests, output
 from controlplane.meshadm.client import MeshClient
 from controlplane.meshadm.options import Connect, MeshCommand, connects, formats
@@ -44,7 +45,9 @@ meshadm route outside edge.shop GET https://shop.example.com/orders/7
 )
 @formats("table", "json", "yaml")
 @connects
+@click.pass_context
 def route(
+    ctx: click.Context,
     connect: Connect,
     caller: str,
     service: str,
@@ -59,6 +62,8 @@ def route(
     Nothing is sent: the answer comes from the same model that sidecars are configured by. URL is what the app would
     ask its sidecar for; of a gRPC call /<package>.<service>/<method>, of a TCP connection host:port with the method
     CONNECT. Where FROM is `outside`, TO is a Gateway, and URL what its client asks for.
+
+    Ends with 6 where the request is answered 400 before any route is asked.
     """
     outside, to = caller == OUTSIDE, ServiceRef.parse(service)
     whole = f"http://{to}{url}" if url.startswith("/") and not outside else url
@@ -87,6 +92,7 @@ def route(
             output.line(text)
     else:
         output.show_plain(plain_verdict(verdict), form)
+    ctx.exit(ExitCode.DENIED if verdict.refused else ExitCode.OK)
 
 
 def _is(gateway: Gateway, named: ServiceRef) -> bool:

@@ -35,6 +35,7 @@ from schemas.errors import Problem
 from schemas.names import ServiceRef
 from schemas.objects.authorization import Rule
 from schemas.objects.common import CertificateFiles
+from schemas.objects.service import Service
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy
 from tests.states.build import (
@@ -235,6 +236,9 @@ class Routed:
             *self.beside,
         )
 
+    def services(self) -> tuple[Service, ...]:
+        return tuple(one for one in self._items() if isinstance(one, Service))
+
     def put(self, *items: Item) -> None:
         """Services and instances as always, and `items` beside or above them; returns when web's Envoy serves that."""
         for app in self.apps.values():
@@ -293,11 +297,15 @@ class Routed:
         self, path: str = "/", method: str = "GET", *, host: str = "orders.shop", bound: bool = False, **headers: Any
     ) -> Answer:
         """Through the proxy port by Host, or through the bound port. In a header's name `_` stands for `-`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.request(method, path, {"Host": host, **named}, bound=bound)
+
+    def request(self, method: str, path: str, headers: Mapping[str, str], *, bound: bool = False) -> Answer:
+        """`headers` as they are given."""
         at = BOUND_HTTP if bound else PROXY
         connection = http.client.HTTPConnection(self.addresses["web"], at, timeout=_TIMEOUT)
         try:
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, headers={"Host": host, **named})
+            connection.request(method, path, headers=dict(headers))
             answer = connection.getresponse()
             return Answer(answer.status, answer.getheaders(), answer.read())
         finally:
@@ -346,6 +354,12 @@ class Routed:
             answer = http.client.HTTPResponse(sock)
             answer.begin()
             return Answer(answer.status, answer.getheaders(), answer.read())
+
+    def connected(self, host: str) -> int:
+        """The status of a CONNECT to it at the proxy port."""
+        with socket.create_connection((self.addresses["web"], PROXY), timeout=_TIMEOUT) as sock:
+            sock.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            return int(sock.makefile("rb").readline().split(b" ")[1])
 
     def upgraded(self, protocol: str = "websocket", path: str = "/") -> tuple[str, bytes]:
         """Status line, and what came back of one message."""

@@ -12,10 +12,10 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
 import dataplane
-from authz.paths import REFUSED
 from dataplane.compile.hardening import HTTP2_MAX_STREAMS, PATHS
 from dataplane.compile.http import Edge, connection_manager
 from dataplane.compile.resources import LISTENER
+from schemas.http_requests import REFUSED
 from tests.states.build import compiled, mesh_of
 from tests.states.examples import STATES
 

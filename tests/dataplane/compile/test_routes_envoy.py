@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from routing.requests import parse_url
-from routing.table import table
-from schemas.objects import AnyObject, AnyRoute
+from schemas.objects import AnyObject
+from tests.dataplane.compile import route_corpus
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import wait_until
 from tests.dataplane.compile.routed import GRPC, HTTP, TCP, Routed, routed
-from tests.states.build import ORDERS, WEB, instance, port
+from tests.states.build import instance
 from tests.states.routes import http_route, written
 
 V1, V2 = "orders", "orders-v2"
@@ -59,43 +57,31 @@ def test_every_way_in_follows_the_route(mesh: Routed) -> None:
     assert {mesh.ask().who, mesh.ask(bound=True).who, mesh.http2().who, mesh.tunnelled().who} == {V1}
 
 
-MATCHES = (
-    "{path: {value: /a}}",
-    "{path: {value: /a/long/}}",
-    "{path: {type: Exact, value: /a/b}}",
-    "{path: {type: RegularExpression, value: '/a/[0-9]+(?:\\.json)?'}}",
-    "{method: POST}",
-    "{headers: [{name: X-One, value: a}]}",
-    "{headers: [{name: x-one, value: a}, {name: x-two, type: RegularExpression, value: '(?i)b+'}]}",
-    "{queryParams: [{name: q, value: '1'}]}",
-    "{queryParams: [{name: q, type: RegularExpression, value: '[0-9]+'}, {name: r, value: x}]}",
-)
-URLS = ("/", "/a", "/a/", "/ab", "/a/b", "/a/b/", "/a/long", "/a/long/er", "/a/77", "/a/77.json", "/a/7x", "/x?q=1",
-        "/x?q=1&q=2", "/x?q=2&q=1", "/x?q=12&r=x", "//a//b", "/c/../a/b", "/%61")  # fmt: skip
-HEADERS: tuple[dict[str, Any], ...] = ({}, {"x-one": "a"}, {"x-one": "a", "x-two": "BB"}, {"X-One": "b"})
-
-
 def test_envoy_and_the_model_agree_on_every_request(mesh: Routed) -> None:
-    """Each rule writes its name into the answer; the model must name the same for each of 144 requests."""
-    rules = "\n".join(
-        f"- name: m{index}\n  matches: [{match}]\n"
-        f"  filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: "
-        f"{{set: [{{name: x-rule, value: m{index}}}]}}}}]\n  {TO_V1}"
-        for index, match in enumerate(MATCHES)
-    )
-    found = route(rules)
-    assert isinstance(found, AnyRoute)
-    mesh.put(found)
-    model = table(ORDERS, port("http", HTTP), WEB, [found])
-    rules_seen = set()
-    for url, headers, method in itertools.product(URLS, HEADERS, ("GET", "POST")):
-        answer = mesh.ask(url, method, **headers)
-        entry = model.find(parse_url(method, f"orders.shop{url}", headers.items())[1])
-        expected = [entry.rule.name] if entry else []
-        assert answer.header("x-rule") == expected, (url, headers, method)
-        assert answer.status == (200 if entry else 404)
-        rules_seen.update(expected)
-    assert len(rules_seen) == len(MATCHES), "a rule that no request reaches shows nothing"
+    """Which rule of which route serves it, which app, and with what status, for each request of the corpus."""
+    mesh.put(*route_corpus.routes())
+    objects = (*mesh.services(), *route_corpus.routes())
+    said = {}
+    for one in route_corpus.requests():
+        served = route_corpus.by_envoy(mesh, one)
+        assert served == route_corpus.by_model(objects, one), one
+        said[served.rule] = served.app
+    assert said.keys() >= route_corpus.REACHED, "a rule that no request reaches shows nothing"
+    assert set(said.values()) == {V1, V2, ""}
+
+
+def test_envoy_and_the_model_agree_on_connect(mesh: Routed) -> None:
+    """To ports with routes and without, of HTTP and TCP; at the bound port there is nothing to be CONNECTed to."""
+    for routes in ((), (*route_corpus.routes(), tcp_route(f"{{name: orders-v2, port: {TCP}}}"))):
+        mesh.put(*routes)
+        objects = (*mesh.services(), *routes)
+        for host in (f"orders.shop:{HTTP}", f"orders.shop:{GRPC}", f"orders.shop:{TCP}", "orders.shop"):
+            model = route_corpus.by_model(objects, route_corpus.Asked(host, "", {}, "CONNECT"))
+            assert mesh.connected(host) == model.status, (host, routes)
+        assert (
+            mesh.connect_tcp()
+            == route_corpus.by_model(objects, route_corpus.Asked(f"orders.shop:{TCP}", "", {}, "CONNECT")).app
+        )
 
 
 def test_no_rule_matches(mesh: Routed) -> None:

@@ -1,10 +1,12 @@
-"""A request's path as Envoy has it before anything judges it: what `dataplane.compile.hardening` tells it to normalise.
+"""A request as Envoy has it before any policy or route sees it: what `dataplane.compile.hardening` tells it to. Pure.
 
 Envoy's `normalize_path` (https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto),
-`merge_slashes`, and escaped slashes refused; then all that is `REFUSED`. Held against a real Envoy by tests/authz.
+`merge_slashes`, and escaped slashes refused; then all that is `REFUSED`. Authorization and routing both judge by this.
+Held against a real Envoy by tests/authz and by tests/dataplane/compile/test_routes_envoy.py.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _NOT_IN_A_TARGET = re.compile(r"[^\x21-\x7e]|#")  # a fragment never leaves a client (RFC 9110, 4.2.5)
@@ -14,10 +16,12 @@ _ESCAPED = re.compile(r"%(2d|2e|3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9ae])", 
 _TO_ESCAPE = re.compile(r'["<>^`{|}]')
 # What servlet containers take for a dot segment with parameters: `/public/..;x/admin`.
 _DOTS_WITH_PARAMETERS = re.compile(r"(?<=/)(\.\.?);[^/]*")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+")  # a token (RFC 9110, 5.6.2), less '_'
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Refused(Exception):
-    """Answered 400 before any policy is asked; says why."""
+    """Answered 400 before any policy or route is asked; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,34 @@ REFUSED = (
 REFUSED_METHODS = r"(?s).*[^!#$%&'*+.^_`|~0-9A-Z-].*"
 """Matches such a method in whole, for RE2 and `re` alike."""
 REFUSED_METHODS_SAY = "the method is not in upper case"
+
+
+# Envoy's HTTP/1.1 parser knows these alone (balsa_parser.cc, isMethodValid); over HTTP/2 it takes any.
+HTTP1_METHODS = frozenset(
+    (
+        "ACL", "BIND", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "MERGE", "MKACTIVITY",
+        "MKCALENDAR", "MKCOL", "MOVE", "MSEARCH", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND", "PROPPATCH",
+        "PURGE", "PUT", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK",
+        "UNSUBSCRIBE",
+    )
+)  # fmt: skip
+
+
+def check_head(method: str, headers: Iterable[tuple[str, str]]) -> None:
+    """All but the target. Raises Refused."""
+    if not method or re.fullmatch(REFUSED_METHODS, method):
+        raise Refused(REFUSED_METHODS_SAY)
+    for name, value in headers:
+        if "_" in name:
+            raise Refused(f"the header {name} has an underscore in its name, which apps may take for '-'")
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise Refused(f"the header {name!r} is not one of HTTP")
+
+
+def header_value(headers: Iterable[tuple[str, str]], name: str) -> str | None:
+    """All lines of that name (lower case), joined by commas as Envoy does; None where there is none."""
+    found = [value.strip(" \t") for key, value in headers if key.lower() == name]
+    return ",".join(found) if found else None
 
 
 def normalised(target: str) -> str:
