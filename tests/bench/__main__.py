@@ -8,8 +8,8 @@ from tests.bench.harness import Figure, table
 
 # In the order in which they run: what needs nothing but this process first.
 BENCHMARKS = (
-    "compile_cost", "convergence", "burst", "revocation", "data_path", "l4_inbound", "rules", "start", "issuing",
-    "renewal_storm",
+    "compile_cost", "convergence", "burst", "revocation", "data_path", "upstream_protocol", "l4_inbound", "rules",
+    "start", "issuing", "renewal_storm",
 )  # fmt: skip
 
 

@@ -111,7 +111,7 @@ async def open_stage(directory: Path) -> AsyncIterator[Stage]:
         manifest.write_text("\n---\n".join(json.dumps(one) for one in OBJECTS))
         await mesh.meshadm("apply", "-f", str(manifest))
         caller, receiver = mesh.instance(CALLER, "caller-1"), mesh.instance(RECEIVER, "receiver-1")
-        static = _write_static_pair(directory / "static", receiver.local, processes)
+        static = write_static_pair(directory / "static", receiver.local, processes)
         await start_envoy(processes, "app", static.directory / "app.yaml")
         for half in ("receiver", "caller"):
             await static.start(half)
@@ -146,7 +146,9 @@ async def start_envoy(processes: Processes, name: str, config: Path) -> None:
     )  # fmt: skip
 
 
-def _write_static_pair(directory: Path, app_address: str, processes: Processes) -> StaticPair:
+def write_static_pair(
+    directory: Path, app_address: str, processes: Processes, *, app_port: int = APP_PORT
+) -> StaticPair:
     """Certificates of the same kind as the mesh's: P-256, a SPIFFE ID, an issuing certificate below the root."""
     issuing = Authority.create().intermediate()
     issuing.issue(uri=CALLER_ID).write(directory, "caller")
@@ -155,7 +157,7 @@ def _write_static_pair(directory: Path, app_address: str, processes: Processes) 
     for template in TEMPLATES.glob("*.yaml"):
         filled = string.Template(template.read_text()).substitute(
             directory=directory, proxy_port=proxy_port, mtls_port=mtls_port, host=RECEIVER, app_address=app_address,
-            app_port=APP_PORT, caller_id=CALLER_ID, receiver_id=RECEIVER_ID, trust_domain=TRUST_DOMAIN,
+            app_port=app_port, caller_id=CALLER_ID, receiver_id=RECEIVER_ID, trust_domain=TRUST_DOMAIN,
         )  # fmt: skip
         (directory / template.name).write_text(filled)
     return StaticPair(directory, proxy_port, processes)
