@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from authz.rules import applies
-from dataplane.compile.flow_samples import KINDS, bucket, file_name
+from dataplane.compile.buckets import A_SECOND, bucket, file_name
 from dataplane.config import SidecarSettings
 from dataplane.envoy.admin import Admin
 from dataplane.envoy.audits import audits
@@ -80,8 +80,8 @@ def _room(answer: Answer, max_bytes: int) -> int:
 
 def write_buckets(directory: Path) -> None:
     """The files by which Envoy samples requests: it refuses a listener whose bucket it can't read. Raises OSError."""
-    for kind in KINDS:
-        write_file(directory / file_name(kind), bucket(kind))
+    for one in A_SECOND:
+        write_file(directory / file_name(one), bucket(one))
 
 
 class Replicas(Protocol):

@@ -5,12 +5,14 @@ No query of a URL is logged, and no header but those named here: both may hold s
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
+from typing import Literal
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import substitution_format_string_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
 
-from dataplane.compile.log_filters import Carries, is_denial, is_logged
+from dataplane.compile.log_filters import Carries, is_denial, is_limited, is_logged
+from dataplane.compile.rate_limits import LIMITED_BY
 from dataplane.compile.request_metrics import PLAINTEXT, request_metrics
 from dataplane.compile.stamps import NAMESPACE
 from dataplane.compile.telemetry import Side
@@ -87,7 +89,8 @@ def access_logs(
         one = partial(_access_log, workload.access_log, own, side, http=http, port=port, plaintext=plaintext)
         logs.append(one(revision=revision))
         if http and side == "server":
-            logs.append(one(revision=revision, denials=True))
+            logs.append(one(revision=revision, apart="denials"))
+            logs.append(one(revision=revision, apart="limited", buckets=workload.samples))
     return logs
 
 
@@ -102,9 +105,11 @@ def _access_log(
     port: int | None,
     plaintext: bool,
     revision: int | None,
-    denials: bool = False,
+    apart: Literal["denials", "limited"] | None = None,
+    buckets: str = "",
 ) -> accesslog_pb2.AccessLog:
-    """denials: of what was denied here; else of all else."""
+    """apart: of what was denied here, or beyond a limit; None: of all else. Each has a field that costs the others
+    nothing. buckets: as of `is_limited`."""
     file = file_pb2.FileAccessLog(path=path)
     fields: dict[str, str | int] = {**_fields(own, side, http=http)}
     if plaintext:
@@ -113,12 +118,16 @@ def _access_log(
         fields["port"] = port  # not by metadata of the route, which would be looked up at each request
     if revision is not None:
         fields["revision"] = revision
-    if denials:
+    if apart == "denials":
         fields["nearest"] = NEAREST
+    elif apart == "limited":
+        fields["rate_limit"] = LIMITED_BY
     file.log_format.CopyFrom(_format(fields))
     log = accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(file))
-    if denials:
+    if apart == "denials":
         is_denial(log.filter, side)
+    elif apart == "limited":
+        is_limited(log.filter, side, buckets)
     else:
         is_logged(log.filter, side, http=http)
     return log

@@ -2,21 +2,20 @@
 
     Envoy ─(buckets of tokens, by the kind of request)─▶ ads ─▶ Flows
 
-Most requests cost a look into a bucket. There are three, so that many reads do not hide a write, nor denials either.
-Buckets come from files of the agent's: Envoy takes them from xDS alone, and they never change.
+Most requests cost a look into a bucket (`buckets`). There are three, so that many reads do not hide a write, nor
+denials either.
 """
 
-import json
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import base_pb2, config_source_pb2
-from envoy.extensions.access_loggers.filters.process_ratelimit.v3 import process_ratelimit_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.service.accesslog.v3 import als_pb2 as service_pb2
 
+from dataplane.compile.buckets import takes_token
 from dataplane.compile.log_filters import at_its_end, denied_here, of_method
 from dataplane.compile.open_streams import AGENT_CLUSTER, address_of
 from dataplane.compile.tls import packed
@@ -26,11 +25,6 @@ KINDS: tuple[Kind, ...] = ("reads", "others", "denied")
 
 PREFIX = "samples|"
 """Of the name under which Envoy reports them; the listener's follows."""
-# Of each kind, in a process: a sample is some 30 µs of the agent's time, and more of Envoy's; all of them two
-# thousandths of a core.
-SAMPLES_A_SECOND = 10
-# After a quiet time: who tries something out sees all of it.
-BURST = 100
 # Milliseconds that Envoy gathers samples for: to send them costs more than to make them.
 _GATHER_MS = 1000
 _READS = ("GET", "HEAD")
@@ -49,31 +43,6 @@ class Sample(NamedTuple):
     address: str
     denied: bool
     rule: str
-
-
-def file_name(kind: Kind) -> str:
-    return f"samples-{kind}.json"
-
-
-def bucket(kind: Kind) -> bytes:
-    """The file of a bucket, as Envoy reads it (envoy.service.discovery.v3.DiscoveryResponse)."""
-    tokens = {
-        "@type": "type.googleapis.com/envoy.type.v3.TokenBucket",
-        "max_tokens": BURST,
-        "tokens_per_fill": SAMPLES_A_SECOND,
-        "fill_interval": "1s",
-    }
-    wrapped: dict[str, Any] = {
-        "@type": "type.googleapis.com/envoy.service.discovery.v3.Resource",
-        "name": _bucket_name(kind),
-        "version": "1",
-        "resource": tokens,
-    }
-    return json.dumps({"version_info": "1", "resources": [wrapped]}).encode()
-
-
-def _bucket_name(kind: Kind) -> str:
-    return f"samples-{kind}"
 
 
 def add_samples(manager: hcm_pb2.HttpConnectionManager, name: str, directory: str) -> None:
@@ -97,18 +66,8 @@ def add_samples(manager: hcm_pb2.HttpConnectionManager, name: str, directory: st
                 of_method(every.add(), method, other=True)
         at_its_end(every.add())
         denied_here(every.add(), denied=kind == "denied")
-        _limited(every.add(), kind, directory)  # last: a token that was taken is gone
+        takes_token(every.add(), kind, directory)
         manager.access_log.append(reports)
-
-
-def _limited(into: accesslog_pb2.AccessLogFilter, kind: Kind, directory: str) -> None:
-    limit = process_ratelimit_pb2.ProcessRateLimitFilter()
-    limit.dynamic_config.resource_name = _bucket_name(kind)
-    source = limit.dynamic_config.config_source
-    source.resource_api_version = config_source_pb2.ApiVersion.V3
-    source.path_config_source.path = f"{directory}/{file_name(kind)}"
-    into.extension_filter.name = "envoy.access_loggers.extension_filters.process_ratelimit"
-    into.extension_filter.typed_config.CopyFrom(packed(limit))
 
 
 def samples(message: service_pb2.StreamAccessLogsMessage) -> Iterator[Sample]:

@@ -59,7 +59,7 @@ def connection_manager(
     """A network filter that serves the RouteConfiguration `name`.
 
     inbound: from other sidecars over mTLS, else from the own app. takes_connect: HTTP CONNECT is for us to answer.
-    samples: where their buckets are (flow_samples); empty: none.
+    samples: where their buckets are (compile/buckets.py); empty: none.
     edge: from outside of the mesh. plaintext: inbound, from whoever comes without mTLS, and so a stranger too.
     tracer: has it make spans (compile/tracing.py).
     """

@@ -6,6 +6,7 @@ from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2 as entry_pb2
 from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 
+from dataplane.compile.buckets import takes_token
 from dataplane.compile.telemetry import LogLevel, Side, log_key, metrics_key
 from dataplane.compile.tls import packed
 
@@ -14,6 +15,8 @@ Carries = Literal["requests", "connections", "both"]
 
 # Details of Envoy's JWT filter; and of the route that answers what is not of a token's form (tokens).
 _BY_TOKENS = 'response.code_details.startsWith("jwt_authn_access_denied") || response.code_details == "direct_response"'
+_BY_LIMITS = 'response.code_details == "local_rate_limited"'
+_LIMITED = "RL"  # Envoy's response flag
 
 _Comparison = accesslog_pb2.ComparisonFilter
 _Grpc = accesslog_pb2.GrpcStatusFilter
@@ -21,6 +24,11 @@ _Grpc = accesslog_pb2.GrpcStatusFilter
 _GRPC_FAILURES = (
     _Grpc.UNKNOWN, _Grpc.DEADLINE_EXCEEDED, _Grpc.UNIMPLEMENTED, _Grpc.INTERNAL, _Grpc.UNAVAILABLE, _Grpc.DATA_LOSS,
 )  # fmt: skip
+
+# What may be a denial, or refused by a limit, by its status, which is the cheapest to ask for: Envoy takes 400, 401
+# and 403, and 429, for these.
+_DENIALS = (_Grpc.INTERNAL, _Grpc.UNAUTHENTICATED, _Grpc.PERMISSION_DENIED)
+_LIMITS = (_Grpc.UNAVAILABLE, _Grpc.RESOURCE_EXHAUSTED)
 
 # Envoy's response flags, but for those of whom a caller has itself to thank (it went away: DC, DR; rate limits) and of
 # failures on purpose (DI, FI). A tunnel that its client closes first ends with DC.
@@ -36,7 +44,8 @@ def at_its_end(into: accesslog_pb2.AccessLogFilter) -> None:
 
 
 def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) -> None:
-    """At its end, what is sampled and one of: failed, above a status, slow. Not what `is_denial` is about.
+    """At its end, what is sampled and one of: failed, above a status, slow. Not what `is_denial` and `is_limited` are
+    about.
 
     Each look into the runtime costs the request. Where everything is logged, one says so; where little is, most
     requests have no reason, and are not asked whether they are sampled.
@@ -70,33 +79,39 @@ def is_denial(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
     token. Not sampled: somebody will ask why."""
     end, asked, reasons, enabled = (into.and_filter.filters.add() for _ in range(4))
     at_its_end(end)
-    _may_be_denial(asked)
+    asked.grpc_status_filter.statuses.extend(_DENIALS)
     denied_here(reasons.or_filter.filters.add())
-    _bad_token(reasons.or_filter.filters.add())
+    _by_details(reasons.or_filter.filters.add(), _BY_TOKENS)
     _share(enabled, log_key(side, "denied"), 100)
 
 
+def is_limited(into: accesslog_pb2.AccessLogFilter, side: Side, buckets: str) -> None:
+    """At its end, what a rate limit of this sidecar refused: what is asked for, and, where it has the directory
+    `buckets`, some of it in any case. Not all: a caller may go on for days, and each line drives another one out."""
+    limited, end, enabled, chosen = (into.and_filter.filters.add() for _ in range(4))
+    limited.response_flag_filter.flags.append(_LIMITED)
+    at_its_end(end)
+    _share(enabled, log_key(side, "denied"), 100)
+    _share(chosen.or_filter.filters.add() if buckets else chosen, log_key(side, "limited"), LogLevel().limited)
+    if buckets:
+        takes_token(chosen.or_filter.filters.add(), "limited", buckets)
+
+
 def _is_no_denial(into: accesslog_pb2.AccessLogFilter) -> None:
-    """All that `is_denial` is not about."""
+    """All that `is_denial` and `is_limited` are not about."""
     not_asked, all_of = (into.or_filter.filters.add() for _ in range(2))
-    _may_be_denial(not_asked, other=True)
-    judged, token = (all_of.and_filter.filters.add() for _ in range(2))
+    not_asked.grpc_status_filter.statuses.extend([*_DENIALS, *_LIMITS])
+    not_asked.grpc_status_filter.exclude = True
+    judged, others = (all_of.and_filter.filters.add() for _ in range(2))
     denied_here(judged, denied=False)
     judged.metadata_filter.match_if_key_not_found.value = True  # refused before anybody judged it
-    _bad_token(token, other=True)
+    _by_details(others, f"!({_BY_TOKENS} || {_BY_LIMITS})")
 
 
-def _may_be_denial(into: accesslog_pb2.AccessLogFilter, *, other: bool = False) -> None:
-    """By its status, which is cheaper to ask for; or `other`, all else. Envoy takes 400, 401 and 403 for these."""
-    into.grpc_status_filter.statuses.extend([_Grpc.INTERNAL, _Grpc.UNAUTHENTICATED, _Grpc.PERMISSION_DENIED])
-    into.grpc_status_filter.exclude = other
-
-
-def _bad_token(into: accesslog_pb2.AccessLogFilter, *, other: bool = False) -> None:
-    """What was refused for its token, which is in no metadata; or `other`, all else."""
-    expression = cel_pb2.ExpressionFilter(expression=f"!({_BY_TOKENS})" if other else _BY_TOKENS)
+def _by_details(into: accesslog_pb2.AccessLogFilter, expression: str) -> None:
+    """What was refused for its token is in no metadata, and a flag can't be asked for its absence."""
     into.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
-    into.extension_filter.typed_config.CopyFrom(packed(expression))
+    into.extension_filter.typed_config.CopyFrom(packed(cel_pb2.ExpressionFilter(expression=expression)))
 
 
 def denied_here(into: accesslog_pb2.AccessLogFilter, *, denied: bool = True) -> None:

@@ -21,6 +21,7 @@ from envoy.extensions.rate_limit_descriptors.expr.v3 import expr_pb2
 from envoy.type.v3 import token_bucket_pb2
 from google.protobuf import wrappers_pb2
 
+from dataplane.compile.stamps import NAMESPACE, stamp
 from dataplane.compile.tls import packed
 from schemas.errors import InvalidInput
 from schemas.names import ServiceRef, SpiffeId
@@ -39,6 +40,11 @@ _MATCHES = "true"
 _IDENTITY = "connection.uri_san_peer_certificate"
 # draft-ietf-httpapi-ratelimit-headers-03
 _RATE_HEADERS = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
+_BY_SIZE = "limits"
+_ROOM = f"response.headers['{_RATE_HEADERS[0]}']"
+LIMITED_BY = f"%CEL(xds.virtual_host_metadata.filter_metadata['{NAMESPACE}']['{_BY_SIZE}'][{_ROOM}])%"
+"""For a log: the rule that refused. Envoy says of its bucket only how large it is, so rules that are alike in that are
+named together."""
 # What CEL takes in a string literal as it stands; all else is written by its number.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:/?#[]@!$&()*+,;=% ")
 
@@ -96,6 +102,7 @@ def limit(
         rate_limited_as_resource_exhausted=True,
         max_dynamic_descriptors=wrappers_pb2.UInt32Value(value=MAX_CLIENTS),
     )
+    by_size: dict[str, str] = {}
     for name, rule in rules:
         actions = config.rate_limits.add().actions
         descriptor = config.descriptors.add()
@@ -111,7 +118,10 @@ def limit(
             actions.append(_expression(_CLIENT, _IDENTITY))
             descriptor.entries.add(key=_CLIENT)  # no value: a bucket for each that comes
         said = rule.limit
-        descriptor.token_bucket.CopyFrom(_bucket(said.burst or said.requests, said.requests, _UNIT_SECONDS[said.unit]))
+        size = said.burst or said.requests
+        descriptor.token_bucket.CopyFrom(_bucket(size, said.requests, _UNIT_SECONDS[said.unit]))
+        by_size[str(size)] = f"{by_size[str(size)]} or {name}" if str(size) in by_size else name
+    stamp(host.metadata, **{_BY_SIZE: by_size})
     host.typed_per_filter_config[FILTER].CopyFrom(packed(config))
     per_route = header_mutation_pb2.HeaderMutationPerRoute()
     per_route.mutations.response_mutations.extend(_response_mutations())

@@ -39,6 +39,7 @@ CONNECTIONS, RECEIVED, SENT = "connections", "connection_received_bytes", "conne
 
 _TYPE = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
 _INPUT = "type.googleapis.com/envoy.extensions.matching.common_inputs.stats.v3.StatTagValueInput"
+_WORD = {"safe_regex": {"google_re2": {}, "regex": "[A-Z_-]*"}}
 _TRANSFORM = "type.googleapis.com/envoy.extensions.matching.actions.transform_stat.v3.TransformStat"
 
 
@@ -60,6 +61,8 @@ def _request_metrics(
     route = [_tag("route", "%ROUTE_NAME%")] if side == "client" else []
     # Of a status its first digit. What ended without one, ends without one here.
     code = _tag("code", "%RESP(:STATUS):1%")
+    # Of failures alone, which are few. An app may send any number; Envoy has words for those that mean something.
+    status = _tag("grpc_status", "%GRPC_STATUS(SNAKE_STRING)%") | {"rules": _only(_WORD)}
     logs = []
     if carries != "connections":
         every, failed = accesslog_pb2.AccessLogFilter(), accesslog_pb2.AccessLogFilter()
@@ -72,7 +75,7 @@ def _request_metrics(
         }
         logs += [
             _log(every, {"histograms": [duration]}),
-            _log(failed, {"counters": [{"stat": stat(ERRORS, *route), "value_fixed": "1"}]}),
+            _log(failed, {"counters": [{"stat": stat(ERRORS, *route, status), "value_fixed": "1"}]}),
         ]
     if carries != "requests":
         ended = accesslog_pb2.AccessLogFilter()
@@ -111,7 +114,7 @@ def _peer(trust_domain: str, side: Side, *, plaintext: bool) -> dict[str, Any]:
         return _tag("destination", f"%METADATA(CLUSTER:{NAMESPACE}:destination)%")
     if plaintext:
         return _tag("source", PLAINTEXT)
-    return _tag("source", "%DOWNSTREAM_PEER_URI_SAN%") | {"rules": _only_of(trust_domain)}
+    return _tag("source", "%DOWNSTREAM_PEER_URI_SAN%") | {"rules": _only({"prefix": f"spiffe://{trust_domain}/ns/"})}
 
 
 def _tag(name: str, value: str) -> dict[str, Any]:
@@ -122,12 +125,10 @@ def _stat(name: str, tags: list[dict[str, Any]]) -> dict[str, Any]:
     return {"name": name, "tags": tags}
 
 
-def _only_of(trust_domain: str) -> dict[str, Any]:
-    """Any other value becomes `OTHER`: nobody counts how many identities somebody else's CA makes."""
-    of_ours = {
-        "input": {"name": "tag", "typed_config": {"@type": _INPUT}},
-        "value_match": {"prefix": f"spiffe://{trust_domain}/ns/"},
-    }
+def _only(known: dict[str, Any]) -> dict[str, Any]:
+    """Any value but what is `known` (a ``StringMatcher``) becomes `OTHER`: nobody counts how many identities somebody
+    else's CA makes."""
+    of_ours = {"input": {"name": "tag", "typed_config": {"@type": _INPUT}}, "value_match": known}
     becomes = {"name": OTHER, "typed_config": {"@type": _TRANSFORM, "update_tag": {"new_tag_value": OTHER}}}
     matcher = {
         "predicate": {"not_matcher": {"single_predicate": of_ours}},

@@ -4,7 +4,7 @@ A stamp is the etcd revision of the newest object that something was compiled fr
 such an object makes the resource anew in any case: not in listeners, which would drain their connections for it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from envoy.config.core.v3 import base_pb2
 
@@ -14,7 +14,7 @@ from schemas.objects import Object
 NAMESPACE = "mesh"
 
 
-def stamp(metadata: base_pb2.Metadata, **values: str | int) -> None:
+def stamp(metadata: base_pb2.Metadata, **values: str | int | Mapping[str, str]) -> None:
     """Add `values` to what is there."""
     metadata.filter_metadata[NAMESPACE].update(values)
 

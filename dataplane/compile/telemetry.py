@@ -34,6 +34,8 @@ DENIAL_HEADER_KEY = "mesh.denial_header"
 
 FAILED = 500
 """HTTP status from which an answer is a failure of ours, not of who asked."""
+LIMITED = 429
+"""HTTP status of what a rate limit refused; gRPC's `RESOURCE_EXHAUSTED` is logged as that."""
 NEVER_MS = 2**32 - 1
 """No request takes so long: 49 days."""
 
@@ -54,8 +56,15 @@ class LogLevel:
         """Per cent of all there is, whatever came of it."""
         return self.sampled if self.min_status == 0 else 0
 
+    @property
+    def limited(self) -> int:
+        """Per cent of what a rate limit of this sidecar refuses; some of it is logged in any case."""
+        return self.sampled if self.min_status <= LIMITED else 0
 
-def log_key(side: Side, value: Literal["everything", "min_status", "min_duration_ms", "sampled", "denied"]) -> str:
+
+def log_key(
+    side: Side, value: Literal["everything", "min_status", "min_duration_ms", "sampled", "denied", "limited"]
+) -> str:
     """The runtime's name for it."""
     return f"mesh.access_log.{side}.{value}"
 
@@ -151,6 +160,7 @@ def runtime(state: MeshState, workload: Workload) -> Resource:
         values[log_key(side, "sampled")] = level.sampled
         if side == "server":
             values[log_key(side, "denied")] = level.denied
+            values[log_key(side, "limited")] = level.limited
         values[metrics_key(side)] = 100 if counts(found, side) else 0
     traced = tracing_of(found)
     sampled = round(traced[1].random_sampling_percentage * 100) if traced is not None else 0

@@ -75,7 +75,7 @@ class Workload:
     """Absolute path of the file that Envoy logs requests to; empty: nowhere."""
 
     samples: str = ""
-    """Absolute path of the directory with the agent's files for samples of requests (flow_samples); empty: none."""
+    """Absolute path of the directory with the agent's files for samples of requests (buckets); empty: none."""
 
     ends_open: bool = True
     """Whether the agent can end what is open; where it can't, rules have to be asked of each request."""

@@ -36,7 +36,7 @@ _AUDITED = re.compile(r"http\.inbound\|([^.]+)\.rbac\.policy\.(.+)\.shadow_denie
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _CODES = {"1": "1xx", "2": "2xx", "3": "3xx", "4": "4xx", "5": "5xx"}
 REQUEST_LABELS = ("side", "source", "destination", "route", "code")
-ERROR_LABELS = REQUEST_LABELS[:-1]
+ERROR_LABELS = (*REQUEST_LABELS[:-1], "grpc_status")
 CONNECTION_LABELS = REQUEST_LABELS[:3]
 AUDIT_LABELS = ("port", "rule")
 DENIAL_LABELS = ("side", "port", "reason")
@@ -98,7 +98,7 @@ def _take(found: Counted, name: str, labels: dict[str, str], value: float, own: 
         return  # it comes again
     ends = labels | {itself: str(own)}
     both = (side, *(_service(ends.get(one, ""), own.trust_domain) for one in ("source", "destination")))
-    route = "" if labels.get("route", "-") == "-" else labels["route"]
+    route, grpc_status = ("" if (said := labels.get(one, "-")) == "-" else said for one in ("route", "grpc_status"))
     if rest.startswith(counted.DURATION):
         histogram = found.durations[*both, route, _CODES.get(labels.get("code", ""), "none")]
         match rest.removeprefix(f"{counted.DURATION}_"):
@@ -109,7 +109,7 @@ def _take(found: Counted, name: str, labels: dict[str, str], value: float, own: 
             case "count":
                 found.series += 1
     elif rest == counted.ERRORS:
-        found.errors[*both, route] += value
+        found.errors[*both, route, grpc_status] += value
     elif both[2] != UNKNOWN:  # a tunnel that leads nowhere, or back to the proxy port, is no connection to anybody
         found.connections[rest][both] += value
 

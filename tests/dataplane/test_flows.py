@@ -11,7 +11,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataplane.compile.flow_samples import BURST, KINDS, SAMPLES_A_SECOND, Sample, add_samples, bucket
+from dataplane.compile.buckets import A_SECOND, BURST, bucket, file_name
+from dataplane.compile.flow_samples import KINDS, Sample, add_samples
 from dataplane.envoy.audits import audits
 from dataplane.flows import MAX_FLOWS, MAX_METHOD, MAX_OF_CALLER, MAX_PATH, MAX_TOLD, Flows, route_of
 from dataplane.questions import with_flows, write_buckets
@@ -141,13 +142,13 @@ def test_who_walks_through_paths_drives_out_its_own() -> None:
 
 
 def test_buckets() -> None:
-    for kind in KINDS:
+    for kind, a_second in A_SECOND.items():
         (wrapped,) = json.loads(bucket(kind))["resources"]
         tokens = wrapped["resource"]
         assert (wrapped["name"], tokens["max_tokens"], tokens["tokens_per_fill"], tokens["fill_interval"]) == (
             f"samples-{kind}",
             BURST,
-            SAMPLES_A_SECOND,
+            a_second,
             "1s",
         )
 
@@ -176,5 +177,5 @@ def test_no_report_of_requests_is_without_its_bucket(tmp_path: Path) -> None:
         (wrapped,) = json.loads(path.read_bytes())["resources"]
         assert wrapped["name"] == limit.dynamic_config.resource_name
         files.add(path)
-    assert files == set(tmp_path.iterdir())
+    assert files | {tmp_path / file_name("limited")} == set(tmp_path.iterdir())
     assert len(files) == len(manager.access_log) == len(KINDS)

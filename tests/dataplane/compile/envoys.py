@@ -185,6 +185,24 @@ class FedEnvoy:
         }
 
 
+def lines(envoy: FedEnvoy) -> list[dict[str, Any]]:
+    """Of its access log."""
+    text = envoy.access_log.read_text() if envoy.access_log.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def logged(envoy: FedEnvoy, **fields: object) -> dict[str, Any]:
+    """The newest line with these fields, as soon as it is there."""
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        found[:] = [line for line in lines(envoy) if fields.items() <= line.items()]
+        return bool(found)
+
+    wait_until(f"{envoy.name} has logged {fields}", look)
+    return found[-1]
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("admin", timeout=10)

@@ -283,6 +283,7 @@ class Routed:
             app_ports=app_ports,
             gateway=self.gateway if name == "web" else None,
             certificates=self.certificates if name == "web" else {},
+            access_log=str(self.envoys[name].access_log),
         )
         now = compiled(workload, mesh_of(state("now", "", *items).values), Credentials(leaf.chain_pem, leaf.key_pem))
         self.envoys[name].run(now)

@@ -76,6 +76,8 @@ class Shop:
     app_ports: dict[str, int]
     authority: Authority = field(default_factory=Authority.create)
     items: tuple[Item, ...] = ()
+    samples: str = ""
+    """Of the workloads."""
 
     def __post_init__(self) -> None:
         self.leaves = {name: self.authority.issue(uri=identity(name)) for name in ("web", "orders", "mallory")}
@@ -125,6 +127,7 @@ class Shop:
             proxy_port=PROXY,
             app_ports=self.app_ports if who == ORDERS else {},
             access_log=str(envoy.access_log),
+            samples=self.samples,
         )
         leaf = self.leaves[name]
         envoy.run(compiled(of, mesh_of(now.values, revisions=revisions), Credentials(leaf.chain_pem, leaf.key_pem)))

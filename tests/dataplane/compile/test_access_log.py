@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 
+from dataplane.compile.buckets import BURST
+from dataplane.questions import write_buckets
 from schemas.names import ObjectRef
 from schemas.objects.authorization import Operation
 from tests.dataplane.compile.conftest import EnvoyFactory
-from tests.dataplane.compile.envoys import FedEnvoy, wait_until
+from tests.dataplane.compile.envoys import lines, logged, wait_until
 from tests.dataplane.compile.shop import HTTP, TCP, Shop, apps, ask, exchange
-from tests.states.build import KEYS, authentication, balance, identity, mesh_saying, policy, rule, telemetry, who
+from tests.states.build import (
+    KEYS,
+    authentication,
+    balance,
+    identity,
+    mesh_saying,
+    policy,
+    rate_limit,
+    rule,
+    telemetry,
+    who,
+)
 from tests.support.tokens import Issuer
 
 LET_WEB = policy("let-web", "ALLOW", rule(who("web")))
@@ -23,26 +35,13 @@ ALL = telemetry("everything.mesh-system", {"accessLogging": [{}]})
 
 
 @pytest.fixture(scope="module")
-def shop(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Shop]:
+def shop(
+    envoys: EnvoyFactory, own_address: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    buckets = tmp_path_factory.mktemp("buckets")
+    write_buckets(buckets)
     with apps() as ports:
-        yield Shop(envoys("web"), envoys("orders"), own_address(), own_address(), ports)
-
-
-def lines(envoy: FedEnvoy) -> list[dict[str, Any]]:
-    text = envoy.access_log.read_text() if envoy.access_log.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def logged(envoy: FedEnvoy, **fields: object) -> dict[str, Any]:
-    """The newest line with these fields, as soon as it is there."""
-    found: list[dict[str, Any]] = []
-
-    def look() -> bool:
-        found[:] = [line for line in lines(envoy) if fields.items() <= line.items()]
-        return bool(found)
-
-    wait_until(f"{envoy.name} has logged {fields}", look)
-    return found[-1]
+        yield Shop(envoys("web"), envoys("orders"), own_address(), own_address(), ports, samples=str(buckets))
 
 
 def both(shop: Shop, **fields: object) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -208,6 +207,44 @@ def test_denials_are_logged_where_nothing_is_said(shop: Shop) -> None:
     logged(shop.orders, path="/seen")
     assert "/hidden" not in shop.orders.access_log.read_text()
     assert "/denied" not in shop.web.access_log.read_text()
+
+
+def test_a_refused_bound_connection_is_tried_thrice(shop: Shop) -> None:
+    """By the caller's sidecar, at once: of a tunnel's answer it knows no more than that it is none."""
+    shop.set()
+    before = len(lines(shop.orders))
+    assert not shop.bound_tcp()
+    assert logged(shop.web, source=WEB, destination=ORDERS, upstream_failure="tunnel_response:403")
+    wait_until("the server has logged as well", lambda: len(lines(shop.orders)) >= before + 3)
+    assert [(one["method"], one["status"]) for one in lines(shop.orders)[before:]] == [("CONNECT", 403)] * 3
+
+
+def test_what_a_limit_refused_is_logged_where_nothing_is_said(shop: Shop) -> None:
+    """With its rule, and in a flood a part of it; all of it where it is asked for, each once."""
+    one = {"limit": {"requests": 1, "unit": "Hour"}}
+    shop.set(LET_WEB, rate_limit("one", {**one, "ports": [HTTP]}, one))
+    with shop.keep_alive() as connection:
+        flood = [ask(connection, "/flood", "GET", {"Host": "orders.shop"}).status for _ in range(2 * BURST)]
+    assert flood == [200] + [429] * (2 * BURST - 1)
+    line = logged(shop.orders, path="/flood")
+    assert (line["flags"], line["details"], line["status"]) == ("RL", "local_rate_limited", 429)
+    assert (line["source"], line["rate_limit"]) == (WEB, "shop/one[0] or shop/one[1]")
+    few = [one, {"limit": {"requests": 9, "unit": "Hour"}}]
+    shop.set(LET_WEB, rate_limit("few", *few), ALL)
+    for _ in range(2):
+        answers = [shop.pay() for _ in range(2)]
+        assert answers[1] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        shop.set(LET_WEB, rate_limit("few", *few, few[1]), ALL)  # full again
+    shop.set(LET_WEB, rate_limit("few", *few), telemetry("no", {"accessLogging": [{"disabled": True}]}, ["orders"]))
+    assert [shop.call("/hidden").status for _ in range(2)] == [200, 429]
+    shop.set(LET_WEB, ALL)
+    assert shop.call("/seen").status == 200
+    logged(shop.orders, path="/seen")
+    limited = [line for line in lines(shop.orders) if "rate_limit" in line or line["flags"] == "RL"]
+    assert BURST <= len([line for line in limited if line.get("path") == "/flood"]) < 1.5 * BURST
+    assert [(line["path"], line["rate_limit"]) for line in limited if line["path"] != "/flood"] == [
+        ("/shop.Payments/Pay", "shop/few[0]")
+    ] * 2
 
 
 def test_grpc_failures_are_logged_where_nothing_is_said(shop: Shop) -> None:

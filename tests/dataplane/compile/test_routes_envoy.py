@@ -12,7 +12,7 @@ import pytest
 from schemas.objects import AnyObject
 from tests.dataplane.compile import route_corpus
 from tests.dataplane.compile.conftest import EnvoyFactory
-from tests.dataplane.compile.envoys import wait_until
+from tests.dataplane.compile.envoys import logged, wait_until
 from tests.dataplane.compile.routed import GRPC, HTTP, TCP, Routed, routed
 from tests.states.build import instance
 from tests.states.routes import http_route, written
@@ -177,6 +177,9 @@ def test_a_service_that_is_gone(mesh: Routed) -> None:
     answer = mesh.ask("/gone")
     assert answer.status == 503
     assert b"service ghost.shop does not exist" in answer.body
+    line = logged(mesh.envoys["web"], path="/gone")
+    assert (line["upstream_cluster"], line["flags"]) == ("missing|ghost.shop|80", "UH")
+    assert (line["details"], line["route"]) == ("no_healthy_upstream", "HTTPRoute shop/r rule 0 match 0")
     found = mesh.served(200)
     assert set(found) == {V1, "503"}
     assert within_binomial(found["503"], 200, 0.5)
@@ -549,6 +552,10 @@ def test_tcp_to_a_service_that_is_gone(mesh: Routed) -> None:
     assert [mesh.connect_tcp(), mesh.connect_tcp(bound=True)] == ["", ""]
     (problem,) = mesh.problems()
     assert "ghost.shop does not exist" in problem.message
+    tunnel = logged(mesh.envoys["web"], upstream_cluster="missing|ghost.shop|1", method="CONNECT")
+    assert (tunnel["flags"], tunnel["authority"]) == ("UH", f"orders.shop:{TCP}")
+    bound = logged(mesh.envoys["web"], upstream_cluster="missing|ghost.shop|1", duration_ms=0)
+    assert bound["flags"] == "UH"
 
 
 # -- changes
