@@ -97,7 +97,11 @@ spec:
   listeners:
   - {name: http, port: 443, protocol: HTTP}
   - {name: inside, port: 8080, protocol: HTTP}
-  - {name: more, port: 81, protocol: HTTP, hostname: more.example}
+  - name: more
+    hostname: more.example
+    port: 81
+    protocol: HTTP
+    allowedRoutes: {kinds: [{kind: GRPCRoute}], namespaces: {from: All}}
 ---
 kind: HTTPRoute
 metadata: {name: shop}
@@ -122,6 +126,18 @@ spec:
   parentRefs: [{kind: Gateway, name: edge, sectionName: others}]
   rules:
   - backendRefs: [{name: orders, port: 80}]
+---
+kind: GRPCRoute
+metadata: {name: their-calls, namespace: elsewhere}
+spec:
+  parentRefs: [{kind: Gateway, name: rival, namespace: shop, sectionName: more}]
+  rules: [{backendRefs: [{name: stock, namespace: back, port: 80}]}]
+---
+kind: HTTPRoute
+metadata: {name: no-calls, namespace: elsewhere}
+spec:
+  parentRefs: [{kind: Gateway, name: rival, namespace: shop, sectionName: more}]
+  rules: [{backendRefs: [{name: orders, namespace: shop, port: 80}]}]
 """)
 GATEWAY = GatewayHost("192.0.2.1", {80: 18080, 443: 18443})
 CERTIFICATES = {

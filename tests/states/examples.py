@@ -38,6 +38,7 @@ from tests.states.build import (
     workload,
 )
 from tests.states.edges import EDGE_STATES
+from tests.states.fields import FIELD_STATES
 from tests.states.policies import POLICY_STATES
 from tests.states.receivers import RECEIVER_STATES
 from tests.states.routes import ROUTE_STATES
@@ -142,12 +143,13 @@ STATES: tuple[State, ...] = (
     ),
     state(
         "virtual-addresses-of-all",
-        "of everything only what the app has asked for by name has listeners",
+        "of everything only what the app has asked for by name has listeners; in ranges that the mesh says",
         service("orders", needs=[need("*")]),
-        at(PAYMENTS_SERVICE, 0x0304),
-        at(INVENTORY_SERVICE, 0x0A05),
+        mesh_saying(virtualAddresses={"ipv4": "127.241.0.0/24", "ipv6": "fd00:6d::/64"}),
+        at(PAYMENTS_SERVICE, VirtualAddress(ipv4="127.241.0.4", ipv6="fd00:6d::4")),
+        at(INVENTORY_SERVICE, VirtualAddress(ipv4="127.241.0.5", ipv6="fd00:6d::5")),
         TRUST,
-        of=replace(workload(ORDERS), virtual=VirtualNetwork()),
+        of=replace(workload(ORDERS), virtual=VirtualNetwork(ipv6=True)),
         learnt=["payments.shop.mesh"],
     ),
     state(
@@ -312,6 +314,7 @@ STATES: tuple[State, ...] = (
     *BACKENDS,
     *ROUTE_STATES,
     *EDGE_STATES,
+    *FIELD_STATES,
 )
 
 BY_NAME = {one.name: one for one in STATES}

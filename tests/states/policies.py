@@ -13,6 +13,7 @@ from tests.states.build import (
     bundle,
     federates,
     identity,
+    mesh_saying,
     policy,
     port,
     rule,
@@ -43,6 +44,7 @@ POLICY_STATES: tuple[State, ...] = (
         ),
         policy("everything", "ALLOW", Rule(), on=["inventory"]),
         policy("no-rules", "ALLOW"),
+        mesh_saying(denialHeader=True),
         policy("for-nothing", "ALLOW", Rule(), on=[]),
         policy("from-nobody", "ALLOW", Rule(from_=())),
         policy("to-nothing", "ALLOW", Rule(to=())),
@@ -75,7 +77,8 @@ POLICY_STATES: tuple[State, ...] = (
                 to=[
                     Operation(
                         headers=(HeaderMatch(name="X-Role", values=("admin", "team-*")),),
-                        not_headers=(HeaderMatch(name="x-debug"),),
+                        not_headers=(HeaderMatch(name="x-debug"), HeaderMatch(name="x-mode", values=("dry-*", "none"))),
+                        not_hosts=("internal.example.com",),
                     )
                 ]
             ),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+
 from schemas.objects.authorization import ClaimMatch
 from tests.states.build import (
+    ROOT_DER,
     Operation,
     Rule,
     Source,
@@ -23,6 +26,9 @@ from tests.states.build import (
 )
 from tests.states.shop import LET_WEB_IN, PASSING, TRUST
 from tests.support.tokens import NOBODYS
+
+_CA = ssl.DER_cert_to_PEM_cert(ROOT_DER)
+_ANOTHERS = NOBODYS.replace('"kty"', '"kid":"other","kty"')
 
 RECEIVER_STATES: tuple[State, ...] = (
     state(
@@ -75,7 +81,7 @@ RECEIVER_STATES: tuple[State, ...] = (
             {
                 "issuer": "https://two.example",
                 "jwks": NOBODYS,
-                "fromHeaders": [{"name": "X-Token"}],
+                "fromHeaders": [{"name": "X-Token"}, {"name": "x-signed", "prefix": "Token "}],
             },
         ),
         authentication("of-web", {"issuer": "https://three.example", "jwks": NOBODYS}, on=["web"]),
@@ -88,6 +94,10 @@ RECEIVER_STATES: tuple[State, ...] = (
                 to=(Operation(methods=("GET",)),),
             ),
             Rule(when=(ClaimMatch(key="request.auth.claims[realm][roles]", values=("admin", "ops-*")),)),
+            Rule(
+                from_=(Source(request_principals=("https://two.example/*",), not_request_principals=("*/guest",)),),
+                when=(ClaimMatch(key="request.auth.claims[groups]", not_values=("retired",)),),
+            ),
         ),
         policy("not-guests", "DENY", Rule(from_=(Source(request_principals=("https://one.example/guest-*",)),))),
     ),
@@ -101,19 +111,20 @@ RECEIVER_STATES: tuple[State, ...] = (
     ),
     state(
         "tokens-fetched",
-        "keys that replicas have fetched, and an issuer whose keys nobody knows yet: its tokens are answered 401",
+        "keys that replicas have fetched, by whom they believed; an issuer whose keys nobody knows yet: answered 401",
         service("orders"),
         TRUST,
         LET_WEB_IN,
         authentication(
             "issuers",
-            {"issuer": "https://one.example", "jwksUri": "https://one.example/keys"},
+            {"issuer": "https://one.example", "jwksUri": "https://one.example/keys", "jwksCa": _CA},
             {"issuer": "https://two.example", "jwksUri": "https://two.example/keys", "jwksRefreshInterval": "5m"},
         ),
         authentication(
             "of-web", {"issuer": "https://two.example", "jwksUri": "https://three.example/keys"}, on=["web"]
         ),
-        key_set("https://one.example/keys", NOBODYS),
+        key_set("https://one.example/keys", NOBODYS, _CA),
+        key_set("https://one.example/keys", _ANOTHERS),
         key_set("https://three.example/keys", NOBODYS),
     ),
     state(

@@ -29,9 +29,9 @@ def run(envoy: FedEnvoy, state: State, inbound: str, local: str, own: Credential
     if of.virtual is not None:  # no host that runs tests has the mesh's IPv6 range
         of = replace(of, virtual=replace(of.virtual, ipv6=False))
     if of.gateway is not None:
-        here = replace(of.gateway, address=inbound)
-        pairs = {files: KeyPair(own.chain_pem, own.key_pem, one.names) for files, one in of.certificates.items()}
-        of = replace(of, gateway=here, certificates=pairs)
+        of = replace(of, gateway=replace(of.gateway, address=inbound))
+    pairs = {files: KeyPair(own.chain_pem, own.key_pem, one.names) for files, one in of.certificates.items()}
+    of = replace(of, certificates=pairs)
     try:
         envoy.run(compiled(of, mesh_of(state.values), own, state.learnt))
     except AssertionError as error:
