@@ -37,6 +37,7 @@ from dataplane.compile import backends, clusters
 from dataplane.compile.chains import choose
 from dataplane.compile.hardening import http2_options
 from dataplane.compile.http import router
+from dataplane.compile.outside import host_of
 from dataplane.compile.resources import CLUSTER, LISTENER, Resource
 from dataplane.compile.route_actions import retry_policy, sidecars_tell
 from dataplane.compile.stamps import NAMESPACE
@@ -182,7 +183,8 @@ def tracing_resources(state: MeshState, workload: Workload) -> list[Resource] | 
         if declared is None or all(one.port != port for one in declared.spec.ports):
             message = f"spans are lost: there is no port {port} of {service}"
             return Problem(str(telemetry.ref), message, "$.spec.tracing.provider.backendRef", "apply it")
-        cluster, authority = clusters.outbound_name(service, port), f"{service}.{HOST_SUFFIX}:{port}"
+        cluster = clusters.outbound_name(service, port)
+        authority = host_of(declared, port) or f"{service}.{HOST_SUFFIX}:{port}"
         told = sidecars_tell(state, [Target(service, port)])
     else:
         told = False

@@ -36,8 +36,8 @@ class Collector:
     grpc_port: int = 0
     http_port: int = 0
     received: list[Span] = field(default_factory=list)
-    requests: list[tuple[str, str]] = field(default_factory=list)
-    """Of HTTP: path and content type."""
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    """Of HTTP: host, path and content type."""
 
     def take(self, body: bytes) -> None:
         for resource in _request(body).resource_spans:
@@ -87,7 +87,7 @@ def collector() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else b""
             if self.headers.get("Transfer-Encoding") == "chunked":
                 body = b"".join(_chunks(self.rfile))
-            one.requests.append((self.path, self.headers.get("Content-Type", "")))
+            one.requests.append((self.headers.get("Host", ""), self.path, self.headers.get("Content-Type", "")))
             one.take(body)
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")

@@ -13,8 +13,9 @@ from dataplane.compile.tracing import TRACES
 from schemas.objects.telemetry import Telemetry
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
-from tests.dataplane.compile.shop import PROXY, TCP, Shop, apps, ask, exchange
+from tests.dataplane.compile.shop import GRPC, PROXY, TCP, Shop, apps, ask, exchange
 from tests.states.build import Item, identity, policy, rule, telemetry, who
+from tests.states.routes import written
 from tests.support.collector import Collector, Span, collector
 from tests.support.net import free_port
 
@@ -33,6 +34,10 @@ def shop(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Shop]
 def otlp() -> Iterator[Collector]:
     with collector() as one:
         yield one
+
+
+def sampled(provider: object) -> dict[str, object]:
+    return {"tracing": {"provider": provider, "randomSamplingPercentage": 100}}
 
 
 def traced(otlp: Collector, percentage: float = 100, **more: Any) -> Telemetry:
@@ -135,11 +140,46 @@ def _count(otlp: Collector, prefix: str) -> int:
 
 def test_by_http(shop: Shop, otlp: Collector) -> None:
     provider = {"protocol": "http", "address": f"localhost:{otlp.http_port}", "path": "/otel/v1/traces"}
-    use(shop, LET_WEB, telemetry("t", {"tracing": {"provider": provider, "randomSamplingPercentage": 100}}))
+    use(shop, LET_WEB, telemetry("t", sampled(provider)))
     shop.call("/by-http")
     client, server = spans(otlp, "/by-http")
     assert server.parent == client.span_id
-    assert set(otlp.requests) == {("/otel/v1/traces", "application/x-protobuf")}
+    assert set(otlp.requests) == {(f"localhost:{otlp.http_port}", "/otel/v1/traces", "application/x-protobuf")}
+
+
+def test_to_a_collector_outside_of_the_mesh(shop: Shop, otlp: Collector) -> None:
+    """Under the name that its server goes by."""
+    outside = written(
+        f"""
+        kind: ExternalService
+        metadata: {{name: spans, namespace: watch}}
+        spec:
+          hosts: [spans.example]
+          endpoints: [{{address: 127.0.0.1, ports: {{otlp: {otlp.http_port}}}}}]
+          ports: [{{name: otlp, port: 4318, protocol: http}}]
+          tls: {{mode: DISABLE}}
+        """
+    )
+    there = {"kind": "ExternalService", "name": "spans", "namespace": "watch", "port": 4318}
+    otlp.requests.clear()
+    use(shop, LET_WEB, *outside, telemetry("t", sampled({"protocol": "http", "path": "/there", "backendRef": there})))
+    shop.call("/outside")
+    spans(otlp, "/outside")
+    assert set(otlp.requests) == {(f"spans.example:{otlp.http_port}", "/there", "application/x-protobuf")}
+
+
+def test_to_a_collector_by_the_ways_of_the_mesh(shop: Shop, otlp: Collector) -> None:
+    """Its sidecar takes spans of those that its policies let in. Here it is at a port of orders."""
+    theirs = shop.app_ports["grpc"]
+    shop.app_ports["grpc"] = otlp.grpc_port
+    try:
+        provider = {"backendRef": {"name": "orders", "port": GRPC}}
+        use(shop, LET_WEB, telemetry("t", sampled(provider), ["web"]))
+        shop.call("/by-mesh")
+        [client] = spans(otlp, "/by-mesh", 1)
+        assert client.service == "web.shop"
+    finally:
+        shop.app_ports["grpc"] = theirs
 
 
 def test_nothing_is_exported_where_nothing_is_said(shop: Shop, otlp: Collector) -> None:
