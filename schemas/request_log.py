@@ -42,6 +42,8 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
     authorization_audit: str = ""
     nearest: str = ""
     """``but for methods: shop/web-may-order[0]``: of what nothing allowed, which ALLOW came nearest."""
+    rate_limit: str = ""
+    """``shop/orders[0]``: the rule of a RateLimitPolicy that refused it; or several, with ``or`` between them."""
     revision: int = 0
     duration_ms: int = 0
 

@@ -105,6 +105,8 @@ def _verdict(entry: LoggedRequest) -> Iterator[str]:
     elif by is None:
         if entry.authorization_policy:
             yield f"allowed by {_rule(entry.authorization_policy)}"
+        if entry.rate_limit:
+            yield f"refused by a rate limit: RateLimitPolicy {entry.rate_limit}"
     elif by == "none":
         yield "denied: no policy allows it"
         if entry.nearest:

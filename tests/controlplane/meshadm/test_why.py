@@ -188,6 +188,9 @@ async def test_a_request_on_its_way_through_several(cli: Cli, fake: FakeReplica)
     assert [(one["side"], one["denied"]) for one in records] == [("client", False), ("server", False)]
     assert (records[1]["policy"], records[1]["rule"]) == ({"namespace": "shop", "name": "web-reads"}, 0)
     assert "allowed by rule 0 of AuthorizationPolicy shop/web-reads" in await cli.ok("why", ID)
+    limited = line("local_rate_limited", status=429, authorization_policy="shop/web-reads[0]", rate_limit="shop/few[0]")
+    fake.answers = [answer(limited)]
+    assert "refused by a rate limit: RateLimitPolicy shop/few[0]" in await cli.ok("why", ID)
 
 
 async def test_nobody_has_it(cli: Cli, fake: FakeReplica) -> None:
