@@ -28,6 +28,7 @@ import trio
 from envoy.service.accesslog.v3 import als_pb2
 
 from dataplane import lastgood, status
+from dataplane.closing import end_what_leads_outside
 from dataplane.compile import flow_samples
 from dataplane.compile.compiler import Compiler
 from dataplane.compile.workload import Credentials
@@ -178,6 +179,7 @@ class Agent:
             nursery.start_soon(self._log_levels.follow, self._etcd, keyspace, own, self._random.random)
             await self._configured.wait()
             nursery.start_soon(self._reporter.run)
+            nursery.start_soon(end_what_leads_outside, self._delivery, self._envoy.shut_outside)
             if self._settings.names is not None:
                 await self._serve_names(nursery)
             if self._settings.metrics is not None:

@@ -20,6 +20,7 @@ from dataplane import lastgood
 from dataplane.ads.server import AdsServer, OnReport, open_ads_server
 from dataplane.certificates.keeper import CertificateKeeper
 from dataplane.certificates.store import PairStore
+from dataplane.compile import passthrough
 from dataplane.compile.on_demand import full
 from dataplane.compile.resources import Update
 from dataplane.compile.workload import Credentials
@@ -78,6 +79,9 @@ class Delivery:
         self._pushed = pushed
         self._on_report = on_report
         self._fraction = fraction
+        self.outside_closed_at: int | None = None
+        """The revision at which the way to the world outside was closed, or may have been while no agent ran; None when
+        what had been open there is known to have ended."""
         self._detours: list[tuple[int, list[str]]] = []
         """Authorities that wait for Envoy's ack of an update, by its sequence."""
         self._events, self._to_take = trio.open_memory_channel[Event | Demand](EVENT_QUEUE)
@@ -185,6 +189,8 @@ class Delivery:
             self._pushed()
 
     async def _push(self, update: Update, nursery: trio.Nursery) -> None:
+        if self.ads is None or passthrough.KEY in update.removed:
+            self.outside_closed_at = update.revision
         if self.ads is None:
             # Not before there is something to serve: an Envoy that was taken up would be told that all is gone.
             self.ads = await nursery.start(self._serve_ads, update)

@@ -31,6 +31,8 @@ from dataplane.compile.units import (
     GATEWAY,
     INBOUND,
     INBOUND_ROUTES,
+    PASSTHROUGH,
+    PROXY_LISTENER,
     PROXY_ROUTES,
     SECRETS,
     Touched,
@@ -89,6 +91,11 @@ class Compiler:
     def inbound_routes(self, name: str) -> Resource | None:
         """With the rules of the port whose listener has that name, as built last."""
         return self._built.get(INBOUND_ROUTES, {}).get(ResourceKey(ROUTES, name))
+
+    @property
+    def leads_outside(self) -> bool:
+        """Whether calls to nobody that the mesh knows are passed on."""
+        return bool(self._built.get(PASSTHROUGH))
 
     def rebuild(self, state: MeshState) -> Update:
         """Everything from scratch; the difference to what was built before."""
@@ -172,7 +179,7 @@ class Compiler:
     def set_ends_open(self, state: MeshState, ends_open: bool) -> Update:
         """Whether the agent can end what is open, by now."""
         self.workload = replace(self.workload, ends_open=ends_open)
-        return self._build(state, {INBOUND})
+        return self._build(state, {INBOUND, PROXY_LISTENER})
 
     def _certificates_wanted(self, state: MeshState) -> dict[CertificateFiles, str]:
         found = gateway.certificates_wanted(state, self.workload) if self.scope.gateways else {}

@@ -43,11 +43,12 @@ def bound_name(bound: BoundPort) -> str:
 def proxy_listener(state: MeshState, workload: Workload, *, closed: bool = False) -> Resource:
     """closed: tunnels that are open end with the drain time, since their filter chain is another one now.
 
-    So do those to the outside when that is no longer allowed: the filter for it stands there only while it is.
+    What leads outside the agent ends when it is no longer allowed. Where it can't, the filter for it stands there only
+    while it is, so that the drain time ends it, with all else.
     """
     listener = _listener(PROXY, workload, workload.proxy_port)
     filters = [on_demand.hold_filter(), *dormant_filters()]
-    if passthrough.is_allowed(state) and not closed:
+    if (workload.ends_open or passthrough.is_allowed(state)) and not closed:
         filters.append(passthrough.http_filter())
     logs = access_logs(workload, "client", http=True, carries="both")
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import socket_option_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.clusters.dynamic_forward_proxy.v3 import cluster_pb2 as forward_cluster_pb2
 from envoy.extensions.common.dynamic_forward_proxy.v3 import dns_cache_pb2
@@ -19,12 +20,16 @@ from google.protobuf import duration_pb2
 
 from dataplane.compile import clusters, tls
 from dataplane.compile.on_demand import SECOND_PASS
-from dataplane.compile.resources import CLUSTER, Resource
+from dataplane.compile.resources import CLUSTER, Resource, ResourceKey
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 
 NAME = "outbound|passthrough"
 FILTER = "mesh.passthrough"
+
+MARK = (1, 12, 4)  # SOL_SOCKET, SO_PRIORITY
+"""Level, name and value of a socket option, by which the agent knows what leads outside: one that anybody may set and
+read again. In Linux' default queue packets of this priority (socket(7)) wait with those of 0, which all others have."""
 
 # Names that an app may have used in the last minutes: one that asks for new ones all the time must not fill memory.
 MAX_NAMES = 1024
@@ -33,6 +38,8 @@ MAX_NAMES = 1024
 _ONLY_MESH = r"(?i)([^.:\[]+|.*\.mesh)(:[0-9]*)?"
 # What a service may be called: of two labels it may be either.
 _PERHAPS_MESH = r"(?i)([^.:\[]+(\.[^.:]+)?|.*\.mesh)(:[0-9]*)?"
+
+KEY = ResourceKey(CLUSTER, NAME)
 
 _Route = route_components_pb2.Route
 _Match = route_components_pb2.RouteMatch
@@ -63,7 +70,8 @@ def routes(state: MeshState, workload: Workload, no_service: str) -> Iterator[ro
 
 
 def http_filter() -> hcm_pb2.HttpFilter:
-    """Finds the address of a name before the request goes on; for the routes of `_passed_on` alone."""
+    """Finds the address of a name before the request goes on; for the routes of `_passed_on` alone, and asleep for all
+    others."""
     config = dynamic_forward_proxy_pb2.FilterConfig(dns_cache_config=_cache())
     return hcm_pb2.HttpFilter(name=FILTER, typed_config=tls.packed(config), disabled=True)
 
@@ -74,6 +82,9 @@ def cluster() -> Resource:
         connect_timeout=duration_pb2.Duration(seconds=clusters.CONNECT_TIMEOUT_S),
         lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
     )
+    level, name, value = MARK
+    prebind = socket_option_pb2.SocketOption.STATE_PREBIND
+    found.upstream_bind_config.socket_options.add(level=level, name=name, int_value=value, state=prebind)
     found.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
     # "insecure": without a check of the server's name. There is no TLS here at all.
     config = forward_cluster_pb2.ClusterConfig(dns_cache_config=_cache(), allow_insecure_cluster_options=True)

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -109,12 +109,20 @@ class Child:
 
     async def shut(self, connections: Collection[Connection]) -> int:
         """Ends those connections of it; how many it had. Raises PermissionDenied."""
+        chosen = frozenset(connections)
+        return await self._in_thread(lambda pidfd: sockets.shut(pidfd, self.pid, chosen))
+
+    async def shut_outside(self) -> int:
+        """Ends its connections to the world outside of the mesh; how many it had. Raises PermissionDenied."""
+        return await self._in_thread(lambda pidfd: sockets.shut_outside(pidfd, self.pid))
+
+    async def _in_thread(self, shut: Callable[[int], int]) -> int:
+        """With thousands of descriptors it takes a while."""
         if self._pidfd < 0:
             return 0
         held = os.dup(self._pidfd)  # `close` may come meanwhile
         try:
-            # In a thread: with thousands of descriptors it takes a while.
-            return await trio.to_thread.run_sync(sockets.shut, held, self.pid, frozenset(connections))
+            return await trio.to_thread.run_sync(shut, held)
         finally:
             os.close(held)
 

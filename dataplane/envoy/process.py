@@ -240,6 +240,11 @@ class EnvoyProcess:
             return 0  # it has ended, and every connection with it
         return await self._child.shut(connections)
 
+    async def shut_outside(self) -> int:
+        """Ends all connections of the running Envoy to the world outside of the mesh; how many it had. Raises
+        PermissionDenied."""
+        return 0 if self._child is None else await self._child.shut_outside()
+
     # -- stop
 
     async def stop(self, plan: DrainPlan | None = None) -> None:

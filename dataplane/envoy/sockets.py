@@ -8,9 +8,10 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+from dataplane.compile import passthrough
 from dataplane.compile.open_streams import Connection, address_of
 from schemas.errors import PermissionDenied
 
@@ -56,6 +57,15 @@ def shut(pidfd: int, pid: int, connections: Collection[Connection]) -> int:
 
     Raises PermissionDenied where the kernel does not let us.
     """
+    return _shut_where(pidfd, pid, lambda one: _connection(one) in connections)
+
+
+def shut_outside(pidfd: int, pid: int) -> int:
+    """As `shut`, of all connections to the world outside of the mesh."""
+    return _shut_where(pidfd, pid, _leads_outside)
+
+
+def _shut_where(pidfd: int, pid: int, chosen: Callable[[socket.socket], bool]) -> int:
     count = 0
     for number in _sockets(pid):
         try:
@@ -67,7 +77,7 @@ def shut(pidfd: int, pid: int, connections: Collection[Connection]) -> int:
                 continue  # closed meanwhile
             raise _not_to_borrow(error) from error
         with socket.socket(fileno=borrowed) as one:
-            if _connection(one) in connections:
+            if chosen(one):
                 count += _shut(one)
     return count
 
@@ -135,6 +145,11 @@ def _connection(one: socket.socket) -> Connection | None:
     except OSError:
         return None  # it listens, or is connected no more
     return Connection(address_of(local[0], local[1]), address_of(remote[0], remote[1]))
+
+
+def _leads_outside(one: socket.socket) -> bool:
+    level, name, value = passthrough.MARK
+    return one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockopt(level, name) == value
 
 
 def _shut(one: socket.socket) -> bool:

@@ -13,10 +13,12 @@ import msgspec
 
 from schemas.names import ObjectRef
 from schemas.objects import KINDS, AnyObject, Mesh
-from tests.e2e.app import HTTP
-from tests.e2e.lasting import API_PASSES, PASSED, bound_connection, grpc_chat, tunnel, web_socket
+from schemas.objects.mesh import OutboundTrafficPolicy
+from tests.e2e.app import GREETING, HTTP, TCP
+from tests.e2e.lasting import API_PASSES, PASSED, bound_connection, by_proxy, grpc_chat, tunnel, web_socket
 from tests.e2e.load import Load, open_loop
 from tests.e2e.mesh import API_ID, WEB_ID, E2eMesh
+from tests.e2e.test_cut import ended
 from tests.states.build import authentication, federates, peers, port, rate_limit, service, telemetry, traffic
 from tests.states.routes import written
 from tests.support.tokens import NOBODYS
@@ -52,6 +54,11 @@ def web(*bound: int) -> AnyObject:
 
 def lasting(made: Mesh, ttl: int) -> Mesh:
     return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, svid_ttl_seconds=ttl))
+
+
+def passing_on(made: Mesh) -> Mesh:
+    policy = OutboundTrafficPolicy(mode="ALLOW_ANY")
+    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, outbound_traffic_policy=policy))
 
 
 def gateway(port: int) -> AnyObject:
@@ -183,7 +190,7 @@ async def test_any_object_changes_under_load(mesh: E2eMesh) -> None:
     async with mesh.applied(API_PASSES), AsyncExitStack() as stack, open_loop(mesh, passed=PASSED) as load:
         before = await replaced(mesh, "web-1")
         opened = {kind: await stack.enter_async_context(way(mesh, "web-1")) for kind, way in OPEN.items()}
-        histories = {"Mesh": (lasting(mesh.ranges, 1800),), **HISTORIES}
+        histories = {"Mesh": (lasting(mesh.ranges, 1800), passing_on(mesh.ranges)), **HISTORIES}
         for name, history in histories.items():
             try:
                 for number, item in enumerate(history):
@@ -195,6 +202,24 @@ async def test_any_object_changes_under_load(mesh: E2eMesh) -> None:
             await _held(load, f"{name} is as before")
             for kind, echo in opened.items():
                 assert await echo(b"x") == b"x", f"{kind} was cut by {name}"
+
+
+async def test_what_leads_outside_ends_when_that_is_forbidden_and_nothing_else(mesh: E2eMesh) -> None:
+    """To an app itself, past its sidecar: nobody that the mesh knows."""
+    before = await replaced(mesh, "web-1")
+    async with AsyncExitStack() as stack:
+        stays = await stack.enter_async_context(tunnel(mesh, "web-1"))
+        try:
+            await mesh.apply(passing_on(mesh.ranges))
+            there = f"{mesh.instances['api-1'].local}:{TCP}"
+            head = f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n\r\n"
+            goes = await stack.enter_async_context(by_proxy(mesh, "web-1", head, GREETING))
+            assert await goes(b"open") == b"open"
+        finally:
+            await restored(mesh, mesh.ranges.ref)
+        await ended(goes, "a tunnel to the outside")
+        assert await stays(b"open") == b"open"
+    assert await replaced(mesh, "web-1") == before
 
 
 async def test_who_ceases_to_say_whom_it_calls_keeps_what_is_open(mesh: E2eMesh) -> None:

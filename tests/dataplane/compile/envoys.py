@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from dataplane.compile.compiler import Compiler
 from dataplane.compile.open_streams import AGENT_CLUSTER, OpenStream
 from dataplane.compile.resources import LISTENER, ROUTES, Resource, ResourceKey
 from dataplane.compile.telemetry import LAYER
+from dataplane.envoy import sockets
 from dataplane.envoy.bootstrap import BootstrapInput, bootstrap
 from tests.dataplane.compile.feed import Feed
 from tests.support.envoy import envoy_path
@@ -72,6 +74,15 @@ class FedEnvoy:
 
     def close(self) -> None:
         self.stop(signal.SIGKILL)
+
+    def shut_outside(self) -> int:
+        """As an agent does."""
+        assert self._process is not None
+        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            return sockets.shut_outside(pidfd, self._process.pid)
+        finally:
+            os.close(pidfd)
 
     @property
     def access_log(self) -> Path:

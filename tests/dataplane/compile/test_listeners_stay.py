@@ -7,6 +7,7 @@ place, and which of them takes what (https://www.envoyproxy.io/docs/envoy/latest
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -67,6 +68,7 @@ TRUSTED: tuple[Item, ...] = (federates("other", "other.test"), bundle(1, ROOT_DE
 BYTES = {"bytes"}
 """What is about requests has HTTP read at `passed`, as long as it is there."""
 PLAINTEXT = {"plaintext", "plaintext traced"}
+OPEN = {"mode": "ALLOW_ANY"}
 HASHED = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}
 KEYS_AT = "https://issuer.test/keys"
 TOKENS = authentication("tokens", {"issuer": "https://issuer.test", "jwksUri": KEYS_AT})
@@ -114,7 +116,7 @@ CHANGES: dict[str, tuple[set[str], tuple[tuple[Item, ...], ...]]] = {
         set(),
         (
             (mesh_saying(authorization={"defaultAction": "ALLOW"}),),
-            (mesh_saying(authorization={"denialHeader": True}, outboundTrafficPolicy={"mode": "ALLOW_ANY"}),),
+            (mesh_saying(authorization={"denialHeader": True}, outboundTrafficPolicy=OPEN),),
         ),
     ),
     "HTTPRoute": (set(), ((route("HTTPRoute", 8080),), (route("HTTPRoute", 8080, ", weight: 3"),))),
@@ -216,9 +218,10 @@ def unchanged() -> dict[str, Made]:
     return made(BASE)
 
 
-def made(items: Iterable[Item]) -> dict[str, Made]:
+def made(items: Iterable[Item], *, ends_open: bool = True) -> dict[str, Made]:
     mesh = mesh_of(state("now", "", *items).values)
-    bodies = {one.key: one.body for one in compiled(workload(ORDERS), mesh).resources().values()}
+    own = replace(workload(ORDERS), ends_open=ends_open)
+    bodies = {one.key: one.body for one in compiled(own, mesh).resources().values()}
     return {key.name: parts(body) for key, body in bodies.items() if key.type_url == LISTENER}
 
 
@@ -248,12 +251,18 @@ def test_a_chain_stays_as_it_is_or_goes(change: str) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_at_the_caller_no_chain_is_replaced(change: str) -> None:
-    may_be = {"outbound|proxy"} if change == "Mesh" else set()  # what goes out to the world ends when that is forbidden
     for before, after in pairwise(versions(change)):
         both = [name for name in before.keys() & after.keys() if name.startswith("outbound|")]
         assert "outbound|proxy" in both
         assert all(before[name].rest == after[name].rest for name in both)
-        assert {name for name in both if before[name].chains != after[name].chains} <= may_be
+        assert not {name for name in both if before[name].chains != after[name].chains}
+
+
+def test_where_the_agent_cant_end_what_is_open_a_chain_that_goes_does() -> None:
+    ways = [made([*BASE, mesh_saying(outboundTrafficPolicy=one)], ends_open=False) for one in (OPEN, {})]
+    allowed, forbidden = (one["outbound|proxy"] for one in ways)
+    assert allowed.chains.keys() == forbidden.chains.keys()
+    assert all(allowed.chains[name] != forbidden.chains[name] for name in allowed.chains)
 
 
 def test_no_kind_is_left_out() -> None:

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from dataplane.compile import passthrough
 from dataplane.compile.open_streams import Connection
 from dataplane.envoy import sockets
 from schemas.errors import PermissionDenied
@@ -54,6 +55,22 @@ def test_one_of_two_connections() -> None:
             server.kill()
         server.wait()
         assert sockets.shut(pidfd, server.pid, {connection}) == 0  # it has ended: nothing to do, and no error
+        os.close(pidfd)
+
+
+def test_what_leads_outside() -> None:
+    level, name, value = passthrough.MARK
+    assert (level, name) == (socket.SOL_SOCKET, socket.SO_PRIORITY)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        inside, outside = (socket.create_connection(listener.getsockname(), 10) for _ in range(2))
+        accepted = [listener.accept()[0] for _ in range(2)]
+        outside.setsockopt(level, name, value)
+        pidfd = os.pidfd_open(os.getpid())
+        with inside, outside, accepted[0], accepted[1]:
+            assert sockets.shut_outside(pidfd, os.getpid()) == 1
+            assert outside.recv(1) == b""
+            accepted[0].sendall(b"stays")
+            assert inside.recv(100) == b"stays"
         os.close(pidfd)
 
 
