@@ -32,14 +32,14 @@ class Cutter:
     """routes: of a port by its name, as last compiled; None where there are none (yet): then nothing is judged.
 
     shut: ends connections, and says how many there were; may raise PermissionDenied. check: raises that where `shut`
-    would. news: `problem` is another.
+    would; whether there is an Envoy. news: `problem` is another.
     """
 
     def __init__(
         self,
         routes: Callable[[str], Resource | None],
         shut: Callable[[Collection[Connection]], Awaitable[int]],
-        check: Callable[[], None],
+        check: Callable[[], bool],
         news: Callable[[], None],
     ) -> None:
         self._routes = routes
@@ -50,6 +50,7 @@ class Cutter:
         self._denied: dict[Connection, tuple[str, OpenStream]] = {}
         self._arrived = trio.Event()
         # Known before the first report of an ack, so that no wait for it ends well where nothing is cut.
+        self._refusal: str | None = None
         self._refusal = self._looked()
 
     @property
@@ -94,15 +95,15 @@ class Cutter:
             for name, stream in denied.values():
                 who = ", ".join(stream.identities) or "a peer without identity"
                 log.info("closed a connection of %s to %s: it is no longer allowed", who, name)
-            self._say(None)
+            self._say(self._looked())
 
     def _looked(self) -> str | None:
-        """Why connections could not be shut now."""
+        """Why connections could not be shut now. Where there is no Envoy, what was known of the last one: the next runs
+        as whom it ran."""
         try:
-            self._check()
+            return None if self._check() else self._refusal
         except PermissionDenied as error:
             return str(error)
-        return None
 
     def _say(self, refusal: str | None) -> None:
         if refusal != self._refusal:

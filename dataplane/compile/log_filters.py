@@ -63,13 +63,13 @@ def is_logged(into: accesslog_pb2.AccessLogFilter, side: Side, *, http: bool) ->
     duration.op, duration.value.default_value = _Comparison.GE, default.min_duration_ms
     duration.value.runtime_key = log_key(side, "min_duration_ms")
     _broke(reasons.add(), reasons.add())
-    _share(some.and_filter.filters.add(), log_key(side, "sampled"), default.sampled)
+    _share(some.and_filter.filters.add(), log_key(side, "sampled"), default.some)
     if http and side == "server":
         _is_no_denial(into.and_filter.filters.add())
 
 
 def _share(into: accesslog_pb2.AccessLogFilter, key: str, default: int) -> None:
-    """Per cent of requests, the same ones whatever the key: they go by the request's id."""
+    """Per cent of requests: by the request's id, where that is a UUID."""
     into.runtime_filter.runtime_key = key
     into.runtime_filter.percent_sampled.numerator = default
 

@@ -35,7 +35,12 @@ AGENT_CLUSTER = "xds"
 REPORT_EVERY_S = 1
 # Milliseconds that Envoy gathers reports for, so that many streams are one message.
 GATHER_MS = 100
-_BYTE = re.compile(r"(?<!\\)\\u00([89a-fA-F][0-9a-fA-F])")
+# As Envoy writes each byte from 0x80 on in a value that is no UTF-8, and only there.
+_BYTE = re.compile(r"\\u00[89a-fA-F]")
+# Characters. What a longer header says nobody keeps, so that its request is judged as if it said what is denied: some
+# peer's reports must not crowd out all others'. A cookie has up to 4,096 bytes (RFC 6265, 6.1).
+MAX_KEPT = 4096
+_TOO_LONG = "\n"  # which no header can have
 HEADERS = "mesh.judged_headers"
 """Of the filter that keeps the headers that rules ask for, and of what it keeps: a JSON object, null for one that a
 request does not have."""
@@ -76,9 +81,12 @@ def keep_headers(host: route_components_pb2.VirtualHost, headers: Sequence[str])
         config = set_filter_state_pb2.Config()
         kept = config.on_request_headers.add(object_key=HEADERS, factory_key="envoy.string")
         # All values of a header, as rules are asked; %REQ()% has the first one only.
-        said = {name: f"%CEL(request.headers['{_escaped(name)}'])%" for name in headers}
-        kept.format_string.json_format.update(said)
+        kept.format_string.json_format.update({name: _said(f"request.headers['{_escaped(name)}']") for name in headers})
         host.typed_per_filter_config[HEADERS].CopyFrom(packed(config))
+
+
+def _said(header: str) -> str:
+    return f"%CEL(size({header}) > {MAX_KEPT} ? '\\n' : {header})%"
 
 
 def _escaped(name: str) -> str:
@@ -133,21 +141,27 @@ def _whose(common: entry_pb2.AccessLogCommon) -> tuple[Connection, tuple[str, ..
 
 
 def _headers(common: entry_pb2.AccessLogCommon) -> list[tuple[str, str | None]]:
-    """Those that were kept, in order; None: the request did not have it. What can't be read is as if none was kept."""
+    """Those that were kept, in order; None: the request did not have it. What can't be read is as if none was kept, and
+    so are all of a request of which one was too long."""
     kept, text = common.filter_state_objects, wrappers_pb2.StringValue()
     try:
         if HEADERS not in kept or not kept[HEADERS].Unpack(text):
             return []
-        # In a value that is no UTF-8 Envoy writes each byte from 0x80 on like that, in others none.
-        read = json.loads(_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text.value))
-        said = msgspec.convert(read, dict[str, str | None])
-        return [(name, value and _of_bytes(value)) for name, value in sorted(said.items())]
+        said = msgspec.convert(json.loads(text.value), dict[str, str | None])
+        if _TOO_LONG in said.values():
+            return []
+        if text.value.isascii():
+            said = {name: value and _of_bytes(value) for name, value in said.items()}
+        elif _BYTE.search(text.value):  # values of both sorts, which nobody can tell apart at once
+            return []
+        return sorted(said.items())
     except (ValueError, DecodeError, msgspec.ValidationError):
         return []
 
 
 def _of_bytes(value: str) -> str:
-    return value.encode(errors="surrogateescape").decode(errors="surrogateescape")
+    """value: a character for each byte."""
+    return value.encode("latin-1").decode(errors="surrogateescape")
 
 
 def _claims(common: entry_pb2.AccessLogCommon) -> bytes:

@@ -61,6 +61,12 @@ class LogLevel:
         """Per cent of what a rate limit of this sidecar refuses; some of it is logged in any case."""
         return self.sampled if self.min_status <= LIMITED else 0
 
+    @property
+    def some(self) -> int:
+        """Per cent of what there is a reason to log. Never beside `everything`: where a request's id is no UUID, Envoy
+        draws for each of the two."""
+        return self.sampled if self.min_status != 0 else 0
+
 
 def log_key(
     side: Side, value: Literal["everything", "min_status", "min_duration_ms", "sampled", "denied", "limited"]
@@ -157,7 +163,7 @@ def runtime(state: MeshState, workload: Workload) -> Resource:
         values[log_key(side, "everything")] = level.everything
         values[log_key(side, "min_status")] = level.min_status
         values[log_key(side, "min_duration_ms")] = min(level.min_duration_ms, NEVER_MS)
-        values[log_key(side, "sampled")] = level.sampled
+        values[log_key(side, "sampled")] = level.some
         if side == "server":
             values[log_key(side, "denied")] = level.denied
             values[log_key(side, "limited")] = level.limited

@@ -24,6 +24,8 @@ from dataplane.compile.resources import Resource
 
 # Different streams of one port whose verdicts are kept: peers are few, paths may be many.
 _KEPT = 10_000
+# Characters of a stream whose verdict is kept: who asks for what is longer is judged anew at each report.
+_KEPT_LENGTH = 2_000
 
 
 class _Unknown(Exception):
@@ -55,6 +57,8 @@ class _Rules:
 
     def allows(self, stream: OpenStream) -> bool:
         asked = (stream.connection.remote[0], *stream[1:])  # all but the port of the peer
+        if len(stream.path) + sum(len(value) for _, value in stream.headers) + len(stream.claims) > _KEPT_LENGTH:
+            return self._judge(stream)
         if asked not in self._said:
             if len(self._said) >= _KEPT:
                 self._said.clear()

@@ -102,10 +102,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
 
-    def check_shut(self) -> None:
-        """Raises PermissionDenied where `shut` would, of whatever connection."""
-        if self._pidfd >= 0:
-            sockets.check(self._pidfd, self.pid)
+    def check_shut(self) -> bool:
+        """False: it has ended. Raises PermissionDenied where `shut` would, of whatever connection."""
+        return self._pidfd >= 0 and sockets.check(self._pidfd, self.pid)
 
     async def shut(self, connections: Collection[Connection]) -> int:
         """Ends those connections of it; how many it had. Raises PermissionDenied."""

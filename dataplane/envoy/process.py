@@ -229,10 +229,10 @@ class EnvoyProcess:
     def drain_seconds(self) -> int:
         return self._settings.drain_seconds
 
-    def check_shut(self) -> None:
-        """Raises PermissionDenied where `shut` would, of whatever connection. Two system calls."""
-        if self._child is not None:
-            self._child.check_shut()
+    def check_shut(self) -> bool:
+        """Whether there is an Envoy whose connections could be shut. Raises PermissionDenied where `shut` would, of
+        whatever connection. Two system calls."""
+        return self._child is not None and self._child.check_shut()
 
     async def shut(self, connections: Collection[Connection]) -> int:
         """Ends those connections of the running Envoy; how many it had. Raises PermissionDenied."""

@@ -33,23 +33,25 @@ def let_successors_reach_us() -> None:
     _libc.prctl(_PR_SET_PTRACER, _PR_SET_PTRACER_ANY, 0, 0, 0)
 
 
-def check(pidfd: int, pid: int) -> None:
-    """Raises PermissionDenied where `shut` would, for the reasons that concern all connections of the process."""
+def check(pidfd: int, pid: int) -> bool:
+    """False: the process has ended. Raises PermissionDenied where `shut` would, for the reasons that concern all its
+    connections."""
     try:
         os.scandir(_descriptors(pid)).close()
     except FileNotFoundError:
-        return  # it has ended
+        return False
     except PermissionError as error:
         if _has_ended(pid):
-            return
+            return False
         raise _not_to_look(error) from error
     try:
         os.close(_borrow(pidfd, 0))  # any: the kernel asks who we are before it looks what there is
     except ProcessLookupError:
-        return
+        return False
     except OSError as error:
         if error.errno != errno.EBADF:
             raise _not_to_borrow(error) from error
+    return True
 
 
 def shut(pidfd: int, pid: int, connections: Collection[Connection]) -> int:

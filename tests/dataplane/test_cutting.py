@@ -48,11 +48,13 @@ class Envoy:
     def __init__(self, *, refuses: bool = False) -> None:
         self.shut: list[int] = []
         self.refuses = refuses
+        self.runs = True
         self.news = 0
 
-    def check(self) -> None:
-        if self.refuses:
+    def check(self) -> bool:
+        if self.refuses and self.runs:
             raise PermissionDenied("not allowed")
+        return self.runs
 
     async def end(self, connections: Collection[Connection]) -> int:
         self.check()
@@ -129,3 +131,20 @@ async def test_that_nothing_could_be_shut_is_known_before_anything_has_to_be(
         await trio.sleep(10)
         assert cutter.open_streams(None).goes_on
         assert envoy.news == 2
+
+
+async def test_while_no_envoy_runs_the_next_is_taken_for_one_like_the_last(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What it starts with must not rest upon something that nobody can end."""
+    envoy = Envoy(refuses=True)
+    async with running(envoy, routes()) as cutter:
+        envoy.runs = False
+        await trio.sleep(10)
+        cutter.take(NAME, report(mallory="1"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert cutter.open_streams(None).goes_on
+        assert envoy.news == 0
+        envoy.runs, envoy.refuses = True, False
+        await trio.sleep(10)
+        assert cutter.problem is None

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from dataplane.compile.open_streams import address_of
+from dataplane.compile.open_streams import MAX_KEPT, address_of
 from dataplane.compile.resources import ROUTES, ResourceKey
 from dataplane.compile.verdict import Judge
 from schemas.objects.authorization import HeaderMatch, Operation, Rule
@@ -254,3 +254,10 @@ def test_of_what_stays_open_the_headers_are_told_that_rules_ask_for(shop: Shop) 
         assert one.known == ("x-%'odd`", "x-none", "x-team")
         assert dict(one.headers) == {"x-team": "red,\\u00e9", "x-none": "", "x-%'odd`": "caf\udce9 \\u00e9"}
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
+    with shop.peer(shop.leaves["web"]) as sock:
+        too_long = b"x-team: " + b"\xff" * (MAX_KEPT + 1)
+        lines = [b"x-takes: 1.2", b"x-none: 1", too_long, b""]
+        sock.sendall(b"\r\n".join([b"GET /long HTTP/1.1", b"Host: orders.shop", *lines, b""]))
+        wait_until("it is reported", lambda: any(one.path == "/long" for one in shop.orders.reports))
+        (one, *_) = (one for one in shop.orders.reports if one.path == "/long")
+        assert (one.known, one.headers) == ((), ())

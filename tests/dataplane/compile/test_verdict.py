@@ -107,6 +107,9 @@ def test_a_report(by_bytes: bool) -> None:
         ('{"x-a":"caf\\u00c3\\u00a9 \\u00ff"}', ("x-a",), (("x-a", "café \udcff"),)),
         ('{"x-a":"café \\u005cu00ff"}', ("x-a",), (("x-a", "café \\u00ff"),)),
         ('{"x-a":"\\\\u00ff"}', ("x-a",), (("x-a", "\\u00ff"),)),
+        ('{"x-a":"' + "\\u00ff" * 4096 + '"}', ("x-a",), (("x-a", "\udcff" * 4096),)),
+        ('{"x-a":"\\n","x-b":"1"}', (), ()),  # too long a header
+        ('{"x-a":"é","x-b":"\\u00e9"}', (), ()),
         ("", (), ()),
         ('{"x-a":"', (), ()),
         ('{"x-a":"\\ud800"}', (), ()),
@@ -124,6 +127,17 @@ def test_the_headers_of_a_report(kept: str, known: tuple[str, ...], headers: tup
     broken = any_pb2.Any(type_url="type.googleapis.com/google.protobuf.StringValue", value=b"\xff")
     entry.common_properties.filter_state_objects[HEADERS].CopyFrom(broken)
     assert [one.known for one in reported(message)] == [()]
+
+
+def test_verdicts_of_what_is_long_are_not_kept() -> None:
+    """Who is allowed may ask for as much as a request can hold, again and again."""
+    judge, given = Judge(), routes(allow=ANYTHING)
+    for number in range(3):
+        assert not judge.denies(given, STREAM._replace(path=f"/{number}"))
+        assert not judge.denies(given, STREAM._replace(path=f"/{number}" * 5000))
+        assert not judge.denies(given, STREAM._replace(headers=(("x-a", f"{number}" * 5000),)))
+    (rules,) = judge._rules.values()
+    assert len(rules._said) == 3
 
 
 def test_an_address_has_one_spelling() -> None:

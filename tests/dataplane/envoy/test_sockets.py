@@ -78,7 +78,7 @@ def test_whether_connections_could_be_shut(monkeypatch: pytest.MonkeyPatch) -> N
     """By the answer of the kernel, whatever the process has open."""
     with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
         pidfd = os.pidfd_open(process.pid)
-        sockets.check(pidfd, process.pid)
+        assert sockets.check(pidfd, process.pid)
         with monkeypatch.context() as changed:
             for code, said in ((errno.EPERM, "pidfd_getfd"), (errno.ENOSYS, "not implemented"), (errno.EBADF, "")):
                 changed.setattr(sockets, "_borrow", Mock(side_effect=OSError(code, os.strerror(code))))
@@ -86,7 +86,7 @@ def test_whether_connections_could_be_shut(monkeypatch: pytest.MonkeyPatch) -> N
                     sockets.check(pidfd, process.pid)
         process.kill()
         process.wait()
-        sockets.check(pidfd, process.pid)  # it has ended: there is nothing that could go on
+        assert not sockets.check(pidfd, process.pid)  # it has ended: there is nothing that could go on
         os.close(pidfd)
 
 
@@ -115,6 +115,6 @@ def test_one_that_has_ended_and_is_not_reaped() -> None:
         with as_nobody():
             with pytest.raises(PermissionError):
                 os.scandir(f"/proc/{process.pid}/fd")
-            sockets.check(pidfd, process.pid)
+            assert not sockets.check(pidfd, process.pid)
             assert sockets.shut(pidfd, process.pid, []) == 0
         os.close(pidfd)
