@@ -14,12 +14,12 @@ import msgspec
 from schemas.names import ObjectRef
 from schemas.objects import KINDS, AnyObject, Mesh
 from schemas.objects.mesh import OutboundTrafficPolicy
-from tests.e2e.app import GREETING, HTTP, TCP
+from tests.e2e.app import GREETING, TCP
 from tests.e2e.lasting import API_PASSES, PASSED, bound_connection, by_proxy, grpc_chat, tunnel, web_socket
 from tests.e2e.load import Load, open_loop
 from tests.e2e.mesh import API_ID, WEB_ID, E2eMesh
 from tests.e2e.test_cut import ended
-from tests.states.build import authentication, federates, peers, port, rate_limit, service, telemetry, traffic
+from tests.states.build import authentication, federates, peers, rate_limit, telemetry, traffic
 from tests.states.routes import written
 from tests.support.tokens import NOBODYS
 
@@ -220,19 +220,6 @@ async def test_what_leads_outside_ends_when_that_is_forbidden_and_nothing_else(m
         await ended(goes, "a tunnel to the outside")
         assert await stays(b"open") == b"open"
     assert await replaced(mesh, "web-1") == before
-
-
-async def test_who_ceases_to_say_whom_it_calls_keeps_what_is_open(mesh: E2eMesh) -> None:
-    before = await replaced(mesh, "web-1")
-    async with AsyncExitStack() as stack, mesh.http() as kept:
-        opened = [await stack.enter_async_context(way(mesh, "web-1")) for way in (tunnel, web_socket)]
-        async with mesh.applied(service("web", port("http", HTTP), needs=None)):
-            assert (await kept.get(f"http://api.shop:{HTTP}/")).status_code == 200
-            assert await replaced(mesh, "web-1") == before
-            opened += [await stack.enter_async_context(way(mesh, "web-1")) for way in (tunnel, web_socket)]
-        assert (await kept.get(f"http://api.shop:{HTTP}/")).status_code == 200
-        assert await replaced(mesh, "web-1") == before, "what is open would be cut some seconds later"
-        assert [await echo(b"x") for echo in opened] == [b"x"] * 4
 
 
 OPEN = {
