@@ -13,11 +13,17 @@ _NOT_IN_A_TARGET = re.compile(r"[^\x21-\x7e]|#")  # a fragment never leaves a cl
 _ESCAPED_SLASH = re.compile(r"%(2f|5c)", re.IGNORECASE)
 # Unreserved (RFC 3986, 2.3): with or without escape they are the same.
 _ESCAPED = re.compile(r"%(2d|2e|3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9ae])", re.IGNORECASE)
+# An escape that only comes to be as others are undone (`%2%65`). Envoy escapes its '%', and so what is escaped twice.
+_OF_HEX = "%(?:3[0-9]|[46][1-6])"
+_NESTED = re.compile(rf"%(?:{_OF_HEX}(?:{_OF_HEX}|[0-9a-f])|[0-9a-f]{_OF_HEX})", re.IGNORECASE)
 _TO_ESCAPE = re.compile(r'["<>^`{|}]')
 # What servlet containers take for a dot segment with parameters: `/public/..;x/admin`.
 _DOTS_WITH_PARAMETERS = re.compile(r"(?<=/)(\.\.?);[^/]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+")  # a token (RFC 9110, 5.6.2), less '_'
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+_ESCAPED_TWICE = "a part that is escaped twice"
 
 
 class Refused(Exception):
@@ -41,7 +47,7 @@ class RefusedPath:
 REFUSED = (
     # Envoy resolves `..;x`, but undoes escapes only then: `%2e%2e;x` would come to the app as a dot segment after all.
     RefusedPath("dots", "/.", r"(?i)[^?]*/\.\.?(;|%3b)[^?]*", "a dot segment with parameters, which some apps resolve"),
-    RefusedPath("escaped-twice", "%25", r"(?i)[^?]*%25[0-9a-f]{2}[^?]*", "a part that is escaped twice"),
+    RefusedPath("escaped-twice", "%25", r"(?i)[^?]*%25[0-9a-f]{2}[^?]*", _ESCAPED_TWICE),
     # Decoders make of it what they like (`%u002e` a dot), or fail.
     RefusedPath(
         "bad-escape", "%", r"(?i)[^?]*%([^0-9a-f][^?]*|[0-9a-f][^0-9a-f][^?]*|[0-9a-f]?)", "a '%' without hex digits"
@@ -101,6 +107,8 @@ def normalised(target: str) -> str:
         raise Refused(f"the path has an escaped slash or backslash ({escaped[0]})")
     if "%00" in path:
         raise Refused("the path has an escaped zero byte (%00)")
+    if _NESTED.search(path):
+        raise Refused(f"the path has {_ESCAPED_TWICE}")
     path = _DOTS_WITH_PARAMETERS.sub(r"\1", path)
     path = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), path.replace("\\", "/"))
     path = _TO_ESCAPE.sub(lambda found: f"%{ord(found[0]):02X}", path)

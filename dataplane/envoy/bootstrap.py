@@ -36,6 +36,13 @@ _PREMATURE_RESETS = 500
 # Requests of one connection that are begun before others have their turn: who sends hundreds at once waits, not all.
 _REQUESTS_A_TURN = 64
 
+# Of a header in several lines Envoy would ask each for itself, and be content with one: an ALLOW would let in who adds
+# a line to that which the app reads. Routes and policies are about the lines joined by commas (RFC 9110, 5.3).
+_LINES_ARE_JOINED = {
+    f"envoy.reloadable_features.{name}": False
+    for name in ("match_headers_individually", "rbac_match_headers_individually")
+}
+
 # Envoy's default for a lost ADS stream is 0.5 s, growing to 30 s. The agent is on the same host and back at once.
 _ADS_RETRY = {"base_interval": "0.1s", "max_interval": "1s"}
 
@@ -171,6 +178,7 @@ def _runtime() -> dict[str, Any]:
             "premature_reset_min_stream_lifetime_seconds": 1,
         },
         "http": {"max_requests_per_io_cycle": _REQUESTS_A_TURN},
+        **_LINES_ARE_JOINED,
     }
 
 

@@ -164,7 +164,10 @@ def test_headers(envoy: JudgeEnvoy, header: tuple[str, str]) -> None:
 
 
 def test_lists_in_headers_one_by_one(envoy: JudgeEnvoy) -> None:
-    """A DENY names what any reading of the value has, an ALLOW what all of them have; of `notHeaders` the other way."""
+    """A DENY names what any reading of the value has, an ALLOW what all of them have; of `notHeaders` the other way.
+
+    In one line, or in several, of which apps take the first, the last or all.
+    """
     patterns = {"x-exact": "admin", "x-prefix": "adm*", "x-suffix": "*min", "x-blank": "a b", "x-list": "a,b"}
     matches = [HeaderMatch(name=name, values=(value,)) for name, value in patterns.items()]
     found = [
@@ -181,15 +184,18 @@ def test_lists_in_headers_one_by_one(envoy: JudgeEnvoy) -> None:
     envoy.run(*FIXED, *found, ports=ALL_PORTS)
     rules = rules_of(found, HTTP_PORTS[0])
     for (name, pattern), value in itertools.product(patterns.items(), HEADER_LISTS):
-        several, every = readings(value, pattern)
-        for path, allowed in (
-            ("/deny", not several), ("/deny-but", every), ("/allow", every), ("/allow-but", not several)
-        ):  # fmt: skip
-            verdict = judge(rules, HTTP_PORTS[0], Request(CALLERS[0], "GET", path, ((name, value),)))
-            head = f"GET {path} HTTP/1.1\r\nHost: orders\r\n{name}: {value}\r\n\r\n".encode("latin-1")
-            status = envoy.ask(CALLERS[0], HTTP_PORTS[0].port, head)
-            assert STATUS[verdict.outcome] == status, (path, name, value, verdict)
-            assert verdict.allowed is allowed, (path, name, value, verdict)
+        for lines in dict.fromkeys(((value,), tuple(value.split(",")))):
+            several, every = readings(",".join(one.strip(" \t") for one in lines), pattern)
+            headers = tuple((name, one) for one in lines)
+            written = "".join(f"{name}: {one}\r\n" for one in lines)
+            for path, allowed in (
+                ("/deny", not several), ("/deny-but", every), ("/allow", every), ("/allow-but", not several)
+            ):  # fmt: skip
+                verdict = judge(rules, HTTP_PORTS[0], Request(CALLERS[0], "GET", path, headers))
+                head = f"GET {path} HTTP/1.1\r\nHost: orders\r\n{written}\r\n".encode("latin-1")
+                status = envoy.ask(CALLERS[0], HTTP_PORTS[0].port, head)
+                assert STATUS[verdict.outcome] == status, (path, lines, verdict)
+                assert verdict.allowed is allowed, (path, lines, verdict)
 
 
 def readings(value: str, pattern: str) -> tuple[bool, bool]:

@@ -142,6 +142,7 @@ class FedEnvoy:
     def _bootstrap(self) -> dict[str, Any]:
         from_ads = {"ads": {}, "resource_api_version": "V3"}
         whole = bootstrap(BootstrapInput(self.name, "test", str(self._feed_socket), str(self._admin), 1000))
+        own_runtime = whole["layered_runtime"]["layers"][0]["static_layer"]
         return {
             "node": {"id": self.name, "cluster": "test"},
             "admin": {"address": {"pipe": {"path": str(self._admin)}}},
@@ -160,7 +161,7 @@ class FedEnvoy:
                     {
                         "name": "mesh",
                         "static_layer": {
-                            "re2": {"max_program_size": {"error_level": 100_000}},
+                            **own_runtime,
                             "tracing": {"opentelemetry": {"flush_interval_ms": 20}},
                         },
                     },

@@ -36,6 +36,7 @@ PLAIN: Rules = (
     ("post", "{method: POST}", V1),
     ("header", "{headers: [{name: X-One, value: a}]}", V2),
     ("headers", "{headers: [{name: x-one, value: a}, {name: x-two, type: RegularExpression, value: '(?i)b+'}]}", V1),
+    ("joined", "{headers: [{name: x-one, value: 'c,d'}]}", V1),
     ("query", "{queryParams: [{name: q, value: '1'}]}", V2),
     (
         "queries",
@@ -67,7 +68,12 @@ ODD_URLS = (
     "/x?s=a+b", "/x?s=a=b", "/x?flag", "/x?flag=", "/x?s=%252f/../%zz", "/x%252fb", "/%zz", "/a%", "/a/%u002e",
     "/%c0%ae", "/a%2fb", "/a%5cb", "/a%00", "/c//../a/b", "/a/x/..;p/b", "/a/..;p/b", "/.;x/a/b", "/a/%2e%2e;x/b",
     "/a/c\\..\\b", "//", "/a/..", "/a/c/%2e%2e/b", "/a/./b", "/a/b/.", "/%41", "/a%7Eb", "/a;v=1/b", "/../../a/b",
+    "/a/%2%65", "/a/%%32e", "/a/%%32%65", "/a/%25%36%35", "/a/%%20",
 )  # fmt: skip
+LINES: tuple[dict[str, str], ...] = (
+    *({"x-one": text} for text in ("a|b", "b|a", "a|", "a|a", "c|d", "c,d", "c, d")),
+    {"x-one": "a", "x-two": "b|bb"},
+)
 HOSTS = ("api.example.com", "API.Example.com:80", "x.y.example.com", "example.com", "api.test", "api.test.")
 CALL_PATHS = ("/shop.Orders/Get", "/shop.Orders/Put", "/any.Thing/Watch", "/back.Stock/Get", "/back/Get", "/a/b/Watch")
 CALL_HEADERS: tuple[dict[str, str], ...] = (
@@ -83,7 +89,12 @@ class Asked(NamedTuple):
     host: str
     url: str
     headers: Mapping[str, str]
+    """`|` between the lines of one name."""
     method: str
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        return [("Host", self.host), *((name, line) for name, text in self.headers.items() for line in text.split("|"))]
 
     @property
     def by_name(self) -> bool:
@@ -106,6 +117,7 @@ def requests() -> Iterable[Asked]:
         *itertools.product([at], ODD_URLS, [{}], ["GET"]),
         *itertools.product([at], ["/a"], [{}], ["get", "Get", "FETCH"]),
         (at, "/a", {"x_one": "a"}, "GET"),
+        *itertools.product([at], ["/"], LINES, ["GET"]),
         *itertools.product(HOSTS, ("/", "/a/b", "/x?q=1"), [{}], METHODS),
         *itertools.product([f"orders.shop:{GRPC}"], CALL_PATHS, CALL_HEADERS, ["POST"]),
     )
@@ -137,7 +149,7 @@ def _written(rules: Rules) -> str:
 def by_envoy(mesh: Routed, one: Asked) -> Served:
     for app in mesh.apps.values():
         app.requests.clear()
-    answer = mesh.request(one.method, one.url, {"Host": one.host, **one.headers}, bound=not one.by_name)
+    answer = mesh.request(one.method, one.url, one.lines, bound=not one.by_name)
     status = answer.status
     asked = next((name for name, app in mesh.apps.items() if app.requests), "")
     if not asked and answer.header("grpc-status") == ["12"]:
@@ -151,8 +163,7 @@ def by_model(objects: Iterable[AnyObject], one: Asked) -> Served:
     given = tuple(objects)
     services = {ServiceRef("shop", each.metadata.name): each for each in given if isinstance(each, Service)}
     address = one.host if one.by_name else f"orders.shop:{HTTP}"
-    headers = {"Host": one.host, **one.headers}
-    at, request = parse_url(one.method, f"http://{address}{one.url}", headers.items())
+    at, request = parse_url(one.method, f"http://{address}{one.url}", one.lines)
     if request.method not in HTTP1_METHODS:  # explained for HTTP/2, with a note about HTTP/1.1, which is spoken here
         return Served(400, "", "")
     said = explain(WEB, ORDERS, at, request, services, [each for each in given if isinstance(each, AnyRoute)])

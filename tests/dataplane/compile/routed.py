@@ -17,7 +17,7 @@ import socketserver
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -299,14 +299,19 @@ class Routed:
     ) -> Answer:
         """Through the proxy port by Host, or through the bound port. In a header's name `_` stands for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.request(method, path, {"Host": host, **named}, bound=bound)
+        return self.request(method, path, [("Host", host), *named.items()], bound=bound)
 
-    def request(self, method: str, path: str, headers: Mapping[str, str], *, bound: bool = False) -> Answer:
-        """`headers` as they are given."""
+    def request(self, method: str, path: str, headers: Iterable[tuple[str, str]], *, bound: bool = False) -> Answer:
+        """`headers` as they are given, a line each."""
         at = BOUND_HTTP if bound else PROXY
         connection = http.client.HTTPConnection(self.addresses["web"], at, timeout=_TIMEOUT)
         try:
-            connection.request(method, path, headers=dict(headers))
+            connection.putrequest(method, path, skip_host=True)
+            for name, value in headers:
+                connection.putheader(name, value)
+            if method in ("POST", "PUT"):
+                connection.putheader("Content-Length", "0")
+            connection.endheaders()
             answer = connection.getresponse()
             return Answer(answer.status, answer.getheaders(), answer.read())
         finally:

@@ -324,7 +324,7 @@ def test_delay(mesh: Routed) -> None:
     mesh.put(filtered("{type: Fault, fault: {delay: {fixedDelay: 200ms}, headers: [{name: x-slow, value: 'yes'}]}}"))
     begin = time.monotonic()
     assert mesh.ask(x_slow="yes").status == 200
-    assert time.monotonic() - begin >= 0.2
+    assert time.monotonic() - begin >= 0.19  # Envoy counts from when its loop last looked at the clock
     begin = time.monotonic()
     assert mesh.served(20) == {V1: 20}
     assert time.monotonic() - begin < 20 * 0.2
