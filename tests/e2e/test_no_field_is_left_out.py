@@ -16,8 +16,11 @@ from schemas.objects.gateway import GatewaySpec
 from schemas.objects.grpc_route import GRPCRouteSpec
 from schemas.objects.health import AppHealthCheck
 from schemas.objects.http_route import HTTPRouteSpec
+from schemas.objects.mesh import MeshSpec
 from schemas.objects.rate_limit import RateLimitPolicySpec
+from schemas.objects.service import ServiceSpec
 from schemas.objects.tcp_route import TCPRouteSpec
+from schemas.objects.telemetry import TelemetrySpec
 from schemas.objects.traffic import BackendTrafficPolicySpec
 from tests.e2e import (
     test_health,
@@ -28,6 +31,7 @@ from tests.e2e import (
     test_route_parents,
 )
 from tests.e2e.fields import fields_of, said_in
+from tests.e2e.mesh import API, REPORTS, WEB
 
 _ENVOYS = Path(__file__).parents[1] / "dataplane" / "compile"
 SPECS: dict[str, type[Part]] = {
@@ -38,7 +42,10 @@ SPECS: dict[str, type[Part]] = {
     "RateLimitPolicy": RateLimitPolicySpec,
     "Gateway": GatewaySpec,
     "ExternalService": ExternalServiceSpec,
+    "Service": ServiceSpec,
     "AppHealthCheck": AppHealthCheck,
+    "Telemetry": TelemetrySpec,
+    "Mesh": MeshSpec,
 }
 
 
@@ -53,6 +60,7 @@ def objects() -> Iterable[AnyObject]:
     yield from test_route_parents.TCP_ROUTES
     yield from test_route_parents.REFUSING
     yield from test_outside.objects("192.0.2.1")
+    yield from (WEB, API, REPORTS)
     yield from map(test_policy_fields.policy_of, test_policy_fields.CASES)
     yield from test_policy_fields.limits()
 
@@ -63,6 +71,8 @@ def _below(path: str, *fields: str) -> set[str]:
 
 _BACKENDS, _LIMITS = "test_backends_envoy.py", "test_rate_limits_envoy.py"
 _GATEWAY, _OUTSIDE, _ROUTES = "test_gateway_envoy.py", "test_outside_envoy.py", "test_routes_envoy.py"
+_LOG, _TRACES = "test_access_log.py", "test_traces.py"
+_JUDGED, _E2E = "../../authz/test_differential.py", "../../e2e"
 _REFUSED = "../../routing/test_check.py::test_a_fault_has_the_path_of_its_field"
 _NO_PARENT = "../../controlplane/domain/test_gateway_rules.py::test_routes_that_attach_nowhere"
 _BREAKER, _HASH = "BackendTrafficPolicy.circuitBreaker", "BackendTrafficPolicy.loadBalancer.consistentHash"
@@ -183,6 +193,51 @@ ELSEWHERE: dict[str, set[str]] = {
     "../../e2e_federation/test_two_meshes.py::test_the_server_must_be_exactly_who_was_meant": _below(
         "ExternalService.tls", "mode=MESH", "spiffeId"
     ),
+    f"{_E2E}/test_identities.py::test_a_rogue_endpoint_with_another_services_identity_is_refused": {
+        "Service.dependencies.namespace"
+    },
+    f"{_E2E}/test_names.py::test_the_address_stands_in_the_object": _below(
+        "Service", "virtualAddress", "virtualAddress.ipv4", "virtualAddress.ipv6"
+    ),
+    f"{_E2E}/test_names.py::test_every_protocol_by_name": _below("Mesh", "virtualAddresses", "virtualAddresses.ipv4"),
+    f"{_E2E}/test_traffic.py::test_the_app_sees_its_caller_as_the_ca_attested_it": {"Mesh.trustDomain"},
+    "test_real_envoy.py::test_nothing_is_allowed_without_a_policy": {"Mesh.authorization.defaultAction=DENY"},
+    f"{_JUDGED}::test_the_offline_verdict_is_what_envoy_answers": _below("Mesh.authorization", "defaultAction=ALLOW")
+    | {"Mesh.authorization"},
+    f"{_JUDGED}::test_who_is_denied_is_told_by_which_rule_if_the_mesh_says_so": {"Mesh.denialHeader"},
+    f"{_OUTSIDE}::test_everything_else_outside": _below(
+        "Mesh", "outboundTrafficPolicy", "outboundTrafficPolicy.mode=ALLOW_ANY",
+        "outboundTrafficPolicy.mode=REGISTRY_ONLY",
+    ),
+    f"{_LOG}::test_each_side_has_its_level": {
+        *_below("Telemetry", *_TARGETS, "accessLogging"),
+        *_below("Telemetry.accessLogging", "filter", "filter.minStatusCode", "match", "match.mode=CLIENT",
+                "match.mode=SERVER"),
+    },
+    f"{_LOG}::test_slow_ones_alone": _below(
+        "Telemetry.accessLogging", "filter.minDuration", "match.mode=CLIENT_AND_SERVER"
+    ),
+    f"{_LOG}::test_both_sides_sample_the_same_requests": {"Telemetry.accessLogging.randomSamplingPercentage"},
+    f"{_LOG}::test_a_level_changes_on_open_connections": {"Telemetry.accessLogging.disabled"},
+    "test_request_metrics.py::test_counting_is_switched_off_and_on_by_side": {
+        "Telemetry.metrics",
+        *_below("Telemetry.metrics", "disabled", "match", "match.mode=CLIENT", "match.mode=SERVER",
+                "match.mode=CLIENT_AND_SERVER"),
+    },
+    f"{_TRACES}::test_both_sidecars_tell_of_a_request": {
+        "Telemetry.tracing",
+        *_below("Telemetry.tracing", "provider", "provider.address", "provider.protocol=grpc", "customTags",
+                "customTags.name", "customTags.literal", "customTags.requestHeader"),
+    },
+    f"{_TRACES}::test_a_part_is_sampled": {"Telemetry.tracing.randomSamplingPercentage"},
+    f"{_TRACES}::test_by_http": _below("Telemetry.tracing.provider", "protocol=http", "path"),
+    f"{_TRACES}::test_nothing_is_exported_where_nothing_is_said": {"Telemetry.tracing.disabled"},
+    f"{_TRACES}::test_to_a_collector_outside_of_the_mesh": _below(
+        "Telemetry.tracing.provider.backendRef", "kind=ExternalService", "namespace"
+    ),
+    f"{_TRACES}::test_to_a_collector_by_the_ways_of_the_mesh": _below(
+        "Telemetry.tracing.provider", "backendRef", "backendRef.kind=Service", "backendRef.name", "backendRef.port"
+    ),
 }  # fmt: skip
 """A test, from the folder of those with real Envoys -> fields that it is about."""
 
@@ -190,6 +245,9 @@ ELSEWHERE: dict[str, set[str]] = {
 _NOT_ASKED = (
     "ExternalService.ports.tls.",  # as below ExternalService.tls: `tls_of` gives the one or the other
     "ExternalService.ports.identityHeader",  # as of a Service: the server's sidecar acts on it
+    "Service.healthCheck",  # AppHealthCheck, above
+    "Mesh.virtualAddresses.ipv6",  # hosts that run tests have no such network: a golden file has the addresses
+    "Mesh.svidTtlSeconds",  # the CA's: no request goes by it
     "ExternalService.virtualAddress",  # a replica gives it, and keeps it: tests of names ask for that
 )
 

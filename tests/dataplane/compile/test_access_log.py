@@ -279,11 +279,14 @@ def test_each_side_has_its_level(shop: Shop) -> None:
     assert logged(shop.orders, path="/refused")["status"] == 403
     shop.set(only_server, LET_WEB)
     assert shop.call("/let-in").status == 200
+    shop.set(LET_WEB, telemetry("callers", {"accessLogging": [{"match": {"mode": "CLIENT"}}]}))
+    assert shop.call("/by-callers").status == 200
+    logged(shop.web, path="/by-callers")
     shop.set(only_server)
     assert shop.call("/refused-again").status == 403
     logged(shop.orders, path="/refused-again")
     assert not [line for line in lines(shop.web) if line.get("path", "").startswith("/refused")]
-    assert not [line for line in lines(shop.orders) if line.get("path") == "/let-in"]
+    assert not [line for line in lines(shop.orders) if line.get("path") in ("/let-in", "/by-callers")]
 
 
 def test_slow_ones_alone(shop: Shop) -> None:

@@ -21,8 +21,10 @@ from dataplane.certificates.check import check
 from dataplane.compile.workload import GatewayHost, KeyPair
 from schemas.objects.common import CertificateFiles
 from tests.dataplane.compile.conftest import EnvoyFactory
+from tests.dataplane.compile.envoys import logged
 from tests.dataplane.compile.routed import GRPC, HTTP, Answer, Routed, routed
-from tests.states.build import Item, identity
+from tests.dataplane.compile.test_request_metrics import counts, number
+from tests.states.build import Item, identity, telemetry
 from tests.states.routes import http_route, written
 from tests.support.pki import Authority
 
@@ -116,6 +118,9 @@ FORGED = {
     "x_envoy_decorator_operation": "x",
     "x_mesh_second_pass": "1",
     "x_request_id": "forged",
+    "x_client_trace_id": "forged",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "tracestate": "forged=1",
 }
 
 
@@ -133,9 +138,31 @@ def test_a_request_comes_in_by_the_gateways_own_identity(mesh: Routed) -> None:
     assert answer.sent("x-forwarded-scheme") == ["https"]
     assert answer.sent("x-forwarded-host") == ["shop.example.com"]
     assert answer.sent("x-forwarded-port") == ["443"]
-    for name in ("x-real-ip", "forwarded", "true-client-ip", "x-envoy-retry-on", "x-envoy-decorator-operation"):
+    for name in (
+        "x-real-ip",
+        "forwarded",
+        "true-client-ip",
+        "x-envoy-retry-on",
+        "x-envoy-decorator-operation",
+        "x-client-trace-id",
+        "traceparent",
+        "tracestate",
+    ):
         assert not answer.sent(name), name
     assert answer.sent("x-request-id") not in ([], ["forged"])
+
+
+def test_what_it_logs_and_counts(mesh: Routed) -> None:
+    """As a caller does, by the gateway's own identity."""
+    mesh.put(gateway(HTTPS), route(TO_ORDERS), telemetry("all", {"accessLogging": [{}]}))
+    of = {"side": "client", "source": "web.shop", "route": "HTTPRoute shop/r rule 0 match 0", "code": "2xx"}
+    before = number(mesh.envoys["web"], "requests_total", destination="orders.shop", **of)
+    answer = ask(mesh, "shop.example.com", "/logged?card=4711", **FORGED)
+    line = logged(mesh.envoys["web"], path="/logged")
+    assert (line["side"], line["source"], line["destination"]) == ("client", identity("web"), identity("orders"))
+    assert (line["authority"], line["status"], line["route"]) == ("shop.example.com", 200, of["route"])
+    assert [line["request_id"]] == answer.sent("x-request-id")
+    counts(mesh.envoys["web"], "requests_total", before + 1, destination="orders.shop", **of)
 
 
 def test_proxies_in_front_are_believed_as_far_as_they_are_said_to_be(mesh: Routed) -> None:

@@ -131,13 +131,14 @@ def test_nothing_that_somebody_sends_is_in_a_metric(shop: Shop) -> None:
 
 
 def test_counting_is_switched_off_and_on_by_side(shop: Shop) -> None:
-    shop.set(LET_WEB, telemetry("quiet", {"metrics": [{"match": {"mode": "CLIENT"}, "disabled": True}]}))
     client, server = number(shop.web, "requests_total"), number(shop.orders, "requests_total")
-    shop.call("/off")
-    counts(shop.orders, "requests_total", server + 1)
+    for mode in ("CLIENT", "SERVER", "CLIENT_AND_SERVER"):
+        shop.set(LET_WEB, telemetry("quiet", {"metrics": [{"match": {"mode": mode}, "disabled": True}]}))
+        shop.call("/off")
     shop.set(LET_WEB)
     shop.call("/on")
-    counts(shop.web, "requests_total", client + 1)
+    counts(shop.web, "requests_total", client + 2)  # SERVER's, and the last
+    counts(shop.orders, "requests_total", server + 2)
 
 
 def test_envoy_tells_of_itself(shop: Shop) -> None:
