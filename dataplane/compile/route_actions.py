@@ -49,6 +49,8 @@ RETRIES = 2
 RESELECTIONS = 32
 # What a rule that asks for retries means beside its codes: Gateway API's "connection errors" (HTTPRouteRetry).
 _CONNECTION_ERRORS = ("reset",)
+# Conditions of Envoy's that a lost connection meets. Of a gRPC call the called side's own answer to one is no 5xx.
+_LOST = {"reset", "5xx", "gateway-error"}
 _MILLION = 1_000_000
 
 
@@ -194,7 +196,7 @@ def retry_policy(
         if limit:
             policy.per_try_timeout.FromMilliseconds(limit)
     if told:
-        policy.retriable_headers.extend(unserved.retriable(reset="reset" in conditions))
+        policy.retriable_headers.extend(unserved.retriable(reset=not _LOST.isdisjoint(conditions)))
     policy.retry_on = ",".join(dict.fromkeys(conditions))
     return policy
 

@@ -124,10 +124,16 @@ def test_else_not_for_the_app_may_have_done_what_it_was_asked_for(mesh: Routed, 
     assert len(mesh.apps[V1].requests) == 1
 
 
-@pytest.mark.parametrize("how", [None, ErrorCodes.INTERNAL_ERROR], ids=["connection", "stream"])
-def test_a_lost_call_is_tried_again_where_a_rule_asks_for_retries(mesh: Routed, how: ErrorCodes | None) -> None:
+@pytest.mark.parametrize(
+    ("how", "asks"),
+    [(None, ""), (ErrorCodes.INTERNAL_ERROR, ""), (None, ", triggers: [gateway-error]"), (None, ", triggers: [5xx]")],
+    ids=["connection", "stream", "gateway-error", "5xx"],
+)
+def test_a_lost_call_is_tried_again_where_a_rule_asks_for_retries(
+    mesh: Routed, how: ErrorCodes | None, asks: str
+) -> None:
     with breaking(how) as (number, asked), mesh.second({**down(), "grpc": number}):
-        mesh.put(grpc_rule("{backoff: 1ms}"))
+        mesh.put(grpc_rule(f"{{backoff: 1ms{asks}}}"))
         assert [mesh.call() for _ in range(12)] == [V1] * 12
         before = len(asked)
         assert before > 0
