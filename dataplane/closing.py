@@ -17,31 +17,43 @@ from schemas.errors import PermissionDenied
 PATIENCE_S = 10.0
 # Seconds: Envoy says that it has routes before each of its workers goes by them.
 AGAIN_S = 1.0
+# Seconds, after a refusal: whether the agent may close connections is looked at as often (`cutting`).
+RETRY_S = 5.0
 
 log = logging.getLogger("mesh.cutting")
 
 
 async def end_what_leads_outside(delivery: Delivery, shut: Callable[[], Awaitable[int]]) -> None:
     """Until cancelled, each time that it is forbidden. Not before ADS serves. shut: ends connections, and says how many
-    there were; may raise PermissionDenied: then the listener is one whose drain ends them."""
+    there were; may raise PermissionDenied: then the listener is one whose drain ends them, if it stays so."""
     ads = delivery.ads
     assert ads is not None  # noqa: S101  (as promised)
+
+    def has_acked(revision: int) -> bool:
+        return ads.state.connected and ads.acked_revision >= revision
+
+    refusal = ""
     while True:
         closed_at = delivery.outside_closed_at
         if closed_at is None:
-            await ads.changed()
+            await delivery.outside_closes()
             continue
         with trio.move_on_after(PATIENCE_S):
-            while ads.acked_revision < closed_at:
+            while not has_acked(closed_at):
                 await ads.changed()
-        count, acked = 0, ads.acked_revision >= closed_at
+        count, acked = 0, has_acked(closed_at)
         try:
             for pause in (0.0, AGAIN_S):
                 await trio.sleep(pause)
                 if not delivery.pipeline.compiler.leads_outside:
                     count += await shut()
         except PermissionDenied as error:
-            log.error("what is open to the outside goes on, until it is drained: %s", error)
+            if refusal != str(error):
+                refusal = str(error)
+                log.error("what is open to the outside goes on, until it is drained: %s", error)
+            await trio.sleep(RETRY_S)
+            continue
+        refusal = ""
         if acked and delivery.outside_closed_at == closed_at:  # else it was opened meanwhile, and closed again
             delivery.outside_closed_at = None
         if count:

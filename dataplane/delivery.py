@@ -82,6 +82,7 @@ class Delivery:
         self.outside_closed_at: int | None = None
         """The revision at which the way to the world outside was closed, or may have been while no agent ran; None when
         what had been open there is known to have ended."""
+        self._outside_closed = trio.Event()
         self._detours: list[tuple[int, list[str]]] = []
         """Authorities that wait for Envoy's ack of an update, by its sequence."""
         self._events, self._to_take = trio.open_memory_channel[Event | Demand](EVENT_QUEUE)
@@ -100,14 +101,14 @@ class Delivery:
         update = self.pipeline.set_identity(credentials, bundle, expired=expired)
         if update is None or self.ads is None:
             return False
-        self.ads.update(update)
+        self._send(self.ads, update)
         return True
 
     def set_ends_open(self, ends_open: bool) -> None:
         """Whether the agent can end what is open, by now."""
         update = self.pipeline.set_ends_open(ends_open)
         if update is not None and self.ads is not None:
-            self.ads.update(update)
+            self._send(self.ads, update)
             self._pushed()
 
     # -- etcd ▸ watch ▸ pipeline
@@ -185,18 +186,17 @@ class Delivery:
 
     def _certificates_changed(self) -> None:
         if self.ads is not None:
-            self.ads.update(self.pipeline.set_certificates(self.certificates.pairs))
+            self._send(self.ads, self.pipeline.set_certificates(self.certificates.pairs))
             self._pushed()
 
     async def _push(self, update: Update, nursery: trio.Nursery) -> None:
-        if self.ads is None or passthrough.KEY in update.removed:
-            self.outside_closed_at = update.revision
         if self.ads is None:
+            self.outside_closed_at = update.revision  # an Envoy that was taken up may have something open there
             # Not before there is something to serve: an Envoy that was taken up would be told that all is gone.
             self.ads = await nursery.start(self._serve_ads, update)
             sequence = 1
         else:
-            sequence = self.ads.update(update)
+            sequence = self._send(self.ads, update)
         if log.isEnabledFor(logging.DEBUG):
             changed, gone = (", ".join(names) or "nothing" for names in _names(update))
             log.debug("revision %d goes to Envoy; changed: %s; removed: %s", update.revision, changed, gone)
@@ -206,6 +206,19 @@ class Delivery:
         self.applied_revision = update.revision
         self._pushed()
         self._configured.set()
+
+    def _send(self, ads: AdsServer, update: Update) -> int:
+        """Whatever goes to Envoy while ADS serves."""
+        if passthrough.KEY in update.removed:
+            self.outside_closed_at = update.revision
+            self._outside_closed.set()
+        return ads.update(update)
+
+    async def outside_closes(self) -> None:
+        """Returns when `outside_closed_at` says something."""
+        while self.outside_closed_at is None:
+            self._outside_closed = trio.Event()
+            await self._outside_closed.wait()
 
     async def _serve_ads(self, first: Update, task_status: trio.TaskStatus[AdsServer]) -> None:
         async with open_ads_server(
@@ -249,7 +262,7 @@ class Delivery:
         ready = [one for sequence, learnt in self._detours if sequence <= acked for one in learnt]
         if ready:
             self._detours = [(sequence, learnt) for sequence, learnt in self._detours if sequence > acked]
-            self.ads.update(self.pipeline.open_detours(ready))
+            self._send(self.ads, self.pipeline.open_detours(ready))
             self._unsaved.set()
 
     # -- last good

@@ -57,7 +57,8 @@ class _Rules:
 
     def allows(self, stream: OpenStream) -> bool:
         asked = (stream.connection.remote[0], *stream[1:])  # all but the port of the peer
-        if len(stream.path) + sum(len(value) for _, value in stream.headers) + len(stream.claims) > _KEPT_LENGTH:
+        said = (stream.path, stream.authority, stream.claims, *(value for _, value in stream.headers))
+        if sum(map(len, said)) > _KEPT_LENGTH:
             return self._judge(stream)
         if asked not in self._said:
             if len(self._said) >= _KEPT:

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from dataplane.closing import AGAIN_S, PATIENCE_S, end_what_leads_outside
+from dataplane.closing import AGAIN_S, PATIENCE_S, RETRY_S, end_what_leads_outside
 from dataplane.delivery import Delivery
 from schemas.errors import PermissionDenied
 
@@ -26,9 +26,22 @@ class Agent:
         self.refuses = refuses
         self.shut_at: list[float] = []
         self.compiler = SimpleNamespace(leads_outside=False)
+        self.state = SimpleNamespace(connected=True)
         pipeline = SimpleNamespace(compiler=self.compiler)
-        self.delivery = SimpleNamespace(ads=self, outside_closed_at=FORBIDDEN_AT, pipeline=pipeline)
+        closes = self.outside_closes
+        self.delivery = SimpleNamespace(
+            ads=self, outside_closed_at=FORBIDDEN_AT, outside_closes=closes, pipeline=pipeline
+        )
         self._changed = trio.Event()
+        self._closed = trio.Event()
+
+    async def outside_closes(self) -> None:
+        await self._closed.wait()
+
+    def forbids(self, revision: int) -> None:
+        self.delivery.outside_closed_at = revision
+        self._closed.set()
+        self._closed = trio.Event()
 
     async def changed(self) -> None:
         await self._changed.wait()
@@ -83,18 +96,48 @@ async def test_what_is_allowed_again_stays(autojump_clock: trio.testing.MockCloc
         agent.acks(FORBIDDEN_AT)
         await trio.sleep(PATIENCE_S)
         assert not agent.shut_at
-        agent.compiler.leads_outside, agent.delivery.outside_closed_at = False, FORBIDDEN_AT + 1
+        agent.compiler.leads_outside = False
+        agent.forbids(FORBIDDEN_AT + 1)
         agent.acks(FORBIDDEN_AT + 1)
         await trio.sleep(PATIENCE_S)
     assert len(agent.shut_at) == 2
 
 
-async def test_an_agent_that_may_not_goes_on(autojump_clock: trio.testing.MockClock) -> None:
-    agent = Agent(refuses=True)
+async def test_an_envoy_of_which_there_is_no_news(autojump_clock: trio.testing.MockClock) -> None:
+    """Something that it refused before keeps its ack where it was, whatever it takes since."""
+    agent = Agent()
     async with agent.runs():
         agent.acks(FORBIDDEN_AT)
         await trio.sleep(PATIENCE_S)
-        agent.refuses, agent.delivery.outside_closed_at = False, FORBIDDEN_AT + 1
-        agent.acks(FORBIDDEN_AT + 1)
-        await trio.sleep(PATIENCE_S)
-    assert len(agent.shut_at) == 3
+        assert len(agent.shut_at) == 2
+        agent.forbids(FORBIDDEN_AT + 1)
+        await trio.sleep(PATIENCE_S + 1)
+    assert agent.shut_at[2] == pytest.approx(2 * PATIENCE_S)
+
+
+async def test_one_that_is_not_connected_has_acked_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    agent = Agent()
+    agent.state.connected = False
+    async with agent.runs():
+        agent.acks(FORBIDDEN_AT)  # so it said, of a state that a restore has taken back
+        await trio.sleep(PATIENCE_S - 1)
+        assert not agent.shut_at
+        agent.state.connected = True
+        agent.acks(FORBIDDEN_AT)
+        await trio.sleep(2)
+    assert len(agent.shut_at) == 2
+
+
+async def test_an_agent_that_may_not_tries_again(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = Agent(refuses=True)
+    async with agent.runs():
+        agent.acks(FORBIDDEN_AT)
+        await trio.sleep(3 * RETRY_S)
+        assert len(agent.shut_at) == 3
+        assert len(caplog.records) == 1
+        agent.refuses = False
+        await trio.sleep(3 * RETRY_S)
+    assert len(agent.shut_at) == 5
+    assert agent.delivery.outside_closed_at is None

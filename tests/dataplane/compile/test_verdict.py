@@ -135,6 +135,7 @@ def test_verdicts_of_what_is_long_are_not_kept() -> None:
     for number in range(3):
         assert not judge.denies(given, STREAM._replace(path=f"/{number}"))
         assert not judge.denies(given, STREAM._replace(path=f"/{number}" * 5000))
+        assert not judge.denies(given, STREAM._replace(authority=f"{number}" * 5000))
         assert not judge.denies(given, STREAM._replace(headers=(("x-a", f"{number}" * 5000),)))
     (rules,) = judge._rules.values()
     assert len(rules._said) == 3
