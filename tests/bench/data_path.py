@@ -8,7 +8,8 @@ knows Envoy well would have it done:
   revision and one port, which it writes down; whom it calls it takes from the cluster, since its port is asked for
   hosts that it does not know too;
 - it counts and times requests by source, destination, route and code, and what fails;
-- it checks identities, judges by them, refuses the same paths, methods and headers, has the same limits;
+- it checks identities, judges by them, refuses the same paths, methods and headers, reads headers of several lines as
+  one, has the same limits;
 - it tries again, elsewhere, also what was answered 503; it ejects instances that can't be reached.
 
 It has nothing of what a sidecar does beside that: log levels that change while it runs, samples of requests, a look at
