@@ -181,8 +181,9 @@ class Compiler:
         self.workload = replace(self.workload, ends_open=ends_open)
         return self._build(state, {INBOUND, PROXY_LISTENER})
 
-    def _certificates_wanted(self, state: MeshState) -> dict[CertificateFiles, str]:
-        found = gateway.certificates_wanted(state, self.workload) if self.scope.gateways else {}
+    def _shown_outside(self, state: MeshState) -> dict[CertificateFiles, str]:
+        """The files that are shown to servers outside of the mesh, each with who asks for it."""
+        found: dict[CertificateFiles, str] = {}
         for service in state.externals_with_files():
             declared = state.destination(service)
             if not isinstance(declared, ExternalService) or not self._reaches(state, service):
@@ -222,9 +223,11 @@ class Compiler:
                     if wrong:
                         self._problems[unit] = tuple(wrong)
                 case Unit("certificates"):
-                    self.certificates_wanted = self._certificates_wanted(state)
+                    at_gateways = gateway.certificates_wanted(state, self.workload) if self.scope.gateways else {}
+                    outside = self._shown_outside(state)
+                    self.certificates_wanted = outside | at_gateways
                     known = self.workload.certificates if not self.expired else {}
-                    after = _by_key(tls.file_secrets(known, self.certificates_wanted))
+                    after = _by_key(tls.file_secrets(known, outside))
                 case Unit("passthrough"):
                     allowed = passthrough.is_allowed(state) and not self.expired
                     after = _by_key([passthrough.cluster()] if allowed else [])

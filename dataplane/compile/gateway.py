@@ -4,6 +4,9 @@ One Envoy listener a port. For HTTPS each listener of a Gateway is a filter chai
 with routes of its own; for HTTP they are virtual hosts of one route table. From there on it is like a call of the
 service's own app: the same routes, clusters and identity.
 
+What is open in a chain ends with it, and a chain that differs is another one. So host names and routes are not in it,
+and certificates stand there by the listener's name: a change of them ends nothing.
+
 A listener needs two who agree: the object, and the settings of the host. Without its certificate there is no chain, so
 that nobody is answered by a name that we can't prove.
 """
@@ -18,6 +21,7 @@ from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 
 from dataplane.compile import clusters, tls, unserved
 from dataplane.compile.access_log import access_logs
+from dataplane.compile.chains import choose_by_server_name
 from dataplane.compile.hashing import source_filter
 from dataplane.compile.http import Edge, connection_manager
 from dataplane.compile.passing import HANDSHAKE_S
@@ -34,7 +38,7 @@ from schemas.errors import Problem
 from schemas.gateway_faults import conflict
 from schemas.objects import AnyRoute, Gateway
 from schemas.objects.common import CertificateFiles
-from schemas.objects.gateway import Listener
+from schemas.objects.gateway import MAX_CERTIFICATES, Listener
 
 # Bytes of a connection that wait for the other side; strangers' connections hold no more (Envoy's edge guide).
 _BUFFER_BYTES = 32 * 1024
@@ -137,7 +141,7 @@ def _https(state: MeshState, workload: Workload, port: _Port, problems: list[Pro
     inspector = listener_components_pb2.ListenerFilter(name="envoy.filters.listener.tls_inspector")
     inspector.typed_config.CopyFrom(tls.packed(tls_inspector_pb2.TlsInspector()))
     listener.listener_filters.append(inspector)
-    result = []
+    result, chains = [], {}
     for place in port.places:
         known = [one for one in _certificates(place.listener) if one in workload.certificates]
         if not known:
@@ -145,11 +149,11 @@ def _https(state: MeshState, workload: Workload, port: _Port, problems: list[Pro
         problems += _other_names(place, [workload.certificates[one] for one in known])
         name = f"gateway|{port.number}|{place.gateway.metadata.name}|{place.listener.name}"
         chain = _chain(listener, workload, name, place)
-        chain.name = name
-        chain.transport_socket.CopyFrom(tls.public(known))
+        chain.name = chains[place.listener.hostname] = name
+        secrets = [tls.pair_secret(*one) for one in _slots(name, [workload.certificates[one] for one in known])]
+        result += secrets
+        chain.transport_socket.CopyFrom(tls.public(one.key.name for one in secrets))
         chain.transport_socket_connect_timeout.seconds = HANDSHAKE_S
-        if place.listener.hostname is not None:
-            chain.filter_chain_match.server_names.append(place.listener.hostname)
         configuration = _configuration(name)
         configuration.virtual_hosts.append(_host(state, place, [place.listener.hostname or "*"]))
         # Browsers use a connection for another host that its certificate is for as well: that one's listener is to
@@ -162,7 +166,15 @@ def _https(state: MeshState, workload: Workload, port: _Port, problems: list[Pro
         result.append(Resource.of(ROUTES, name, configuration))
     if not listener.filter_chains:
         return []
+    choose_by_server_name(listener, chains)
     return [Resource.of(LISTENER, listener.name, listener), *result]
+
+
+def _slots(name: str, pairs: Sequence[KeyPair]) -> Iterator[tuple[str, KeyPair]]:
+    """Names of secrets for that chain, and what they hold: always as many, so that a listener with other certificates,
+    or more of them, has the same chain. Of several that fit a client Envoy shows the first."""
+    for slot in range(MAX_CERTIFICATES):
+        yield f"{name}|{slot}", pairs[slot] if slot < len(pairs) else pairs[0]
 
 
 def _is_within(one: Listener, other: Listener) -> bool:

@@ -145,24 +145,25 @@ def file_secrets(
     certificates: Mapping[CertificateFiles, KeyPair], wanted: Iterable[CertificateFiles]
 ) -> list[Resource]:
     """Of those of `wanted` that there are."""
-    result = []
-    for files in sorted(set(wanted) & certificates.keys()):
-        secret = secret_pb2.Secret(name=file_name(files))
-        secret.tls_certificate.certificate_chain.inline_bytes = certificates[files].chain_pem
-        secret.tls_certificate.private_key.inline_bytes = certificates[files].key_pem
-        result.append(_secret(secret))
-    return result
+    return [pair_secret(file_name(files), certificates[files]) for files in sorted(set(wanted) & certificates.keys())]
 
 
-def public(certificates: Iterable[CertificateFiles]) -> base_pb2.TransportSocket:
-    """TLS for anybody: no certificate is asked of the client."""
+def pair_secret(name: str, pair: KeyPair) -> Resource:
+    secret = secret_pb2.Secret(name=name)
+    secret.tls_certificate.certificate_chain.inline_bytes = pair.chain_pem
+    secret.tls_certificate.private_key.inline_bytes = pair.key_pem
+    return _secret(secret)
+
+
+def public(secrets: Iterable[str]) -> base_pb2.TransportSocket:
+    """TLS for anybody: no certificate is asked of the client. secrets: names of those with our own."""
     context = tls_pb2.DownstreamTlsContext()
     common = context.common_tls_context
     common.tls_params.tls_minimum_protocol_version = common_pb2.TlsParameters.TLSv1_2
     common.tls_params.tls_maximum_protocol_version = _TLS_1_3
     common.alpn_protocols.extend(("h2", "http/1.1"))
-    for files in certificates:
-        common.tls_certificate_sds_secret_configs.add(name=file_name(files), sds_config=ads_source())
+    for name in secrets:
+        common.tls_certificate_sds_secret_configs.add(name=name, sds_config=ads_source())
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
 
 

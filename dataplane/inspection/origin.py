@@ -31,6 +31,8 @@ def origins(state: MeshState, workload: Workload, key: ResourceKey) -> list[str]
     """``Kind namespace/name`` of each object, or where else it comes from."""
     if key.type_url == SECRET and key.name.startswith("file|"):
         return ["files of this host"]
+    if key.type_url == SECRET and key.name.startswith("gateway|"):
+        return [*(str(one.ref) for one in state.gateways(workload.service)), "files of this host"]
     if key.type_url == SECRET:
         return [IDENTITY]
     kind, _, rest = key.name.partition("|")

@@ -81,7 +81,7 @@ def _why_read(state: MeshState, workload: Workload, key: ResourceKey) -> Iterato
 def _listener(listener: Any) -> Iterator[str]:
     inside = listener.HasField("internal_listener")
     parts = ["takes spans, and sends them on" if inside else f"on {address(listener.address)}"]
-    chosen = chains.chosen(listener)
+    chosen, hosts = chains.chosen(listener), chains.server_names(listener)
     for chain in listener.filter_chains:
         if chosen and chain.name not in chosen:
             continue  # what is open goes on in it
@@ -91,13 +91,13 @@ def _listener(listener: Any) -> Iterator[str]:
             parts.append("makes spans")
         if chain.name == passing.CHAIN:
             parts.append(f"from callers that offer {tls.BYTES_ALPN}")
-        if chain.filter_chain_match.server_names:
-            parts.append(f"for {', '.join(chain.filter_chain_match.server_names)}")
+        if chain.name in hosts:
+            parts.append(f"for {hosts[chain.name]}")
         if chain.HasField("transport_socket"):
             context = tls_pb2.DownstreamTlsContext.FromString(chain.transport_socket.typed_config.value)
-            files = [one.name for one in context.common_tls_context.tls_certificate_sds_secret_configs]
+            slots = len(context.common_tls_context.tls_certificate_sds_secret_configs)
             mutual = context.require_client_certificate.value
-            parts.append("takes mTLS only" if mutual else f"takes TLS, as {', '.join(files)}")
+            parts.append("takes mTLS only" if mutual else f"takes TLS, as {chain.name}|0 to {slots - 1}")
         for one in chain.filters:
             if one.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
                 manager = hcm_pb2.HttpConnectionManager.FromString(one.typed_config.value)

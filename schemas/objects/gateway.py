@@ -11,12 +11,14 @@ import msgspec
 from schemas.objects.common import CertificateFiles, Name, Object, Part, Port
 from schemas.objects.route_parts import Hostname
 
+MAX_CERTIFICATES = 4  # of a listener
+
 GatewayGroup = Literal["", "core", "gateway.networking.k8s.io"]
 
 
 class ListenerTls(Part, frozen=True, kw_only=True):
     mode: Literal["Terminate"] = "Terminate"
-    certificate_refs: Annotated[tuple[CertificateFiles, ...], msgspec.Meta(max_length=4)] = ()
+    certificate_refs: Annotated[tuple[CertificateFiles, ...], msgspec.Meta(max_length=MAX_CERTIFICATES)] = ()
     """Files of the gateway's host: of several the client takes the one that it understands (RSA, ECDSA)."""
     https_redirect: bool = False
     """Of a listener for HTTP: what no route takes is sent to the same URL with https (Istio: ServerTLSSettings)."""

@@ -12,12 +12,16 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from envoy.config.listener.v3 import listener_pb2
 
 from dataplane.compile.resources import LISTENER
+from dataplane.compile.workload import GatewayHost, KeyPair
 from schemas.objects import KINDS
 from schemas.objects.authorization import HeaderMatch, Operation, Rule, Source
+from schemas.objects.common import CertificateFiles
+from schemas.objects.gateway import GatewaySpec, Listener, ListenerTls
 from tests.states.build import (
     ORDERS,
     ROOT_DER,
@@ -83,10 +87,23 @@ def route(kind: str, number: int, more: str = "", to: str = "orders") -> Item:
     return made
 
 
-def gateway(number: int) -> Item:
-    listeners = f"[{{name: http, port: {number}, protocol: HTTP}}]"
-    (made,) = written(f"kind: Gateway\nmetadata: {{name: g}}\nspec: {{service: orders, listeners: {listeners}}}")
+def gateway(*listeners: str, name: str = "edge", of: str = "orders", more: str = "") -> Item:
+    """listeners: in YAML, without braces."""
+    listed = ", ".join(f"{{{one}}}" for one in listeners)
+    spec = f"{{service: {of}, listeners: [{listed}], {more}}}"
+    (made,) = written(f"kind: Gateway\nmetadata: {{name: {name}}}\nspec: {spec}")
     return made
+
+
+def https(name: str, host: str = "", *files: str) -> str:
+    """A listener; files: of its certificates."""
+    refs = ", ".join(f"{{certificate: {one}.crt, key: {one}.key}}" for one in files or ("a",))
+    named = f"hostname: '{host}', " if host else ""
+    return f"name: {name}, port: 443, protocol: HTTPS, {named}tls: {{certificateRefs: [{refs}]}}"
+
+
+HTTP, SHOP, ALL = "name: http, port: 80, protocol: HTTP", https("shop", "shop.example"), https("all")
+EDGE = (HTTP, SHOP, ALL)
 
 
 CHANGES: dict[str, tuple[set[str], tuple[tuple[Item, ...], ...]]] = {
@@ -147,7 +164,10 @@ CHANGES: dict[str, tuple[set[str], tuple[tuple[Item, ...], ...]]] = {
             (traffic("t", "db", "cart", timeout={"tcp": {"idleTimeout": "9s"}}),),
         ),
     ),
-    "Gateway": (set(), ((gateway(18080),), (gateway(18081),))),
+    "Gateway": (
+        set(),
+        tuple((gateway(f"name: http, port: {port}, protocol: HTTP", name="g"),) for port in (81, 82)),
+    ),
     "Service, of others": (set(), ((service("cart", port("http", 81)),), (service("new"),))),
     "Service, on whom it depends": (
         set(),
@@ -219,8 +239,10 @@ def unchanged() -> dict[str, Made]:
 
 
 def made(items: Iterable[Item], *, ends_open: bool = True) -> dict[str, Made]:
-    mesh = mesh_of(state("now", "", *items).values)
-    own = replace(workload(ORDERS), ends_open=ends_open)
+    named = {getattr(one, "ref", one): one for one in (gateway(*EDGE), *items)}
+    mesh = mesh_of(state("now", "", *named.values()).values)
+    pairs = {CertificateFiles(certificate=f"{one}.crt", key=f"{one}.key"): KeyPair(b"chain", b"key") for one in "abcde"}
+    own = replace(workload(ORDERS), ends_open=ends_open, gateway=GatewayHost("192.0.2.9"), certificates=pairs)
     bodies = {one.key: one.body for one in compiled(own, mesh).resources().values()}
     return {key.name: parts(body) for key, body in bodies.items() if key.type_url == LISTENER}
 
@@ -256,6 +278,81 @@ def test_at_the_caller_no_chain_is_replaced(change: str) -> None:
         assert "outbound|proxy" in both
         assert all(before[name].rest == after[name].rest for name in both)
         assert not {name for name in both if before[name].chains != after[name].chains}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_at_a_gateway_no_chain_is_replaced(change: str) -> None:
+    for before, after in pairwise(versions(change)):
+        assert {"gateway|80", "gateway|443"} <= before.keys()
+        assert {"gateway|80", "gateway|443"} <= after.keys()
+        for name in before.keys() & after.keys():
+            assert not name.startswith("gateway|") or before[name] == after[name], name
+
+
+# What of `EDGE` ends with a change of the Gateway itself, by listener: all that is not named here stays.
+GATEWAYS: dict[str, tuple[Item, set[str]]] = {
+    "listeners, one more": (gateway(*EDGE, https("more", "*.example")), set()),
+    "listeners, one less": (gateway(HTTP, ALL), {"shop"}),
+    "listeners, another order": (gateway(ALL, SHOP, HTTP), set()),
+    "listeners.name": (gateway("name: web, port: 80, protocol: HTTP", SHOP, https("any")), {"all"}),
+    "listeners.hostname": (
+        gateway(f"{HTTP}, hostname: shop.example", https("shop", "*.example"), https("all", "other.example")),
+        set(),
+    ),
+    "listeners.hostname, in a circle": (gateway(HTTP, https("shop"), https("all", "shop.example")), set()),
+    "listeners.port": (gateway("name: http, port: 81, protocol: HTTP", SHOP, ALL), {"http"}),
+    "listeners.protocol": (
+        gateway(https("http").replace("443", "80"), "name: all, port: 443, protocol: HTTP"),
+        {"http", "shop", "all"},
+    ),
+    "listeners.tls.certificateRefs": (gateway(HTTP, https("shop", "shop.example", "b"), https("all", "", "c")), set()),
+    "listeners.tls.certificateRefs, more": (gateway(HTTP, https("shop", "shop.example", *"abcd"), ALL), set()),
+    "listeners.tls.certificateRefs, of no files": (gateway(HTTP, https("shop", "shop.example", "x"), ALL), {"shop"}),
+    "listeners.tls.certificateRefs, one of no files": (
+        gateway(HTTP, https("shop", "shop.example", "x", "a"), ALL),
+        set(),
+    ),
+    "listeners.tls.httpsRedirect": (gateway(f"{HTTP}, tls: {{httpsRedirect: true}}", SHOP, ALL), set()),
+    "listeners.tls.mode": (gateway(HTTP, SHOP.replace("tls: {", "tls: {mode: Terminate, "), ALL), set()),
+    "listeners.allowedRoutes": (
+        gateway(
+            *(f"{one}, allowedRoutes: {{namespaces: {{from: All}}, kinds: [{{kind: GRPCRoute}}]}}" for one in EDGE)
+        ),
+        set(),
+    ),
+    "service": (gateway(*EDGE, of="cart"), {"http", "shop", "all"}),
+    "xffTrustedHops": (gateway(*EDGE, more="xffTrustedHops: 1"), {"http", "shop", "all"}),
+}
+PLACES = {
+    "http": ("gateway|80", ""),
+    "shop": ("gateway|443", "gateway|443|edge|shop"),
+    "all": ("gateway|443", "gateway|443|edge|all"),
+}
+
+
+@pytest.mark.parametrize("change", GATEWAYS)
+def test_what_a_change_of_a_gateway_ends(change: str) -> None:
+    changed, ends = GATEWAYS[change]
+    before, after = unchanged(), made([*BASE, changed])
+
+    def stays(listener: str, chain: str) -> bool:
+        was, now = before[listener], after.get(listener)
+        return now is not None and now.rest == was.rest and now.chains.get(chain) == was.chains[chain]
+
+    assert {place for place, (listener, chain) in PLACES.items() if not stays(listener, chain)} == ends
+
+
+def test_no_field_of_gateways_is_left_out() -> None:
+    said = {name.partition(",")[0] for name in GATEWAYS} - {"listeners"}
+    assert said == {
+        *_fields(GatewaySpec) - {"listeners"},
+        *(f"listeners.{one}" for one in _fields(Listener) - {"tls"}),
+        *(f"listeners.tls.{one}" for one in _fields(ListenerTls)),
+    }
+
+
+def _fields(part: type[msgspec.Struct]) -> set[str]:
+    return {one.encode_name for one in msgspec.structs.fields(part)}
 
 
 def test_where_the_agent_cant_end_what_is_open_a_chain_that_goes_does() -> None:
