@@ -37,22 +37,24 @@ def near_misses(allow: Iterable[PortRule]) -> tuple[Near, ...]:
 
 
 def _of(rule: PortRule) -> Iterator[Near]:
+    name = rule.name
     for said, sources in _without_one(rule.sources):
-        yield Near(f"but for {said}: {rule.name}", sources, rule.operations)
+        yield Near(f"but for {said}: {name}", sources, rule.operations)
     for said, operations in _without_one(rule.operations):
-        yield Near(f"but for {said}: {rule.name}", rule.sources, operations)
+        yield Near(f"but for {said}: {name}", rule.sources, operations)
     if rule.operations != _ANYTHING:
-        yield Near(f"only from: {rule.name}", rule.sources, _ANYTHING)
+        yield Near(f"only from: {name}", rule.sources, _ANYTHING)
     if rule.sources != _ANYTHING:
-        yield Near(f"only to: {rule.name}", _ANYTHING, rule.operations)
+        yield Near(f"only to: {name}", _ANYTHING, rule.operations)
 
 
 def _without_one(alternatives: Iterable[Alternative]) -> Iterator[tuple[str, tuple[Alternative, ...]]]:
     """By each condition that they have: those that have it, without it. What can never hold here is no near miss."""
     kept: dict[str, list[Alternative]] = {}
     for one in alternatives:
-        for said in dict.fromkeys(said_of(condition) for condition in one if not condition.never):
-            kept.setdefault(said, []).append(tuple(each for each in one if said_of(each) != said))
+        named = [(said_of(condition), condition) for condition in one]
+        for said in dict.fromkeys(said for said, condition in named if not condition.never):
+            kept.setdefault(said, []).append(tuple(condition for other, condition in named if other != said))
     for said, several in kept.items():
         yield said, tuple(several)
 

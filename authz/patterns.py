@@ -11,14 +11,12 @@ letters, digits and `-._~`, so the others may stand there in either spelling.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """How one value is compared, the same way by Envoy (RE2) and here. A prefix, suffix or part is never empty.
 
     cidr: an address in a block. present: whatever it is; what is absent never holds.

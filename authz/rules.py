@@ -5,8 +5,8 @@ condition that can't hold there stays in its rule with the reason, for explanati
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from authz.claims import claim_path, value_text
 from authz.patterns import Text, grpc_pattern, header_texts, host_texts, path_texts
@@ -33,8 +33,7 @@ BY_DEFAULT = "~default"
 _EMPTY = "an empty list matches nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """Holds where any of `values` does, of what `field` is about; if `negated`, where none does.
 
     never: why it can't hold on this port, else empty. said: the values as the policy has them. header: the name, of
@@ -231,17 +230,17 @@ class _Reading:
             path = claim_path(one.key)
             if one.values is not None:
                 asked = _any_of("when", map(value_text, one.values), one.values)
-                yield from self._of_token(replace(asked, claim=path))
+                yield from self._of_token(asked._replace(claim=path))
             if one.not_values is not None:
                 asked = _none_of("when", map(value_text, one.not_values), one.not_values)
-                yield from self._of_token(replace(asked, claim=path))
+                yield from self._of_token(asked._replace(claim=path))
 
     def _of_token(self, condition: Condition) -> Iterator[Condition]:
         """As `_http`: of a TCP connection nobody has seen a token."""
         if self.port.protocol != "tcp":
             yield condition
         elif not self.denies:
-            yield replace(condition, values=(), never=condition.never or "a token can't be judged on a tcp port")
+            yield condition._replace(values=(), never=condition.never or "a token can't be judged on a tcp port")
 
     def _believed(self, field: Field, texts: Iterable[tuple[Text, str]], said: tuple[str, ...]) -> Condition:
         """texts: with the trust domain that each is of. Who is not trusted any more may still have a connection open:

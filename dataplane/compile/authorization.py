@@ -6,6 +6,7 @@ is only put into Envoy's words.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -110,21 +111,35 @@ def _add(to: rbac_pb2.RBAC, rules: Iterable[PortRule]) -> None:
 
 
 def _add_policy(
-    to: rbac_pb2.RBAC, name: str, sources: Iterable[Alternative], operations: Iterable[Alternative]
+    to: rbac_pb2.RBAC, name: str, sources: tuple[Alternative, ...], operations: tuple[Alternative, ...]
 ) -> None:
     """What can match nothing on this port is left out: Envoy refuses an empty list."""
-    permissions = [_permission(one) for one in possible(operations)]
-    principals = [_principal(one) for one in possible(sources)]
+    permissions, principals = _permissions(operations), _principals(sources)
     if permissions and principals:
-        to.policies[name].CopyFrom(rbac_pb2.Policy(permissions=permissions, principals=principals))
+        policy = to.policies[name]
+        policy.permissions.extend(permissions)
+        policy.principals.extend(principals)
+
+
+# A rule and its near misses have most of their alternatives in common, and all but one of their conditions.
+# Read-only: a message that was made once is in many policies.
+@lru_cache(maxsize=1024)
+def _permissions(operations: tuple[Alternative, ...]) -> tuple[rbac_pb2.Permission, ...]:
+    return tuple(map(_permission, possible(operations)))
+
+
+@lru_cache(maxsize=1024)
+def _principals(sources: tuple[Alternative, ...]) -> tuple[rbac_pb2.Principal, ...]:
+    return tuple(map(_principal, possible(sources)))
 
 
 def _permission(conditions: Alternative) -> rbac_pb2.Permission:
     if not conditions:
         return ANY_PERMISSION
-    return _all_permissions([_asked(one) for one in conditions])
+    return _all_permissions(map(_asked, conditions))
 
 
+@lru_cache(maxsize=1024)
 def _asked(condition: Condition) -> rbac_pb2.Permission:
     permission = _any_permission([_called(condition, text) for text in condition.values])
     return rbac_pb2.Permission(not_rule=permission) if condition.negated else permission
@@ -178,6 +193,7 @@ def _principal(conditions: Alternative) -> rbac_pb2.Principal:
     return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=[_calling(one) for one in conditions]))
 
 
+@lru_cache(maxsize=1024)
 def _calling(condition: Condition) -> rbac_pb2.Principal:
     ids = [one for text in condition.values for one in _callers(condition, text)] or [NO_PRINCIPAL]
     if condition.or_nobody:

@@ -205,21 +205,23 @@ def _virtual_host(
     name = listener_name(port)
     host = route_components_pb2.VirtualHost(name=name, domains=["*"])
     stamp(host.metadata, revision=revision)
-    allow = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=judging.allow))
+    allow = http_rbac_pb2.RBACPerRoute()
+    allow.rbac.rules.CopyFrom(judging.allow)
     if not told:
         _add_nearest(allow, judging)
-    host.typed_per_filter_config[ALLOW].CopyFrom(tls.packed(allow))
+    host.typed_per_filter_config[ALLOW].Pack(allow, deterministic=True)
     if judging.deny.policies or judging.audit is not None:
-        deny = http_rbac_pb2.RBACPerRoute(rbac=http_rbac_pb2.RBAC(rules=judging.deny))
+        deny = http_rbac_pb2.RBACPerRoute()
+        deny.rbac.rules.CopyFrom(judging.deny)
         if judging.audit is not None:
             # What it would refuse, rule by rule: in Envoy's statistics and in the access log.
             deny.rbac.shadow_rules.CopyFrom(judging.audit)
             deny.rbac.track_per_rule_stats = True
-        host.typed_per_filter_config[DENY].CopyFrom(tls.packed(deny))
+        host.typed_per_filter_config[DENY].Pack(deny, deterministic=True)
     if told and judging.nearest is not None:
         per_route = http_rbac_pb2.RBACPerRoute()
         _add_nearest(per_route, judging)
-        host.typed_per_filter_config[NEAREST].CopyFrom(tls.packed(per_route))
+        host.typed_per_filter_config[NEAREST].Pack(per_route, deterministic=True)
     route = host.routes.add()
     route.route.cluster = clusters.app_name(port)
     if port.protocol == "tcp":
