@@ -1,6 +1,6 @@
 """What is known of the mesh, and how readers find it: by kind and namespace, by what refers to what. No IO, no clock.
 
-A value is looked up by its reference in `values`; every other way to it is a `Lookup`, kept up to date by `put`.
+A value is looked up by its reference in `values`; `put` keeps every other way to it up to date.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,6 +15,7 @@ from schemas.external_faults import tls_parts
 from schemas.keys import DataRef, EndpointRef, EpochRef, KeySetRef, TrustRef
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
 from schemas.objects import (
+    ROUTE_KINDS,
     AnyRoute,
     AuthorizationPolicy,
     BackendTrafficPolicy,
@@ -53,12 +54,11 @@ def rank_of(telemetry: Telemetry, service: ServiceRef) -> int | None:
     return 2 if namespace == SYSTEM_NAMESPACE and targets is None else None
 
 
-def _kind_and_namespace(value: Value) -> Iterable[tuple[str, str]]:
-    """Of the kinds of which all in a namespace are asked for."""
-    match value:
-        case AuthorizationPolicy() | PeerAuthentication() | RateLimitPolicy() | RequestAuthentication() | Telemetry():
-            return [(value.ref.kind, value.ref.namespace)]
-    return ()
+# Of these, all in a namespace are asked for.
+_OF_NAMESPACE = frozenset(
+    kind.__name__
+    for kind in (AuthorizationPolicy, PeerAuthentication, RateLimitPolicy, RequestAuthentication, Telemetry)
+)
 
 
 def _parents(value: Value) -> Iterable[ServiceRef]:
@@ -119,7 +119,8 @@ class MeshIndex:
     _with_files: set[ServiceRef] = field(init=False, default_factory=set)
     _endpoints: dict[ServiceRef, dict[str, Endpoint]] = field(init=False, default_factory=dict)
     _trust: dict[str, TrustBundle] = field(init=False, default_factory=dict)
-    _of_namespace: Lookup[tuple[str, str]] = field(init=False, default_factory=lambda: Lookup(_kind_and_namespace))
+    _of_namespace: dict[tuple[str, str], dict[str, Value]] = field(init=False, default_factory=dict)
+    """By kind and namespace, then by name."""
     _traffic: Lookup[ServiceRef] = field(init=False, default_factory=lambda: Lookup(targets))
     _routes_for: Lookup[ServiceRef] = field(init=False, default_factory=lambda: Lookup(_parents))
     _routes_to: Lookup[ServiceRef] = field(init=False, default_factory=lambda: Lookup(_services_named))
@@ -226,8 +227,12 @@ class MeshIndex:
         return self._of(PeerAuthentication, namespace, SYSTEM_NAMESPACE)
 
     def _of(self, kind: type[K], *namespaces: str) -> list[K]:
-        known = self._of_namespace.refs
-        return self._found(kind, sorted(set().union(*(known.get((kind.__name__, one), ()) for one in namespaces))))
+        """In order."""
+        found: list[K] = []
+        for namespace in sorted(set(namespaces)):
+            if named := self._of_namespace.get((kind.__name__, namespace)):
+                found += [one for name in sorted(named) if isinstance(one := named[name], kind)]
+        return found
 
     def _found(self, kind: type[K], refs: Iterable[ObjectRef]) -> list[K]:
         return [one for ref in refs if isinstance(one := self.values.get(ref), kind)]
@@ -303,17 +308,30 @@ class MeshIndex:
 
     def _put_object(self, ref: ObjectRef, before: Value | None, after: Value | None) -> None:
         service = ServiceRef(ref.namespace, ref.name)
+        lookups: tuple[Lookup[Any], ...] = ()  # keys of one kind in each, of another in the next
         match ref.kind:
+            case kind if kind in _OF_NAMESPACE:
+                named = self._of_namespace.setdefault((kind, ref.namespace), {})
+                if after is not None:
+                    named[ref.name] = after
+                else:
+                    named.pop(ref.name, None)
+            case kind if kind in ROUTE_KINDS:
+                lookups = (self._routes_for, self._routes_to, self._routes_for_gateways)
             case Service.__name__:
                 self._services.pop(service, None)
                 if isinstance(after, Service):
                     self._services[service] = after
+                lookups = (self._at,)
             case ExternalService.__name__:
                 self._put_external(service, after)
-        lookups: tuple[Lookup[Any], ...] = (  # keys of one kind in each, of another in the next
-            self._of_namespace, self._traffic, self._routes_for, self._routes_to, self._routes_for_gateways,
-            self._gateways, self._at, self._federated,
-        )  # fmt: skip
+                lookups = (self._at,)
+            case BackendTrafficPolicy.__name__:
+                lookups = (self._traffic,)
+            case Gateway.__name__:
+                lookups = (self._gateways,)
+            case federation.TrustBundle.__name__:
+                lookups = (self._federated,)
         for lookup in lookups:
             lookup.put(ref, before, after)
         for target in (*targets(before), *targets(after)):
