@@ -19,10 +19,21 @@ from dataplane.snapshot.state import Change, MeshState
 from dataplane.watch.events import Changes, Delete, Dropped, Event, Listing
 from schemas.errors import Problem
 from schemas.names import ObjectRef, ServiceRef
-from schemas.objects import ROUTE_KINDS, Gateway, RequestAuthentication, Service, Telemetry
+from schemas.objects import (
+    ROUTE_KINDS,
+    AuthorizationPolicy,
+    Gateway,
+    PeerAuthentication,
+    RateLimitPolicy,
+    RequestAuthentication,
+    Service,
+    Telemetry,
+)
 from schemas.objects.common import CertificateFiles
 from schemas.records import TrustBundle
 
+# What is wanted, and what is relevant, does not depend on these: rules of the own ports.
+_OF_RULES = frozenset((AuthorizationPolicy.__name__, PeerAuthentication.__name__, RateLimitPolicy.__name__))
 # A route, or a gateway's, may lead to services that nobody declared; so may spans.
 _LEADING = (*ROUTE_KINDS, Gateway.__name__, Telemetry.__name__)
 
@@ -56,6 +67,8 @@ class Pipeline:
     _wants_callers: bool = False
     _again: set[bytes] = field(default_factory=set)
     _wanted: frozenset[bytes] = frozenset()
+    _relevance: Relevance | None = None
+    """None: something has come since that may say something else of it, and of what is wanted."""
 
     def take(self, event: Event | Demand) -> bool:
         """One event of the watch stage, or from Envoy. True where it shows that etcd was restored: everything must be
@@ -64,6 +77,7 @@ class Pipeline:
             relevance = self.relevance()
             if self.compiler.learn(event.authority):
                 self._learning.append(event.authority)
+                self._relevance = None
                 self._follow(relevance)
             return False
         before = self.state.epoch
@@ -87,10 +101,12 @@ class Pipeline:
 
     def relevance(self) -> Relevance:
         """What the state keeps of the configuration, by what is known so far."""
-        self.wanted()
-        services = None if self._scope.everything else self._services
-        own = self.compiler.workload.service
-        return Relevance(own, services, routes_from(self.state.gateways(own)), self._scope.hosted_in)
+        if self._relevance is None:
+            self._find_wanted()
+            services = None if self._scope.everything else self._services
+            own = self.compiler.workload.service
+            self._relevance = Relevance(own, services, routes_from(self.state.gateways(own)), self._scope.hosted_in)
+        return self._relevance
 
     def to_list_again(self) -> frozenset[bytes]:
         """Prefixes under which more has become relevant than was kept; each is said once."""
@@ -124,7 +140,10 @@ class Pipeline:
     def _apply(self, event: Event) -> None:
         changes = self.state.apply(event)
         self._pending += changes
-        if any(isinstance(change.ref, ObjectRef) and self._leads(change.ref) for change in changes):
+        refs = [change.ref for change in changes if isinstance(change.ref, ObjectRef)]
+        if any(ref.kind not in _OF_RULES for ref in refs):
+            self._relevance = None
+        if any(map(self._leads, refs)):
             self._wanted = frozenset()
 
     def _leads(self, ref: ObjectRef) -> bool:
@@ -135,6 +154,10 @@ class Pipeline:
 
     def wanted(self) -> frozenset[bytes]:
         """The prefixes that the workload needs now. It grows by the first listing, which says on whom it depends."""
+        self.relevance()
+        return self._wanted
+
+    def _find_wanted(self) -> None:
         service = self.compiler.workload.service
         declared, learnt = self.state.service(service), len(self.compiler.learnt)
         hosted = tuple(self.state.hosted(self._scope.hosted_in))
@@ -151,7 +174,6 @@ class Pipeline:
         if changed or callers != self._wants_callers:
             self._wants_callers = callers
             self._wanted = self._wanted_for({service} if callers else set())
-        return self._wanted
 
     def _wanted_for(self, callers: set[ServiceRef]) -> frozenset[bytes]:
         """callers: the own service, where what a zone gets depends on the instances of it."""
