@@ -259,8 +259,12 @@ class E2eMesh:
         with MeshClient(connection(sockets, None, time.time()), APPLY_SECONDS, lambda _: None) as client:
             yield client
 
-    async def apply(self, *objects: AnyObject, wait: bool = True, force: bool = False) -> int:
-        return await self._change([put_of(Document("test", one)) for one in objects], wait, force=force)
+    async def apply(
+        self, *objects: AnyObject, without: Iterable[ObjectRef] = (), wait: bool = True, force: bool = False
+    ) -> int:
+        """without: what is deleted in the same transaction."""
+        changes = [put_of(Document("test", one)) for one in objects]
+        return await self._change([*changes, *(delete_of(one, "test") for one in without)], wait, force=force)
 
     async def delete(self, *refs: ObjectRef, wait: bool = True) -> int:
         return await self._change([delete_of(one, "test") for one in refs], wait)

@@ -14,7 +14,7 @@ from schemas.names import ServiceRef, SpiffeId
 from tests.e2e.app import GREETING, HTTP, TCP
 from tests.e2e.lasting import tunnel, web_socket
 from tests.e2e.mesh import E2eMesh
-from tests.e2e.test_changes import replaced
+from tests.e2e.test_changes import ended_by_envoy, nothing_ended
 from tests.states.build import external, port, service
 
 NOBODY = "no such service in the mesh, nor has an ExternalService this host\n"
@@ -94,15 +94,15 @@ async def test_what_was_learnt_outlives_the_agent(mesh: E2eMesh) -> None:
 
 
 async def test_who_ceases_to_say_whom_it_calls_keeps_what_is_open(mesh: E2eMesh) -> None:
-    before = await replaced(mesh, "web-1")
+    before = await ended_by_envoy(mesh, "web-1")
     async with AsyncExitStack() as stack, mesh.http() as kept:
         opened = [await stack.enter_async_context(way(mesh, "web-1")) for way in (tunnel, web_socket)]
         async with mesh.applied(UNDECLARED):
             assert (await kept.get(f"http://api.shop:{HTTP}/")).status_code == 200
-            assert await replaced(mesh, "web-1") == before
+            assert await nothing_ended(mesh, "web-1", before)
             opened += [await stack.enter_async_context(way(mesh, "web-1")) for way in (tunnel, web_socket)]
         assert (await kept.get(f"http://api.shop:{HTTP}/")).status_code == 200
-        assert await replaced(mesh, "web-1") == before, "what is open would be cut some seconds later"
+        assert await nothing_ended(mesh, "web-1", before), "what is open would be cut some seconds later"
         assert [await echo(b"x") for echo in opened] == [b"x"] * 4
 
 
