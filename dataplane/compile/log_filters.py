@@ -74,6 +74,12 @@ def _share(into: accesslog_pb2.AccessLogFilter, key: str, default: int) -> None:
     into.runtime_filter.percent_sampled.numerator = default
 
 
+def _all_or_none(into: accesslog_pb2.AccessLogFilter, key: str) -> None:
+    """0 or 100 per cent: of chance, since to read the request's id costs more."""
+    _share(into, key, 100)
+    into.runtime_filter.use_independent_randomness = True
+
+
 def is_denial(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
     """At its end, what the rules of this sidecar refused, or for a path that no policy is asked about, or for a bad
     token. Not sampled: somebody will ask why."""
@@ -82,7 +88,7 @@ def is_denial(into: accesslog_pb2.AccessLogFilter, side: Side) -> None:
     asked.grpc_status_filter.statuses.extend(_DENIALS)
     denied_here(reasons.or_filter.filters.add())
     _by_details(reasons.or_filter.filters.add(), _BY_TOKENS)
-    _share(enabled, log_key(side, "denied"), 100)
+    _all_or_none(enabled, log_key(side, "denied"))
 
 
 def is_limited(into: accesslog_pb2.AccessLogFilter, side: Side, buckets: str) -> None:
@@ -91,7 +97,7 @@ def is_limited(into: accesslog_pb2.AccessLogFilter, side: Side, buckets: str) ->
     limited, end, enabled, chosen = (into.and_filter.filters.add() for _ in range(4))
     limited.response_flag_filter.flags.append(_LIMITED)
     at_its_end(end)
-    _share(enabled, log_key(side, "denied"), 100)
+    _all_or_none(enabled, log_key(side, "denied"))
     _share(chosen.or_filter.filters.add() if buckets else chosen, log_key(side, "limited"), LogLevel().limited)
     if buckets:
         takes_token(chosen.or_filter.filters.add(), "limited", buckets)
@@ -147,7 +153,7 @@ def is_counted(
         status.value.runtime_key = "mesh.metrics.failed"  # which nobody sets; Envoy wants one
         _broke(reasons.add(), reasons.add())
     at_its_end(every.add())
-    _share(every.add(), metrics_key(side), 100)
+    _all_or_none(every.add(), metrics_key(side))
 
 
 def _broke(flags: accesslog_pb2.AccessLogFilter, status: accesslog_pb2.AccessLogFilter) -> None:

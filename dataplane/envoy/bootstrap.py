@@ -11,6 +11,7 @@ from typing import Any
 from dataplane.compile.open_streams import AGENT_CLUSTER
 from dataplane.compile.request_metrics import PREFIX as METRICS
 from dataplane.compile.telemetry import LAYER
+from routing.headers import UNSERVED
 from schemas.errors import InvalidInput, Problem
 
 XDS_CLUSTER = AGENT_CLUSTER
@@ -133,6 +134,8 @@ def bootstrap(given: BootstrapInput) -> dict[str, Any]:
                 {"name": LAYER, "rtds_layer": {"name": LAYER, "rtds_config": ads}},
             ]
         },
+        # Asked for in each response. For any other header Envoy makes an index of all that the response has.
+        "inline_headers": [{"inline_header_name": UNSERVED, "inline_header_type": "RESPONSE_HEADER"}],
         # Statistics are computed when they are read; nothing is pushed, so no timer either.
         "stats_flush_on_admin": True,
         "stats_config": {

@@ -15,6 +15,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
 
 from dataplane.envoy.bootstrap import BootstrapInput, bootstrap, connection_limit, digest, heap_limit, render
+from routing.headers import UNSERVED
 from schemas.errors import InvalidInput
 from tests.support.envoy import envoy_path
 
@@ -46,6 +47,12 @@ def test_it_is_what_it_should_be() -> None:
     assert cluster.name == ads.grpc_services[0].envoy_grpc.cluster_name
     address = cluster.load_assignment.endpoints[0].lb_endpoints[0].endpoint.address
     assert address.pipe.path == "/run/mesh/ads.sock"
+
+
+def test_envoy_finds_what_sidecars_tell_one_another_without_an_index() -> None:
+    (header,) = parsed(GIVEN).inline_headers
+    assert header.inline_header_name == UNSERVED
+    assert header.inline_header_type == header.RESPONSE_HEADER
 
 
 def test_state_of_the_world_is_a_choice() -> None:
