@@ -38,6 +38,8 @@ _ENDLESS = 2**32 - 1
 _CLIENT = "client"
 _MATCHES = "true"
 _IDENTITY = "connection.uri_san_peer_certificate"
+# Without a certificate there is no such attribute, and a rule with a descriptor that gives nothing limits nobody.
+_WHO = f"(connection.mtls ? {_IDENTITY} : 'plaintext')"
 # draft-ietf-httpapi-ratelimit-headers-03
 _RATE_HEADERS = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
 _BY_SIZE = "limits"
@@ -115,7 +117,7 @@ def limit(
             )
         descriptor.entries.add(key=name, value=_MATCHES)
         if rule.per == "Client":
-            actions.append(_expression(_CLIENT, _IDENTITY))
+            actions.append(_expression(_CLIENT, _WHO))
             descriptor.entries.add(key=_CLIENT)  # no value: a bucket for each that comes
         said = rule.limit
         size = said.burst or said.requests

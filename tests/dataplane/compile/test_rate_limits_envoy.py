@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import http.client
-import ssl
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
 import pytest
 
-from schemas.objects.authorization import Operation
+from schemas.objects.authorization import Operation, Source
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.shop import GRPC, HTTP, TCP, Shop, apps
-from tests.states.build import Item, identity, instance, policy, port, rate_limit, rule, service, who
+from tests.states.build import Item, identity, instance, peers, policy, port, rate_limit, rule, service, who
 from tests.support.pki import Leaf
 
 LET_ALL = policy("let-all", "ALLOW", rule(who("web", "mallory", "cart.back")))
@@ -39,9 +39,9 @@ def give(shop: Shop, *rules: object, name: str) -> None:
 
 
 class Peer:
-    """Calls orders straight, as `leaf`, over one connection."""
+    """Calls orders straight, over one connection."""
 
-    def __init__(self, secured: ssl.SSLSocket) -> None:
+    def __init__(self, secured: socket.socket) -> None:
         self._connection = http.client.HTTPConnection("orders.shop")
         self._connection.sock = secured
 
@@ -94,6 +94,23 @@ def test_a_caller_has_one_bucket_on_all_its_connections(shop: Shop) -> None:
         with peer(shop, "web") as web:
             taken += web.statuses(1)
     assert taken == [200, 200, 200, 429]
+
+
+def test_callers_in_plaintext_have_one_bucket_together(shop: Shop) -> None:
+    shop.set(
+        policy("let-addresses", "ALLOW", rule(Source(ip_blocks=("0.0.0.0/0",)))),
+        peers("orders", "PERMISSIVE"),
+        rate_limit("plaintext", hourly(2, matches=[{"path": {"value": "/each"}}])),
+    )
+
+    def plain(path: str) -> list[int]:
+        with socket.create_connection((shop.orders_address, HTTP), timeout=10) as connection:
+            return Peer(connection).statuses(2, path)
+
+    assert plain("/each") == [200, 200]
+    assert plain("/each") == [429, 429], "another connection, the same bucket"
+    with peer(shop, "web") as web:
+        assert web.statuses(3, "/each") == [200, 200, 429], "and none of theirs is taken from who has an identity"
 
 
 def test_all_callers_together(shop: Shop) -> None:
