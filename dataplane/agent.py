@@ -177,9 +177,9 @@ class Agent:
             keyspace, ref = pipeline.state.keyspace, pipeline.compiler.workload.service
             own = LogLevelRef(ref, self._settings.instance)
             nursery.start_soon(self._log_levels.follow, self._etcd, keyspace, own, self._random.random)
-            await self._configured.wait()
+            ads = await self._delivery.serving()
             nursery.start_soon(self._reporter.run)
-            nursery.start_soon(end_what_leads_outside, self._delivery, self._envoy.shut_outside)
+            nursery.start_soon(end_what_leads_outside, self._delivery, ads, self._envoy.shut_outside)
             if self._settings.names is not None:
                 await self._serve_names(nursery)
             if self._settings.metrics is not None:

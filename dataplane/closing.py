@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from dataplane.ads.server import AdsServer
 from dataplane.delivery import Delivery
 from schemas.errors import PermissionDenied
 
@@ -23,11 +24,9 @@ RETRY_S = 5.0
 log = logging.getLogger("mesh.cutting")
 
 
-async def end_what_leads_outside(delivery: Delivery, shut: Callable[[], Awaitable[int]]) -> None:
-    """Until cancelled, each time that it is forbidden. Not before ADS serves. shut: ends connections, and says how many
+async def end_what_leads_outside(delivery: Delivery, ads: AdsServer, shut: Callable[[], Awaitable[int]]) -> None:
+    """Until cancelled, each time that it is forbidden. ads: of `delivery`. shut: ends connections, and says how many
     there were; may raise PermissionDenied: then the listener is one whose drain ends them, if it stays so."""
-    ads = delivery.ads
-    assert ads is not None  # noqa: S101  (as promised)
 
     def has_acked(revision: int) -> bool:
         return ads.state.connected and ads.acked_revision >= revision

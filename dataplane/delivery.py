@@ -214,6 +214,12 @@ class Delivery:
             self._outside_closed.set()
         return ads.update(update)
 
+    async def serving(self) -> AdsServer:
+        """Returns when it serves a first configuration."""
+        while self.ads is None:
+            await self._configured.wait()  # set after it
+        return self.ads
+
     async def outside_closes(self) -> None:
         """Returns when `outside_closed_at` says something."""
         while self.outside_closed_at is None:

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from dataplane.ads.server import AdsServer
 from dataplane.closing import AGAIN_S, PATIENCE_S, RETRY_S, end_what_leads_outside
 from dataplane.delivery import Delivery
 from schemas.errors import PermissionDenied
@@ -29,9 +30,7 @@ class Agent:
         self.state = SimpleNamespace(connected=True)
         pipeline = SimpleNamespace(compiler=self.compiler)
         closes = self.outside_closes
-        self.delivery = SimpleNamespace(
-            ads=self, outside_closed_at=FORBIDDEN_AT, outside_closes=closes, pipeline=pipeline
-        )
+        self.delivery = SimpleNamespace(outside_closed_at=FORBIDDEN_AT, outside_closes=closes, pipeline=pipeline)
         self._changed = trio.Event()
         self._closed = trio.Event()
 
@@ -61,7 +60,7 @@ class Agent:
     async def runs(self) -> AsyncIterator[None]:
         self.began = trio.current_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(end_what_leads_outside, cast(Delivery, self.delivery), self.shut)
+            nursery.start_soon(end_what_leads_outside, cast(Delivery, self.delivery), cast(AdsServer, self), self.shut)
             yield
             nursery.cancel_scope.cancel()
 

@@ -315,6 +315,67 @@ def test_tunnels_to_the_outside_end_when_it_is_closed(web: Outside, stack: ExitS
         assert sock.recv(1) == b""
 
 
+@pytest.mark.parametrize("at", ["localhost", "127.0.0.1"])
+def test_what_a_change_ends(web: Outside, stack: ExitStack, at: str) -> None:
+    """What is open goes on while the server moves, is found or secured otherwise, or is another. Without the object it
+    goes on through the proxy port alone."""
+    first, second = (Outsider(name, stack, SYSTEM.issue(dns=[HOST])) for name in ("first", "second"))
+    needs = [need_external("api"), need_external("api", port=7, bind=TCP_BOUND)]
+    caller = service("web", port("http", 80), needs=needs)
+
+    def api(server: Outsider = first, tls: str = BY_NAME, hosts: str = HOST, more: str = "", at: str = at) -> Item:
+        (made,) = written(f"""
+            kind: ExternalService
+            metadata: {{name: api}}
+            spec:
+              hosts: [{hosts}]
+              ports: [{{name: web, port: 80, protocol: http}}, {{name: raw, port: 7, protocol: tcp}}]
+              endpoints: [{{address: {at}, ports: {{web: {server.http}, raw: {server.tcp}}}}}]
+              tls: {tls}
+              {more}
+            """)
+        return made
+
+    shows = f"{{mode: MUTUAL, sni: {HOST}, clientCertificate: {{certificate: no.crt, key: no.key}}}}"
+    changes = (
+        api(second),
+        api(at={"localhost": "127.0.0.1", "127.0.0.1": "localhost"}[at]),
+        api(at="localhost", more="resolution: DNS_ROUND_ROBIN"),
+        api(hosts="b.example.com"),
+        api(tls=BY_PRIVATE),
+        api(tls=shows),
+        api(tls="{mode: DISABLE}"),
+    )
+    web.put(caller, api())
+    wait_until("it is found", lambda: web.bound_line(TCP_BOUND) == "first")
+    bound = stack.enter_context(socket.create_connection((web.address, TCP_BOUND), timeout=10))
+    opened = {"proxy port": stack.enter_context(web.tunnel("api.shop:7")), "bound port": bound}
+    lines = {name: sock.makefile() for name, sock in opened.items()}
+    assert {lines[name].readline() for name in opened} == {"first\n"}
+    for item in changes:
+        web.put(caller, item)
+    _drained(web)
+    for name, sock in opened.items():
+        sock.sendall(b"open\n")
+        assert lines[name].readline() == "open\n", name
+    web.put(service("web", port("http", 80), needs=[]))
+    assert lines["bound port"].readline() == ""
+    with pytest.raises(ConnectionRefusedError, match="503"), web.tunnel("api.shop:7"):
+        pass
+    opened["proxy port"].sendall(b"open\n")
+    assert lines["proxy port"].readline() == "open\n"
+
+
+def _drained(web: Outside) -> None:
+    """Whatever is to end by the changes until now has ended."""
+
+    def has_ended() -> bool:
+        lines = web.envoy.admin("/stats?filter=^listener_manager.total_.*_draining$").splitlines()
+        return bool(lines) and all(line.endswith(": 0") for line in lines)
+
+    wait_until("nothing drains", has_ended)
+
+
 def test_a_host_that_moves(web: Outside, stack: ExitStack) -> None:
     """By address: requests go on while it changes."""
     servers = [Outsider(f"s{number}", stack, SYSTEM.issue(dns=[HOST])) for number in range(2)]
