@@ -1,14 +1,14 @@
 """The routes of a gateway's listener, in Gateway API's order of precedence. Pure.
 
 A route attaches to the listeners that its `parentRefs` name, that allow it, and whose host name meets one of its own;
-there it is for what both say. Of several listeners on a port a request belongs to the one with the most specific host
-name, and to no other.
+there it is for what both say, and goes before routes whose own name is wider. Of several listeners on a port a request
+belongs to the one with the most specific host name, and to no other.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from routing.table import Entry, entries_of, precedence
+from routing.table import Entry, by_host, entries_of, precedence
 from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import AnyRoute, Gateway, TCPRoute
 from schemas.objects.gateway import Listener
@@ -58,14 +58,19 @@ def attached(gateway: Gateway, listener: Listener, route: AnyRoute) -> bool:
     return named and refusal(gateway, listener, route) is None
 
 
-def hosts_at(listener: Listener, route: AnyRoute) -> tuple[str | None, ...]:
-    """The hosts for which it counts at that listener; None is any."""
+def hosts_at(listener: Listener, route: AnyRoute) -> dict[str | None, str | None]:
+    """The hosts for which it counts at that listener, None is any; with the name of its own that is nearest to each,
+    None where it has none."""
     if isinstance(route, TCPRoute):
-        return ()
+        return {}
     if not route.spec.hostnames:
-        return (listener.hostname,)
-    met = (meet(listener.hostname, host) for host in route.spec.hostnames)
-    return tuple(dict.fromkeys(host for host in met if host is not None))
+        return {listener.hostname: None}
+    found: dict[str | None, str | None] = {}
+    for named in sorted(route.spec.hostnames, key=by_host):
+        both = meet(listener.hostname, named)
+        if both is not None:
+            found.setdefault(both, named)
+    return found
 
 
 def meet(listener: str | None, route: str) -> str | None:

@@ -6,7 +6,7 @@ those instead of the *producer's*, the routes of the service's namespace (GEP-13
 most specific counts: GRPCRoute, HTTPRoute, TCPRoute.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from routing import conditions
@@ -35,7 +35,11 @@ _SERVICES = ("Service", "ExternalService")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One match of one rule. `preflight`: the CORS preflights of a rule that asks for a method."""
+    """One match of one rule.
+
+    `preflight`: the CORS preflights of a rule that asks for a method. `named`: the host name of the route that it goes
+    by, None where it has none; `condition.host` is what of it is for the listener, of a gateway.
+    """
 
     route: ObjectRef
     rule_index: int
@@ -43,6 +47,7 @@ class Entry:
     rule: AnyRule
     condition: Condition = ANYTHING
     preflight: bool = False
+    named: str | None = None
 
     def __str__(self) -> str:
         name = f" {self.rule.name!r}" if self.rule.name else ""
@@ -129,24 +134,24 @@ def _by_name(route: AnyRoute) -> tuple[str, str, str]:
     return (route.metadata.namespace, route.metadata.name, route.kind)
 
 
-def entries_of(route: AnyRoute, hosts: Iterable[str | None] | None = None) -> Iterator[Entry]:
-    """`hosts`: for these, in place of its own `hostnames`; None among them is any."""
+def entries_of(route: AnyRoute, hosts: Mapping[str | None, str | None] | None = None) -> Iterator[Entry]:
+    """`hosts`: for these, each with the one of its `hostnames` that it goes by; absent: for its own."""
     if isinstance(route, TCPRoute):
         yield from (Entry(route.ref, index, 0, rule) for index, rule in enumerate(route.spec.rules))
         return
-    own: tuple[str | None, ...] = tuple(dict.fromkeys(route.spec.hostnames)) or (None,)
-    for host in own if hosts is None else hosts:
+    own: dict[str | None, str | None] = {host: host for host in route.spec.hostnames} or {None: None}
+    for host, named in (own if hosts is None else hosts).items():
         if isinstance(route, GRPCRoute):
             for index, calls in enumerate(route.spec.rules):
                 for number, call in enumerate(calls.matches or (GRPCRouteMatch(),)):
-                    yield Entry(route.ref, index, number, calls, conditions.of_grpc(call, host))
+                    yield Entry(route.ref, index, number, calls, conditions.of_grpc(call, host), named=named)
             continue
         for index, rule in enumerate(route.spec.rules):
             for number, match in enumerate(rule.matches or (HTTPRouteMatch(),)):
                 condition = conditions.of_http(match, host)
-                yield Entry(route.ref, index, number, rule, condition)
+                yield Entry(route.ref, index, number, rule, condition, named=named)
                 if condition.method not in (None, "OPTIONS") and any(one.type == "CORS" for one in rule.filters):
-                    yield Entry(route.ref, index, number, rule, _preflight(condition), preflight=True)
+                    yield Entry(route.ref, index, number, rule, _preflight(condition), preflight=True, named=named)
 
 
 def _preflight(condition: Condition) -> Condition:
@@ -158,19 +163,23 @@ def _preflight(condition: Condition) -> Condition:
     return Condition(condition.host, condition.path, "OPTIONS", (asked,), condition.query)
 
 
+def by_host(named: str | None) -> tuple[int, int]:
+    """Smaller goes first: the longest exact name, then the longest wildcard, then none."""
+    return (2, 0) if named is None else (int(named.startswith("*.")), -len(named))
+
+
 def precedence(entry: Entry) -> tuple[object, ...]:
-    """Smaller goes first (Gateway API, HTTPRouteRule.matches and GRPCRouteRule.matches).
+    """Smaller goes first (Gateway API, HTTPRouteRule.matches and GRPCRouteRule.matches; before it the route's own host
+    name, HTTPRouteSpec.hostnames and GRPCRouteSpec.hostnames, whatever a listener leaves of it).
 
     Regular expressions, whose place the standard leaves open, come behind exact paths and before prefixes. The oldest
     route would win a tie; objects carry no time, so it is the first by namespace and name, the standard's next rule.
     """
     condition = entry.condition
-    host = condition.host
-    by_host = (2, 0) if host is None else (int(host.startswith("*.")), -len(host))
     path = condition.path
     by_path = {"exact": 0, "regex": 1, "prefix": 2}[path.kind]
     return (
-        *by_host,
+        *by_host(entry.named),
         not condition.grpc,  # at a gateway both kinds may be attached: what is only for gRPC calls is narrower
         by_path,
         -len(path.value),

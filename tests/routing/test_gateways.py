@@ -8,7 +8,7 @@ import pytest
 
 from routing.conditions import host_fits
 from routing.explain import Verdict, explain_outside
-from routing.gateways import hosts_at, meet
+from routing.gateways import entries_at, hosts_at, meet
 from routing.requests import parse_url
 from schemas.errors import InvalidInput
 from schemas.objects import AnyRoute, Gateway
@@ -34,11 +34,13 @@ def test_a_listener_for_all_hosts() -> None:
     everybody = Listener(name="a", port=80, protocol="HTTP")
     one = Listener(name="a", port=80, protocol="HTTP", hostname="a.test")
     route = _route("- backendRefs: [{name: orders}]", hosts="a.test, '*.b.test'")
-    assert hosts_at(everybody, route) == ("a.test", "*.b.test")
-    assert hosts_at(one, route) == ("a.test",)
+    assert hosts_at(everybody, route) == {"a.test": "a.test", "*.b.test": "*.b.test"}
+    assert hosts_at(one, route) == {"a.test": "a.test"}
     plain = _route("- backendRefs: [{name: orders}]")
-    assert hosts_at(everybody, plain) == (None,)
-    assert hosts_at(one, plain) == ("a.test",)
+    assert hosts_at(everybody, plain) == {None: None}
+    assert hosts_at(one, plain) == {"a.test": None}
+    several = _route("- backendRefs: [{name: orders}]", hosts="'*.test', a.test")
+    assert hosts_at(one, several) == {"a.test": "a.test"}, "once, by the name that is nearest"
 
 
 def _route(rules: str, *, name: str = "r", section: str = "", hosts: str = "") -> AnyRoute:
@@ -65,6 +67,27 @@ ROUTES = (
     _route("- matches: [{path: {value: /a}}]\n  backendRefs: [{name: orders}]", section="exact"),
     _route("- backendRefs: [{name: orders, weight: 3}, {name: ghost}]", name="w", section="wild", hosts="b.test"),
 )
+
+
+@pytest.mark.parametrize("kind", ["HTTPRoute", "GRPCRoute"])
+def test_routes_are_ordered_by_their_own_host_names(kind: str) -> None:
+    """Gateway API, HTTPRouteSpec.hostnames: at a listener for a.b.test all four are for the same host."""
+    names = {"d": "[a.b.test]", "c": "['*.b.test']", "b": "['*.test']", "a": "[]"}
+    (gateway, *routes) = written(
+        "kind: Gateway\nmetadata: {name: edge}\nspec:\n  service: web\n"
+        "  listeners: [{name: http, port: 80, protocol: HTTP, hostname: a.b.test}]\n"
+        + "".join(
+            f"---\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n"
+            f"  parentRefs: [{{kind: Gateway, name: edge}}]\n  hostnames: {hosts}\n"
+            "  rules: [{backendRefs: [{name: orders}]}]\n"
+            for name, hosts in names.items()
+        )
+    )
+    assert isinstance(gateway, Gateway)
+    attached = [one for one in routes if isinstance(one, AnyRoute)]
+    found = entries_at(gateway, gateway.spec.listeners[0], attached)
+    assert [one.route.name for one in found] == list(names)
+    assert {one.condition.host for one in found} == {"a.b.test"}
 
 
 def ask(url: str, method: str = "GET") -> Verdict:

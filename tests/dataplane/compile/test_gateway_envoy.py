@@ -221,6 +221,7 @@ def test_host_names_of_listeners_and_routes(mesh: Routed) -> None:
             f"{{name: exact, port: 443, protocol: HTTPS, hostname: shop.example.com, {TLS}}}\n"
             f"{{name: wild, port: 443, protocol: HTTPS, hostname: '*.example.com', {TLS}}}\n"
             f"{{name: other, port: 443, protocol: HTTPS, hostname: other.test, {certificate}}}\n"
+            "{name: plain-exact, port: 80, protocol: HTTP, hostname: abc.example.com}\n"
             "{name: plain-wild, port: 80, protocol: HTTP, hostname: '*.example.com'}\n"
             "{name: plain, port: 80, protocol: HTTP}"
         ),
@@ -230,6 +231,15 @@ def test_host_names_of_listeners_and_routes(mesh: Routed) -> None:
         route(TO_V2, name="d", section="plain-wild", hosts="'*.a.example.com'"),
         route(TO_ORDERS, name="e", section="plain"),
         http_route(TO_V2, name="f", spec="parentRefs: [{kind: Gateway, name: edge, port: 80}]\n  hostnames: [b.test]"),
+        # At their listener the three are for the same host: the nearer a route's own name is, the more it counts.
+        route(f"- matches: [{{path: {{value: /any/longer}}}}]\n  {TO_ORDERS[2:]}", name="g", section="plain-exact"),
+        route(TO_ORDERS, name="h", section="plain-exact", hosts="'*.example.com'"),
+        route(
+            f"- matches: [{{path: {{value: /any}}}}]\n  {TO_V2[2:]}",
+            name="i",
+            section="plain-exact",
+            hosts="'*.com', abc.example.com",
+        ),
     )
     secure = {
         "shop.example.com": "orders",
@@ -245,11 +255,13 @@ def test_host_names_of_listeners_and_routes(mesh: Routed) -> None:
     plain = {
         "x.a.example.com": "orders-v2",
         "shop.example.com": "404",
+        "abc.example.com": "orders",
         "b.test": "orders-v2",
         "anybody.test": "orders",
         "ANYBODY.test:80": "orders",
     }
     assert {host: ask(mesh, host, sni=None).who for host in plain} == plain
+    assert ask(mesh, "abc.example.com", "/any/longer", sni=None).who == "orders-v2"
     with Client(mesh, "a.example.com") as client:  # a connection that a browser uses for what its certificate is for
         assert client.ask("a.example.com").who == "orders-v2"
         assert client.ask("shop.example.com").status == 421, "another listener's host"
@@ -325,6 +337,12 @@ def test_grpc(mesh: Routed) -> None:
           parentRefs: [{{kind: Gateway, name: edge, sectionName: other}}]
           hostnames: [other.test]
           rules: [{{backendRefs: [{{name: orders, port: {GRPC}}}]}}]
+        ---
+        kind: GRPCRoute
+        metadata: {{name: names-no-host}}
+        spec:
+          parentRefs: [{{kind: Gateway, name: edge, sectionName: other}}]
+          rules: [{{backendRefs: [{{name: orders-v2, port: {GRPC}}}]}}]
         """
     mesh.put(gateway(BOTH_HTTPS), route(TO_ORDERS), *written(text))
     credentials = grpc.ssl_channel_credentials(PUBLIC.pem)
