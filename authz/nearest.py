@@ -25,6 +25,10 @@ class Near(NamedTuple):
     sources: tuple[Alternative, ...]
     operations: tuple[Alternative, ...]
 
+    @property
+    def matches_all(self) -> bool:
+        return () in self.sources and () in self.operations
+
 
 def near_misses(allow: Iterable[PortRule]) -> tuple[Near, ...]:
     """In the order of names the nearer ones come first. None where there would be more than `MAX_NEAR`."""

@@ -61,9 +61,17 @@ _SERVER_HTTP = {
 
 # Before the names of what shadow rules say, so that those of AUDIT policies and those of near misses don't mix.
 NEAREST_PREFIX = "nearest_"
-NEAREST = f"%DYNAMIC_METADATA(envoy.filters.http.rbac:{NEAREST_PREFIX}shadow_effective_policy_id)%"
-"""Which ALLOW rule came nearest, of a request that none allowed. Of one that was let in it says something, too, and
-means nothing."""
+ALWAYS_NEAREST = "nearest"
+"""In a route's metadata: what `NEAREST` says of all that no rule allowed."""
+_SHADOW = f"{NEAREST_PREFIX}shadow_effective_policy_id"
+_SAID = "metadata.filter_metadata['envoy.filters.http.rbac']"
+_SAID_OF_ALL = f"xds.route_metadata.filter_metadata['{NAMESPACE}']['{ALWAYS_NEAREST}']"
+# Of any other end there is no such key, and so no text.
+NEAREST = (
+    "%CEL({'rbac_access_denied_matched_policy[none]': "
+    f"'{_SHADOW}' in {_SAID} ? {_SAID}['{_SHADOW}'] : {_SAID_OF_ALL}}}[response.code_details])%"
+)
+"""Which ALLOW rule came nearest, of a request that none allowed."""
 
 
 def access_logs(

@@ -24,7 +24,7 @@ from google.protobuf import duration_pb2
 from authz.peers import concerns
 from authz.rules import applies
 from dataplane.compile import authorization, clusters, passing, plaintext, rate_limits, tls, tokens, unserved
-from dataplane.compile.access_log import NEAREST_PREFIX, access_logs
+from dataplane.compile.access_log import ALWAYS_NEAREST, NEAREST_PREFIX, access_logs
 from dataplane.compile.http import connection_manager
 from dataplane.compile.log_filters import Carries
 from dataplane.compile.one_identity import one_identity
@@ -223,6 +223,8 @@ def _virtual_host(
         _add_nearest(per_route, judging)
         host.typed_per_filter_config[NEAREST].Pack(per_route, deterministic=True)
     route = host.routes.add()
+    if judging.always_nearest:
+        stamp(route.metadata, **{ALWAYS_NEAREST: judging.always_nearest})
     route.route.cluster = clusters.app_name(port)
     if port.protocol == "tcp":
         route.match.connect_matcher.SetInParent()

@@ -137,6 +137,20 @@ def test_the_nearest_miss_of_what_nothing_allowed(shop: Shop) -> None:
             assert "nearest" not in logged(shop.orders, path=path)
 
 
+def test_the_one_nearest_miss_of_a_port_that_asks_who_calls_alone(shop: Shop) -> None:
+    others = policy("others", "ALLOW", rule(who("api")))
+    no_deletes = policy("no-deletes", "DENY", rule(to=[Operation(methods=("DELETE",))]))
+    nearest = "but for identities: shop/others[0]"
+    for number, mesh in enumerate(([], [mesh_saying(denialHeader=True)])):
+        shop.set(ALL, others, no_deletes, *mesh)
+        answer = shop.call(f"/who/{number}")
+        assert (answer.status, answer.nearest) == (403, nearest if mesh else None)
+        assert logged(shop.orders, path=f"/who/{number}")["nearest"] == nearest
+        answer = shop.call(f"/gone/{number}", "DELETE")
+        assert (answer.status, answer.nearest) == (403, None)
+        assert "nearest" not in logged(shop.orders, path=f"/gone/{number}")
+
+
 def test_no_nearest_miss_of_what_no_policy_has_judged(shop: Shop) -> None:
     issuer = Issuer("https://one.example")
     proved = authentication("tokens", {"issuer": issuer.name, "jwks": issuer.jwks()})
