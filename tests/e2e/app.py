@@ -2,8 +2,9 @@
 
 Each protocol says the same: which instance answers and what reached it. HTTP requests for ``/held/<name>`` wait until
 somebody asks ``/release/<name>``, so that a test decides how long a request is in flight. ``/health`` is answered with
-503 for 202, and gRPC's health protocol with NOT_SERVING, from ``/unwell`` on, until ``/well``. `Plans` says how a
-request is answered that brings its own plan.
+503 for 202, and gRPC's health protocol with NOT_SERVING, from ``/unwell`` on, until ``/well``; after ``/next/<words>``
+its next answers are those words, as in a plan, and ``/not-asked-for`` tells which are left. `Plans` says how a request
+is answered that brings its own plan.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 PLAN = "x-plan"
 HEALTH_HOST = "health.test"  # to whom health is told: as Host, and as the service of gRPC's protocol
 PLANNED = "/fields."  # how the names of gRPC services begin that answer in JSON, as HTTP does
-SECONDS = {"slow": 8.0, "pause": 1.0}  # above every limit that a test sets; for what is to be under way together
+# Above every limit that a test sets; for what is to be under way together; above a health check's default timeout.
+SECONDS = {"slow": 8.0, "pause": 1.0, "late": 1.5}
 
 
 class Plans:
@@ -70,6 +72,8 @@ class App:
         self.plans = plans
         self._released: defaultdict[str, trio.Event] = defaultdict(trio.Event)
         self.well = True
+        self.next: list[str] = []
+        """How its health is told, before `well` counts again."""
         self._arrived: defaultdict[str, trio.Event] = defaultdict(trio.Event)
 
     async def answer(self, method: str, path: str, headers: Headers) -> tuple[int, bytes]:
@@ -88,14 +92,25 @@ class App:
             case ["", "release", name]:
                 self._released[name].set()
             case ["", "unwell" | "well" as how]:
-                self.well = how == "well"
+                self.well, self.next = how == "well", []
+            case ["", "next", words]:
+                self.next = words.split(",")
+            case ["", "not-asked-for"]:
+                return 200, json.dumps(self.next).encode()
             case ["", "seen", name]:
                 return 200, json.dumps(self.plans.seen[name]).encode()
             case ["", "health"]:
-                word = "400" if dict(seen).get("host") != HEALTH_HOST else "202" if self.well else "503"
+                word = await self._health() if dict(seen).get("host") == HEALTH_HOST else "400"
         status = int(word) if word.isdigit() else 200
         said = {"instance": self.instance, "method": method, "path": path, "headers": seen, "tries": tries}
         return status, json.dumps(said).encode()
+
+    async def _health(self) -> str:
+        if not self.next:
+            return "202" if self.well else "503"
+        word = self.next.pop(0)
+        await trio.sleep(SECONDS.get(word, 0))
+        return "202" if word in SECONDS else word
 
     # -- HTTP/1.1
 

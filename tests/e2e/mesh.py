@@ -375,10 +375,10 @@ class E2eMesh:
         """By the bound port."""
         return await trio.open_tcp_stream(self.instances[name].local, BOUND_TCP)
 
-    async def ask_app(self, name: str, path: str) -> None:
-        """Straight to an app on its own address: not a part of the mesh."""
+    async def ask_app(self, name: str, path: str) -> str:
+        """Straight to an app on its own address: not a part of the mesh. What it says."""
         async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
-            await client.get(f"http://{self.instances[name].local}:{HTTP}{path}")
+            return (await client.get(f"http://{self.instances[name].local}:{HTTP}{path}")).text
 
 
 def _key_lines(lines: Iterable[str]) -> Iterator[str]:

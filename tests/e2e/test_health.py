@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import msgspec
 import pytest
+import trio
 
 import trio_etcd
 from controlplane.store.leases import pulse_of
@@ -28,7 +29,12 @@ CHECK = {
     "port": "http",
     "http": {"path": "/health", "hostname": HEALTH_HOST, "expectedStatuses": [200, 202]},
     "unhealthyThreshold": 2,
+    "healthyThreshold": 2,
 }
+# Answers with which it goes after the sixth and comes back with the last. A default timeout or threshold would have it
+# back earlier, or never gone.
+ONCE_OUT_AND_IN = ("503", "late", "200", "200", "503", "503", "200", "503", "503", "200", "200")
+_SOON_S = 20  # for all of them: they take 5, and 31 at the default interval
 GRPC_CHECK = {
     **OFTEN,
     "type": "GRPC",
@@ -90,6 +96,20 @@ async def test_an_app_that_is_not_well_is_not_called(mesh: E2eMesh) -> None:
                 await eventually("api-2 is back", both, 20)
                 await load.more(3)
         assert not load.failures
+
+
+async def test_times_and_thresholds_count(mesh: E2eMesh) -> None:
+    """Each of the four: were it the default, api-2 would not leave, or not come back just with the last answer."""
+    key, there = KEYS.endpoint(EndpointRef(API_REF, "api-2")), [True]
+    async with mesh.etcd("tooling") as etcd, mesh.applied(checked(CHECK)), etcd.watch(key) as watch:
+        await mesh.ask_app("api-2", f"/next/{','.join(ONCE_OUT_AND_IN)}")
+        try:
+            with trio.fail_after(_SOON_S):
+                while there[-2:] != [False, True]:
+                    there += [not event.deleted for event in (await anext(watch)).events]
+            assert await mesh.ask_app("api-2", "/not-asked-for") == "[]"
+        finally:
+            await mesh.ask_app("api-2", "/well")
 
 
 async def test_by_the_health_protocol_of_grpc(mesh: E2eMesh) -> None:

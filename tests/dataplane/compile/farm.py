@@ -58,6 +58,9 @@ class App:
         self.name = name
         self.address = address
         self.status = 200
+        self.fails_each = 1
+        """Each so many-th request is answered with `status`, the others with 200."""
+        self._asked = 0
         self.held = 0
         """Requests for /hold that wait for `release`."""
         self._go = threading.Event()
@@ -73,7 +76,8 @@ class App:
                     app._go.wait(_TIMEOUT)
                     app.held -= 1
                 body = app.name.encode()
-                self.send_response(app.status)
+                app._asked += 1
+                self.send_response(app.status if app._asked % app.fails_each == 0 else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -187,7 +191,7 @@ class Farm:
         The instances are all fine, and so is their record: the cluster is a new one each time.
         """
         for app in self.apps:
-            app.status = 200
+            app.status, app.fails_each = 200, 1
         placed = [*zones, *[""] * len(self.apps)]
         at = [
             instance("orders", app.name, app.address, zone, http=HTTP, raw=TCP)

@@ -86,10 +86,20 @@ def test_least_request_spares_who_is_busy(mesh: Farm) -> None:
         assert mesh.served(40)[busy] < 20  # both picks of two: one in four
 
 
-@pytest.mark.parametrize("how", [{"tableSize": 1009}, {"ringHash": {"minimumRingSize": 1024}}], ids=["maglev", "ring"])
-def test_a_header_keeps_its_instance(mesh: Farm, how: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("how", "sizes"),
+    [
+        ({"tableSize": 1009}, {"maglev_lb.min_entries_per_host": 252, "maglev_lb.max_entries_per_host": 253}),
+        ({"ringHash": {"minimumRingSize": 101}}, {"ring_hash_lb.size": 104}),  # the same number for each of the four
+        ({"ringHash": {"minimumRingSize": 101, "maximumRingSize": 102}}, {"ring_hash_lb.size": 102}),
+    ],
+    ids=["maglev", "ring", "ring-bounded"],
+)
+def test_a_header_keeps_its_instance(mesh: Farm, how: dict[str, Any], sizes: dict[str, int]) -> None:
+    """That the sizes are heeded is Envoy's own word: what they change is how even the shares are."""
     by_header = hashed(type="Header", header={"name": "x-user"}, **how)
     mesh.put(by_header)
+    assert {name: mesh.stat(name) for name in sizes} == sizes
     users = [f"u{number}" for number in range(40)]
     before = {user: mesh.ask(**{"x-user": user})[1] for user in users}
     assert set(before.values()) == ALL
@@ -140,11 +150,12 @@ def test_who_is_new_gets_little_at_first(mesh: Farm) -> None:
 
 
 def test_requests_stay_in_the_zone_and_leave_it_when_it_fails(mesh: Farm) -> None:
-    forced = {"preferLocal": {"force": {"minEndpointsInZoneThreshold": 2}}}
     zones = ("eu/a", "eu/a", "eu/b", "us/c")
     out = {"passive": {"consecutive5XxErrors": 1, "maxEjectionPercent": 100, "baseEjectionTime": "60s"}}
-    mesh.put(policy(loadBalancer={"zoneAware": forced}, healthCheck=out), zones=zones)
-    assert set(mesh.served(20)) == {"i1", "i2"}
+    for threshold, called in ((3, ALL), (2, {"i1", "i2"})):
+        forced = {"preferLocal": {"force": {"minEndpointsInZoneThreshold": threshold}}}
+        mesh.put(policy(loadBalancer={"zoneAware": forced}, healthCheck=out), zones=zones)
+        assert set(mesh.served(40)) == called
     for app in mesh.apps[:2]:
         app.status = 500
     settles(mesh, {"i3", "i4"})
@@ -300,11 +311,14 @@ def test_consecutive_gateway_errors(mesh: Farm) -> None:
 
 
 def test_local_origin_failures(mesh: Farm) -> None:
-    split = {"splitExternalLocalOriginErrors": True, "consecutiveLocalOriginFailures": 2, "consecutive5XxErrors": 0}
-    mesh.put(passive(**split, maxEjectionPercent=100), unreachable(mesh))
+    split = {"splitExternalLocalOriginErrors": True, "consecutiveLocalOriginFailures": 3, "consecutive5XxErrors": 0}
+    check = {"passive": {**split, "maxEjectionPercent": 100}}
+    mesh.put(policy(healthCheck=check, loadBalancer={"type": "RoundRobin"}), unreachable(mesh))
     mesh.apps[0].status = 500
+    before = mesh.stat("upstream_cx_connect_fail")
     assert mesh.served(40)["500"] > 2
     assert mesh.left_out() == {mesh.nowhere}
+    assert mesh.stat("upstream_cx_connect_fail") == before + 3
 
 
 @pytest.mark.fault(29)
@@ -333,18 +347,20 @@ def test_success_rate(mesh: Farm) -> None:
 
 
 def test_failure_percentage(mesh: Farm) -> None:
+    """Who fails every other time has failed two of four, or of five: less than Envoy's own 85 per cent."""
     mesh.put(
         passive(
             consecutive5XxErrors=0,
-            interval="100ms",
+            interval="200ms",
             maxEjectionPercent=100,
-            failurePercentageThreshold=50,
+            failurePercentageThreshold=40,
             failurePercentageMinimumHosts=2,
-            failurePercentageRequestVolume=1,
-        )
+            failurePercentageRequestVolume=4,
+        ),
+        only=2,
     )
-    mesh.apps[0].status = 500
-    wait_until("the bad one is left out", lambda: mesh.served(8) and mesh.left_out() == {"i1"})
+    mesh.apps[0].status, mesh.apps[0].fails_each = 500, 2
+    wait_until("the bad one is left out", lambda: mesh.served(4) and mesh.left_out() == {"i1"})
 
 
 def test_no_more_than_a_part_is_left_out(mesh: Farm) -> None:
@@ -365,11 +381,14 @@ def test_one_at_least_where_asked(mesh: Farm) -> None:
 
 
 def test_time_outside_ends(mesh: Farm) -> None:
+    """At the next interval; Envoy's own is ten seconds."""
     mesh.put(passive(consecutive5XxErrors=1, maxEjectionPercent=100, interval="100ms", baseEjectionTime="100ms"))
     mesh.apps[0].status = 500
     wait_until("it is left out", lambda: mesh.ask() and mesh.left_out() == {"i1"})
     mesh.apps[0].status = 200
-    wait_until("it is back", lambda: mesh.served(4).keys() == ALL)
+    wait_until("it is back", lambda: not mesh.left_out(), 5)
+    wait_until("it is called", lambda: mesh.ask()[1] == "i1")
+    assert config(mesh)["outlier_detection"]["interval"] == "0.100s"
 
 
 def test_time_outside_is_bounded(mesh: Farm) -> None:

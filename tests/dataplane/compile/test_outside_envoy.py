@@ -124,12 +124,13 @@ def test_a_server_is_verified(web: Outside, stack: ExitStack) -> None:
         items.append(external(servers[what], tls, name=f"e{number}", hosts=""))
         needs += [need_external(f"e{number}"), need_external(f"e{number}", port=7, bind=9300 + number)]
     web.put(service("web", port("http", 80), needs=needs), *items)
-    for number, (what, (_, _, good)) in enumerate(SERVERS.items()):
+    for number, (what, (_, tls, good)) in enumerate(SERVERS.items()):
         status, text = web.get(f"e{number}.shop")
         assert (status, text) == (200, what) if good else status == 503, (what, status, text)
         assert web.bound_line(9300 + number) == (what if good else ""), what
         assert bool(servers[what].requests) == good, f"{what}: nothing may be sent to it"
         assert bool(servers[what].failures) != good, f"{what}: it was not even tried"
+        assert set(servers[what].asked_for) == {HOST if "sni" in tls else "localhost"}, what
 
 
 def test_no_authorities_no_way(web: Outside, stack: ExitStack) -> None:
@@ -212,7 +213,10 @@ def test_grpc(web: Outside, stack: ExitStack) -> None:
 
 
 def test_a_bound_port_and_routes(web: Outside, stack: ExitStack) -> None:
-    """A route leads a part of the requests for a service of the mesh to the outside, under the outside's name."""
+    """A route leads a part of the requests for a service of the mesh to the outside, under the outside's name.
+
+    How a name is resolved is Envoy's own word: no name here has answers that change.
+    """
     old, new = Outsider("old", stack, SYSTEM.issue(dns=[HOST])), Outsider("new", stack, SYSTEM.issue(dns=["n.test"]))
     items = (
         service("web", port("http", 80), needs=[need("orders"), need_external("api", port=80, bind=HTTP_BOUND)]),
@@ -237,6 +241,10 @@ def test_a_bound_port_and_routes(web: Outside, stack: ExitStack) -> None:
     assert seen == {(200, "old"), (200, "new")}
     assert {one["host"] for one in new.requests} == {f"n.test:{new.http}"}
     assert {one["host"] for one in old.requests} == {f"{HOST}:{old.http}", "asked.test"}
+    clusters = [one["cluster"] for one in web.envoy.dump("dynamic_active_clusters")]
+    kinds = {one["name"]: one["type"] for one in clusters if one["name"].endswith(".shop|80")}
+    assert kinds["outbound|api.shop|80"] == "STRICT_DNS"
+    assert kinds["outbound|new.shop|80"] == "LOGICAL_DNS"
 
 
 def test_nobody_outside_has_a_request_sent_again_by_a_header(web: Outside, stack: ExitStack) -> None:
