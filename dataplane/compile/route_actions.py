@@ -274,9 +274,16 @@ def _forward(
     hash_route(action, hashing(state, backends))
     for _, mirror in mirrors_of(rule):
         target = target_of(mirror.backend_ref, entry.route.namespace, state.destination)
-        if not target.missing:
-            copy = action.request_mirror_policies.add(cluster=clusters.name_of(target))
-            copy.runtime_fraction.default_value.CopyFrom(_mirrored(mirror))
+        if target.missing:
+            continue
+        copy = action.request_mirror_policies.add(cluster=clusters.name_of(target))
+        copy.runtime_fraction.default_value.CopyFrom(_mirrored(mirror))
+        # A copy has the `Host` of what it is a copy of: policies and servers tell requests by it. Envoy adds "-shadow".
+        copy.disable_shadow_host_suffix_append = True
+        host = host_of(state.destination(target.service), target.port)
+        as_written = target.service == kept and all(one.host is None for one in shares)
+        if host is not None and not rewritten and not as_written:
+            copy.host_rewrite_literal = host
 
 
 def _mirrored(mirror: RequestMirror) -> percent_pb2.FractionalPercent:

@@ -229,6 +229,10 @@ def test_a_bound_port_and_routes(web: Outside, stack: ExitStack) -> None:
             - matches: [{headers: [{name: x-to, value: rewritten}]}]
               filters: [{type: URLRewrite, urlRewrite: {hostname: asked.test}}]
               backendRefs: [{kind: ExternalService, name: api, port: 80}]
+            - matches: [{headers: [{name: x-to, value: copied}]}]
+              filters: [{type: RequestMirror, requestMirror: {
+                backendRef: {kind: ExternalService, name: new, port: 80}}}]
+              backendRefs: [{kind: ExternalService, name: api, port: 80}]
             - backendRefs: [{kind: ExternalService, name: new, port: 80}]
             """),
     )  # fmt: skip
@@ -237,6 +241,9 @@ def test_a_bound_port_and_routes(web: Outside, stack: ExitStack) -> None:
     assert web.get("orders.shop") == (200, "new")
     assert web.get("orders.shop", {"x-to": "rewritten"}) == (200, "old")
     assert old.requests[-1]["host"] == "asked.test"
+    new.requests.clear()
+    assert web.get("orders.shop", {"x-to": "copied"}) == (200, "old")
+    wait_until("the copy has arrived", lambda: new.requests)
     seen = {web.get("orders.shop", {"x-to": "both"}) for _ in range(40)}
     assert seen == {(200, "old"), (200, "new")}
     assert {one["host"] for one in new.requests} == {f"n.test:{new.http}"}

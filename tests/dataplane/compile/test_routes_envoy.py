@@ -281,6 +281,7 @@ def test_mirrors(mesh: Routed, share: float, says: str) -> None:
     wait_until("the copies have arrived", lambda: len(copies) >= low)
     assert within_binomial(len(copies), count, share)
     assert {one["path"] for one in copies} == {"/mirrored"}
+    assert {dict(one["headers"])["host"] for one in copies} == {"orders.shop"}, "policies by host judge a copy alike"
 
 
 def test_several_mirrors(mesh: Routed) -> None:
