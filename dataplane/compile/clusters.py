@@ -59,7 +59,7 @@ def outbound_clusters(
         return result
     policy = state.traffic_policy(service)
     for port, labels in _subsets(declared, extra):
-        cluster = _cluster(outbound_name(service, port.port, labels))
+        cluster = unlimited(outbound_name(service, port.port, labels))
         if isinstance(declared, ExternalService) and declared.is_outside(port):
             weighted = localities.prefers_local(policy) is not None
             outside.shape(cluster, declared, port, caller, weighted=weighted, subset=bool(labels))
@@ -80,13 +80,23 @@ def outbound_clusters(
     return result
 
 
+def unlimited(name: str) -> cluster_pb2.Cluster:
+    """What every cluster begins as. Each has to say that nothing limits it: Envoy's silence is a limit."""
+    cluster = cluster_pb2.Cluster(name=name, connect_timeout=duration_pb2.Duration(seconds=CONNECT_TIMEOUT_S))
+    no_limit = wrappers_pb2.UInt32Value(value=NO_LIMIT)
+    cluster.circuit_breakers.thresholds.add(
+        max_connections=no_limit, max_pending_requests=no_limit, max_requests=no_limit
+    )
+    return cluster
+
+
 def static_cluster(name: str, address: str, port: int) -> Resource:
     """One address, plain."""
     return Resource.of(CLUSTER, name, static(name, socket_address(address, port)))
 
 
 def static(name: str, address: address_pb2.Address) -> cluster_pb2.Cluster:
-    cluster = _cluster(name)
+    cluster = unlimited(name)
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.cluster_name = name
     host = cluster.load_assignment.endpoints.add().lb_endpoints.add()
@@ -96,7 +106,7 @@ def static(name: str, address: address_pb2.Address) -> cluster_pb2.Cluster:
 
 def nobody(name: str) -> cluster_pb2.Cluster:
     """It has no instance."""
-    cluster = _cluster(name)
+    cluster = unlimited(name)
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.cluster_name = name
     return cluster
@@ -225,12 +235,3 @@ def _zone(
     for address, number in addresses:
         found.lb_endpoints.add().endpoint.address.CopyFrom(socket_address(address, number))
     return found
-
-
-def _cluster(name: str) -> cluster_pb2.Cluster:
-    cluster = cluster_pb2.Cluster(name=name, connect_timeout=duration_pb2.Duration(seconds=CONNECT_TIMEOUT_S))
-    unlimited = wrappers_pb2.UInt32Value(value=NO_LIMIT)
-    cluster.circuit_breakers.thresholds.add(
-        max_connections=unlimited, max_pending_requests=unlimited, max_requests=unlimited
-    )
-    return cluster

@@ -16,7 +16,6 @@ that it never goes round again; where no service is found it gets an answer that
 import re
 from collections.abc import Sized
 
-from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.on_demand.v3 import on_demand_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
@@ -79,15 +78,8 @@ def hold_filter() -> hcm_pb2.HttpFilter:
 
 def detour(authority: str, workload: Workload) -> Resource:
     """The cluster that sends what was held for `authority` through the proxy listener once more."""
-    cluster = cluster_pb2.Cluster(
-        name=authority,
-        type=cluster_pb2.Cluster.STATIC,
-        connect_timeout=duration_pb2.Duration(seconds=clusters.CONNECT_TIMEOUT_S),
-    )
-    cluster.load_assignment.cluster_name = authority
+    cluster = clusters.static(authority, clusters.socket_address(workload.local_address, workload.proxy_port))
     stamp(cluster.metadata, destination=DETOUR)
-    host = cluster.load_assignment.endpoints.add().lb_endpoints.add()
-    host.endpoint.address.CopyFrom(clusters.socket_address(workload.local_address, workload.proxy_port))
     options = http_protocol_options_pb2.HttpProtocolOptions()
     options.use_downstream_protocol_config.http_protocol_options.SetInParent()
     options.use_downstream_protocol_config.http2_protocol_options.SetInParent()

@@ -77,11 +77,8 @@ def http_filter() -> hcm_pb2.HttpFilter:
 
 
 def cluster() -> Resource:
-    found = cluster_pb2.Cluster(
-        name=NAME,
-        connect_timeout=duration_pb2.Duration(seconds=clusters.CONNECT_TIMEOUT_S),
-        lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
-    )
+    found = clusters.unlimited(NAME)
+    found.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
     level, name, value = MARK
     prebind = socket_option_pb2.SocketOption.STATE_PREBIND
     found.upstream_bind_config.socket_options.add(level=level, name=name, int_value=value, state=prebind)

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 
+from dataplane.compile.resources import CLUSTER
 from tests.golden.readable import readable
 from tests.states.build import CREDENTIALS, State, compiled, mesh_of
 from tests.states.examples import STATES
@@ -35,6 +37,21 @@ def test_state(state: State, update_golden: bool) -> None:
     assert made.keys() == kept.keys(), f"{folder.name}: other files; {_MAKE}"
     for name, text in made.items():
         assert text.splitlines() == kept[name].splitlines(), f"{folder.name}/{name}: {_MAKE}"
+
+
+def test_no_cluster_has_a_limit_that_nobody_asked_for() -> None:
+    """Where a cluster says nothing, Envoy takes 1,024."""
+    silent, seen = [], set()
+    for state in STATES:
+        for one in compiled(state.workload, mesh_of(state.values), learnt=state.learnt).resources().values():
+            if one.key.type_url == CLUSTER:
+                said = cluster_pb2.Cluster.FromString(one.body).circuit_breakers.thresholds
+                limits = {field.name for each in said for field, _ in each.ListFields()}
+                seen.add(one.key.name)
+                if not limits >= {"max_connections", "max_pending_requests", "max_requests"}:
+                    silent.append(f"{state.name}: {one.key.name}")
+    assert not silent, "`clusters.unlimited` makes them"
+    assert {"outbound|passthrough", "outbound|payments.shop|80", "app|http", "cart.front"} <= seen
 
 
 def test_no_orphans(update_golden: bool) -> None:
