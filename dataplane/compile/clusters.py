@@ -63,6 +63,7 @@ def outbound_clusters(
         if isinstance(declared, ExternalService) and declared.is_outside(port):
             weighted = localities.prefers_local(policy) is not None
             outside.shape(cluster, declared, port, caller, weighted=weighted, subset=bool(labels))
+            stamp(cluster.metadata, destination=str(service))  # it has no identity to be told by
         else:
             server = _server(declared, service, port, caller.trust_domain)
             cluster.type = cluster_pb2.Cluster.EDS

@@ -21,10 +21,13 @@ from google.protobuf import duration_pb2
 from dataplane.compile import clusters, tls
 from dataplane.compile.on_demand import SECOND_PASS
 from dataplane.compile.resources import CLUSTER, Resource, ResourceKey
+from dataplane.compile.stamps import stamp
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 
 NAME = "outbound|passthrough"
+DESTINATION = "passthrough"
+"""Of all of it together, in logs and metrics: hosts are what somebody sends, and services have names of two labels."""
 FILTER = "mesh.passthrough"
 
 MARK = (1, 12, 4)  # SOL_SOCKET, SO_PRIORITY
@@ -78,6 +81,7 @@ def http_filter() -> hcm_pb2.HttpFilter:
 
 def cluster() -> Resource:
     found = clusters.unlimited(NAME)
+    stamp(found.metadata, destination=DESTINATION)
     found.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
     level, name, value = MARK
     prebind = socket_option_pb2.SocketOption.STATE_PREBIND

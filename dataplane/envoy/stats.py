@@ -125,11 +125,12 @@ def _refuser(name: str, labels: Mapping[str, str]) -> Labels:
 
 @lru_cache(maxsize=2 * counted.MAX_SERIES)  # each stands in dozens of lines
 def _service(identity: str, trust_domain: str) -> str:
-    """``orders.shop`` of the own trust domain; else the identity that the configuration names, or `OTHER`."""
+    """``orders.shop`` of the own trust domain; else the identity that the configuration names, or `OTHER`. What is no
+    identity is a word of the configuration: the name of an ExternalService, or who has none."""
     if identity in ("", "-"):
         return UNKNOWN
     if not identity.startswith("spiffe://"):
-        return counted.PLAINTEXT if identity == counted.PLAINTEXT else counted.OTHER
+        return identity
     try:
         parsed = SpiffeId.parse(identity)
     except InvalidInput:

@@ -155,6 +155,7 @@ class Outside:
             inbound_address=self.address,
             local_address=self.address,
             proxy_port=PROXY,
+            access_log=str(self.envoy.access_log),
             certificates=self.certificates,
             system_ca=self.system_ca if system_ca is None else system_ca,
         )

@@ -23,7 +23,7 @@ from schemas.objects.common import CertificateFiles
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import logged
 from tests.dataplane.compile.routed import GRPC, HTTP, Answer, Routed, routed
-from tests.dataplane.compile.test_request_metrics import counts, number
+from tests.dataplane.compile.scrapes import counts, number
 from tests.states.build import Item, identity, telemetry
 from tests.states.routes import http_route, written
 from tests.support.pki import Authority

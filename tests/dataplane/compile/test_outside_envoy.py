@@ -16,9 +16,11 @@ from dataplane.compile.workload import KeyPair
 from routing.headers import UNSERVED
 from schemas.objects.common import CertificateFiles
 from tests.dataplane.compile.conftest import EnvoyFactory
-from tests.dataplane.compile.envoys import wait_until
+from tests.dataplane.compile.envoys import logged, wait_until
 from tests.dataplane.compile.outside import Outside, Outsider, grpc_outsider, outside
-from tests.states.build import Item, identity, need, need_external, port, service
+from tests.dataplane.compile.scrapes import counts
+from tests.dataplane.compile.scrapes import number as counted
+from tests.states.build import Item, identity, need, need_external, port, service, telemetry
 from tests.states.routes import http_route, written
 from tests.support.pki import Authority, Leaf
 
@@ -30,7 +32,7 @@ REFUSED = "no ExternalService has this host, and the Mesh's outboundTrafficPolic
 
 @pytest.fixture(scope="module")
 def web(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Outside]:
-    envoy = envoys("outside")
+    envoy = envoys("web")
     envoy.stop()
     envoy.drain_seconds = 1
     envoy.start()
@@ -314,6 +316,33 @@ def test_everything_else_outside(web: Outside, stack: ExitStack, needs: list[obj
     if needs is not None:  # learning takes an agent
         assert web.get("gone.shop.mesh")[0] == 503, "a service of the mesh that is gone is not looked for in DNS"
         assert web.get("gone")[0] == 503
+
+
+def test_logs_and_metrics_say_where_outside(web: Outside, stack: ExitStack) -> None:
+    """By the object's name: nothing that somebody sends makes a series. What nobody has declared is one destination."""
+    server = Outsider("api", stack)
+    caller = service("web", port("http", 80), needs=[need_external("api", port=7, bind=TCP_BOUND)])
+    there = f"127.0.0.1:{server.tcp}"
+    ways = [(f"{HOST}:7", f"{HOST}:80", "api.shop"), (there, f"127.0.0.1:{server.http}", "passthrough")]
+    web.put(caller, external(server, "{mode: DISABLE}"), _mesh("ALLOW_ANY"), telemetry("all", {"accessLogging": [{}]}))
+    unknown = counted(web.envoy, "requests_total", destination="unknown")
+    for tunnel, host, name in ways:
+        of = {"side": "client", "source": "web.shop", "destination": name}
+        before = {one: counted(web.envoy, one, **of) for one in ("requests_total", "connections_total")}
+        assert web.get(host) == (200, "api")
+        with web.tunnel(tunnel) as sock:
+            assert sock.makefile().readline() == "api\n"
+        more = 1
+        if name == "api.shop":
+            assert web.bound_line(TCP_BOUND) == "api"
+            logged(web.envoy, destination=name, upstream_cluster="outbound|api.shop|7", upstream=there)
+            more = 2
+        counts(web.envoy, "requests_total", before["requests_total"] + 1, **of)
+        counts(web.envoy, "connections_total", before["connections_total"] + more, **of)
+        for authority in (host, tunnel):
+            assert logged(web.envoy, authority=authority)["destination"] == name
+    assert web.get("gone")[0] == 503
+    counts(web.envoy, "requests_total", unknown + 1, destination="unknown")
 
 
 def test_tunnels_to_the_outside_end_when_it_is_closed(web: Outside, stack: ExitStack) -> None:

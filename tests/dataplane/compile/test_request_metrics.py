@@ -6,18 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from dataplane.compile.request_metrics import MAX_SERIES
-from dataplane.envoy import stats
-from dataplane.envoy.admin import NAMED_STATISTICS, STATISTICS
-from schemas.names import ServiceRef, SpiffeId
-from telemetry.families import registry
 from tests.dataplane.compile.conftest import EnvoyFactory
-from tests.dataplane.compile.envoys import FedEnvoy, wait_until
+from tests.dataplane.compile.envoys import wait_until
+from tests.dataplane.compile.scrapes import counts, number, scraped
 from tests.dataplane.compile.shop import GREETING, Shop, apps, ask
-from tests.states.build import TRUST_DOMAIN, bundle, federates, policy, rate_limit, rule, telemetry, who
+from tests.states.build import bundle, federates, policy, rate_limit, rule, telemetry, who
 from tests.states.routes import http_route
 from tests.support.pki import Authority
 
@@ -26,36 +21,12 @@ BY_ROUTE = http_route(
     "- matches: [{path: {value: /r}}]\n  backendRefs: [{name: orders, port: 8080}]",
     spec="parentRefs: [{kind: Service, name: orders, port: 8080}]",
 )
-Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
 @pytest.fixture(scope="module")
 def shop(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Shop]:
     with apps() as ports:
         yield Shop(envoys("web"), envoys("orders"), own_address(), own_address(), ports)
-
-
-def scraped(envoy: FedEnvoy) -> Samples:
-    """By name, then by labels: as text, and read again, as Prometheus would."""
-    own = SpiffeId.of_service(TRUST_DOMAIN, ServiceRef("shop", envoy.name))
-    counted = stats.read(envoy.admin(NAMED_STATISTICS) + envoy.admin(STATISTICS), own)
-    text = generate_latest(registry(lambda: stats.families(counted))).decode()
-    found: Samples = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
-    return found
-
-
-def number(envoy: FedEnvoy, name: str, **labels: str) -> float:
-    """Of all samples with these labels."""
-    samples = scraped(envoy).get(f"hostmesh_{name}", {})
-    return sum(value for key, value in samples.items() if labels.items() <= dict(key).items())
-
-
-def counts(envoy: FedEnvoy, name: str, more: float, **labels: str) -> None:
-    """Waits for that many."""
-    wait_until(f"{envoy.name} has {more} of {name} {labels}", lambda: number(envoy, name, **labels) == more)
 
 
 def test_requests_and_errors_by_source_destination_route_and_code(shop: Shop) -> None:

@@ -14,7 +14,7 @@ from schemas.objects.telemetry import Telemetry
 from tests.dataplane.compile.conftest import EnvoyFactory
 from tests.dataplane.compile.envoys import FedEnvoy, wait_until
 from tests.dataplane.compile.shop import GRPC, PROXY, TCP, Shop, apps, ask, exchange
-from tests.states.build import Item, identity, policy, rule, telemetry, who
+from tests.states.build import Item, identity, need_external, policy, port, rule, service, telemetry, who
 from tests.states.routes import written
 from tests.support.collector import Collector, Span, collector
 from tests.support.net import free_port
@@ -90,6 +90,22 @@ def test_both_sidecars_tell_of_a_request(shop: Shop, otlp: Collector) -> None:
         assert (one.tags["http.status_code"], one.tags["mesh.revision"]) == ("200", "1")
         assert "4711" not in str(one.tags)
     assert server.tags["guid:x-request-id"] == client.tags["guid:x-request-id"] == answer.header("x-request-id")[0]
+
+
+def test_the_callers_alone_tells_of_a_request_to_the_outside(shop: Shop, otlp: Collector) -> None:
+    outside = f"""
+        kind: ExternalService
+        metadata: {{name: api}}
+        spec:
+          ports: [{{name: http, port: 80, protocol: http}}]
+          endpoints: [{{address: 127.0.0.1, ports: {{http: {shop.app_ports["http"]}}}}}]
+          tls: {{mode: DISABLE}}
+        """
+    caller = service("web", port("http", 80), needs=[need_external("api")])
+    use(shop, traced(otlp), caller, *written(outside))
+    assert shop.call("/outside", host="api.shop").status == 200
+    [span] = spans(otlp, "/outside", 1)
+    assert (span.tags["mesh.source"], span.tags["mesh.destination"]) == (WEB, "api.shop")
 
 
 def test_a_trace_that_the_app_began_goes_on(shop: Shop, otlp: Collector) -> None:
