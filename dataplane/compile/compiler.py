@@ -42,6 +42,7 @@ from dataplane.compile.units import (
     units_in,
     virtual_of,
 )
+from dataplane.compile.wording import Wording
 from dataplane.compile.workload import Credentials, KeyPair, Workload
 from dataplane.snapshot.state import Change, MeshState
 from routing.backends import services_named
@@ -79,6 +80,7 @@ class Compiler:
     """How many of `learnt` are in `scope`."""
     _built: dict[Unit, Mapping[ResourceKey, Resource]] = field(default_factory=dict)
     _problems: dict[Unit, tuple[Problem, ...]] = field(default_factory=dict)
+    _wording: Wording = field(default_factory=Wording)
 
     def resources(self) -> dict[ResourceKey, Resource]:
         """The whole configuration."""
@@ -240,7 +242,9 @@ class Compiler:
                 case Unit("inbound"):
                     after = {} if self.expired else _by_key(inbound.inbound_listeners(state, self.workload))
                 case Unit("inbound routes"):
-                    after = _by_key(inbound.inbound_routes(state, self.workload, closed=self.expired))
+                    after = _by_key(
+                        inbound.inbound_routes(state, self.workload, closed=self.expired, wording=self._wording)
+                    )
                     if lacking := tokens.without_keys(state, self.workload.service):
                         self._problems[unit] = tuple(lacking)
                 case Unit("proxy listener"):

@@ -33,6 +33,7 @@ from dataplane.compile.reading import read_for
 from dataplane.compile.resources import CLUSTER, LISTENER, ROUTES, Resource
 from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.tracing import KEEP, Tracer, add_chains, set_up, tag, traced
+from dataplane.compile.wording import Wording
 from dataplane.compile.workload import Workload
 from dataplane.snapshot.state import MeshState
 from schemas.names import ServiceRef
@@ -139,7 +140,9 @@ def _http_chain(
     return chain
 
 
-def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False) -> list[Resource]:
+def inbound_routes(
+    state: MeshState, workload: Workload, *, closed: bool = False, wording: Wording | None = None
+) -> list[Resource]:
     """Route and rules of each port, apart from the listeners: policies change often, and touch nothing else.
 
     closed: to everybody, at the next request of connections that are open while their listener goes.
@@ -157,9 +160,11 @@ def inbound_routes(state: MeshState, workload: Workload, *, closed: bool = False
     proofs = tokens.proofs_by(proving, state.key_set)
     told = mesh is not None and mesh.spec.denial_header
     judged = authorization.headers_judged(state, own)
+    wording = wording or Wording()
+    wording.next_round()
     result = []
     for port in service.spec.ports:
-        judging = None if closed else authorization.rules_for(state, own, workload.trust_domain, port)
+        judging = None if closed else authorization.rules_for(state, own, workload.trust_domain, port, wording)
         host = _virtual_host(port, revision, judging or authorization.closed(), told=told)
         if port.protocol != "tcp":
             judges = [name for name in (DENY, NEAREST, ALLOW) if name in host.typed_per_filter_config]
