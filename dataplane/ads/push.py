@@ -166,7 +166,7 @@ class Push:
                     held is not None or not interest.may_hold(name)
                 ):
                     del interest.refused[name]  # it has what is desired, or nothing, as is desired
-            if interest.in_flight is not None:
+            if not interest.owed or interest.in_flight is not None:
                 continue  # what it holds is not known before the answer
             for name, owed in list(interest.owed.items()):
                 wanted, held = self._table.get(type_url, name), interest.held.get(name)
@@ -316,11 +316,14 @@ class Push:
 
     def _outstanding(self) -> Iterator[Since]:
         for type_url, interest in self._interests.items():
-            yield from (owed.since for owed in interest.owed.values())
-            yield from (refusal.since for refusal in interest.refused.values())
+            for owed in interest.owed.values():
+                yield owed.since
+            for refusal in interest.refused.values():
+                yield refusal.since
             if interest.in_flight is not None:
-                yield from (owed.since for owed in interest.in_flight.owed.values())
-            if type_url in WILDCARD_TYPES and not interest.asked and self._table.names(type_url):
+                for owed in interest.in_flight.owed.values():
+                    yield owed.since
+            if not interest.asked and type_url in WILDCARD_TYPES and self._table.names(type_url):
                 yield self._base
         yield from (since for _, _, since in self._expected())
 
@@ -356,9 +359,10 @@ class Push:
     @property
     def nacks(self) -> tuple[Nack, ...]:
         """What the client refuses as it is now desired, sorted by type and name."""
+        refusing = {type_url: one.refused for type_url, one in self._interests.items() if one.refused}
         return tuple(
             Nack(type_url=type_url, resource=name, message=refusal.message, revision=refusal.revision)
-            for type_url, interest in sorted(self._interests.items())
-            for name, refusal in sorted(interest.refused.items())
+            for type_url, refused in sorted(refusing.items())
+            for name, refusal in sorted(refused.items())
             if refusal.version == self._desired_version(type_url, name)  # else something else is on its way
         )
