@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NoReturn, Protocol, Self
 from urllib.parse import urlsplit
 
 from trio_grpc import TLS, Metadata
@@ -13,11 +13,16 @@ MESSAGE_BYTES = 32 << 20
 
 
 class TransportStream(Protocol):
-    """A bidirectional stream. `receive` raises trio_grpc.RpcError, or trio.EndOfChannel when it ended with OK."""
+    """A bidirectional stream. `receive` raises trio_grpc.RpcError, or trio.EndOfChannel when it ended with OK.
+
+    `each` too, when it has given every message to `take`, which may be called in any task.
+    """
 
     async def send(self, payload: bytes) -> None: ...
 
     async def receive(self) -> list[bytes]: ...
+
+    async def each(self, take: Callable[[bytes], None]) -> NoReturn: ...
 
     def close(self) -> None: ...
 

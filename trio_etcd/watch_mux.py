@@ -173,18 +173,18 @@ class WatchMux:
         return from_rpc(failure, what="watch stream", endpoint=connection.endpoint, write=False)
 
     async def _read(self, stream: TransportStream, connection: Connection) -> RpcError:
-        while True:
-            try:
-                messages = await stream.receive()
-            except RpcError as failure:
-                return failure
-            except trio.EndOfChannel:
-                return RpcError(StatusCode.UNAVAILABLE, "the server ended the stream")
-            except trio.ClosedResourceError:
-                return RpcError(StatusCode.UNAVAILABLE, f"a watch was not created within {ANSWER_S:.0f} s")
+        def take(message: bytes) -> None:
             self.link.heard(connection.endpoint)
-            for message in messages:
-                self._handle(pb.WatchResponse.FromString(message))
+            self._handle(pb.WatchResponse.FromString(message))
+
+        try:
+            await stream.each(take)
+        except RpcError as failure:
+            return failure
+        except trio.EndOfChannel:
+            return RpcError(StatusCode.UNAVAILABLE, "the server ended the stream")
+        except trio.ClosedResourceError:
+            return RpcError(StatusCode.UNAVAILABLE, f"a watch was not created within {ANSWER_S:.0f} s")
 
     async def _write(self, stream: TransportStream) -> None:
         while True:

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import trio
 from google.protobuf.message import Message
@@ -342,6 +342,11 @@ class FakeStream:
             taken += self._channel
             self._channel.clear()
         return taken
+
+    async def each(self, take: Callable[[bytes], None]) -> NoReturn:
+        while True:
+            for message in await self.receive():
+                take(message)
 
     def _deliverable(self) -> bool:
         return bool(self._inbox or (self._channel and not self._etcd.hold_channel))

@@ -27,7 +27,8 @@ from . import wire
 PING_AFTER_S = 10.0  # of silence while somebody waits; etcd forbids pings more often than every 5 s
 PING_TIMEOUT_S = 5.0
 WINDOW_BYTES = 1 << 20  # of a stream: what may be on its way
-_RECEIVE_BYTES = 256 * 1024
+_RECORD_BYTES = 16 * 1024  # a TLS record has no more: one read takes the whole of it, and nothing waits in OpenSSL
+_RECEIVE_BYTES = 64 * 1024  # of one read; above 128 KiB malloc would map memory for each, and unmap it
 _GONE = (OSError, trio.ClosedResourceError)
 
 
@@ -50,6 +51,8 @@ class Carrier:
         self._unwritten = bytearray()
         self._writing = trio.Lock()
         self._reading = False
+        self._more = True
+        """There may be more to read at once: the last read was full."""
         self._followers: dict[trio.Event, Callable[[], bool]] = {}
         self._heard = trio.current_time()
         self._pinged: float | None = None
@@ -175,7 +178,7 @@ class Carrier:
 
     async def _read(self) -> None:
         """Take what comes next, or find out that nothing does; returns without either when woken."""
-        if self.broken is not None or self.read_nowait():
+        if self.broken is not None or (self._more and self.read_nowait()):
             return
         due = self._heard + PING_AFTER_S if self._pinged is None else self._pinged + PING_TIMEOUT_S
         with trio.move_on_at(due) as self._pause:
@@ -206,10 +209,12 @@ class Carrier:
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            self._more = False
             return False
         except OSError as error:
             self._lost(error)
             return True
+        self._more = len(data) >= _RECORD_BYTES
         if not data:
             self.fail("the server has closed the connection")
             return True

@@ -4,8 +4,9 @@ import contextlib
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import h2.events
 import h2.exceptions
@@ -160,6 +161,10 @@ class Http2Stream:
         self._heard_all = False
         self._sending = trio.Lock()
         self._receiving = False
+        self._hand_on: Callable[[bytes], None] | None = None
+        """What gets each message at once; None: they wait for `receive`."""
+        self._fault: Exception | None = None
+        """What that has raised."""
 
     # -- for its user
 
@@ -183,25 +188,23 @@ class Http2Stream:
         Raises trio.EndOfChannel when the server ended the stream with OK, RpcError when with anything else,
         trio.ClosedResourceError after `close`.
         """
-        if self._receiving:
-            raise trio.BusyResourceError("another task is already receiving from this stream")
-        self._receiving = True
-        try:
-            await trio.lowlevel.checkpoint()
-            if self._carrier is None:
-                await self._open()
-            if self._carrier is not None:
-                await self._carrier.wait(self._heard)
-        finally:
-            self._receiving = False
+        await self._receive_until(self._heard)
         if not self._messages:
             assert self._end is not None  # noqa: S101 - `_heard` says so
             raise self._end
-        found = list(self._messages)
-        self._messages.clear()
-        self._held = 0
-        self._release()
-        return found
+        return self._taken()
+
+    async def each(self, take: Callable[[bytes], None]) -> NoReturn:
+        """`take` gets every message as it is read, by whatever task reads: the way to another one costs more than most
+        messages do. It must not wait.
+
+        Raises at the end as `receive` does, and what `take` raises, after which it gets nothing more.
+        """
+        await self._receive_until(lambda: self._end is not None, take)
+        if self._fault is not None:
+            raise self._fault
+        assert self._end is not None  # noqa: S101 - that was waited for
+        raise self._end
 
     async def only_message(self) -> bytes:
         """The one response. Raises RpcError."""
@@ -230,6 +233,28 @@ class Http2Stream:
         self.close()
 
     # -- inside
+
+    async def _receive_until(self, ready: Callable[[], bool], take: Callable[[bytes], None] | None = None) -> None:
+        if self._receiving:
+            raise trio.BusyResourceError("another task is already receiving from this stream")
+        self._receiving, self._hand_on = True, take
+        try:
+            if take is not None:
+                self._hand_over(self._taken())
+            await trio.lowlevel.checkpoint()
+            if self._carrier is None:
+                await self._open()
+            if self._carrier is not None:
+                await self._carrier.wait(ready)
+        finally:
+            self._receiving, self._hand_on = False, None
+
+    def _taken(self) -> list[bytes]:
+        found = list(self._messages)
+        self._messages.clear()
+        self._held = 0
+        self._release()
+        return found
 
     async def _open(self) -> None:
         """Raises RpcError."""
@@ -303,10 +328,24 @@ class Http2Stream:
             except RpcAbort as abort:
                 self.fail(RpcError(abort.code, abort.message))
                 return
-            self._messages += messages
-            self._held += sum(map(len, messages))
+            if self._hand_on is not None:
+                self._hand_over(messages)
+            else:
+                self._messages += messages
+                self._held += sum(map(len, messages))
         if self._held < HELD_BYTES:
             self._release()
+
+    def _hand_over(self, messages: list[bytes]) -> None:
+        """What goes wrong is for the task of `each`, not for the one that happens to read."""
+        for message in messages:
+            if self._hand_on is None:
+                return
+            try:
+                self._hand_on(message)
+            except Exception as fault:
+                self._hand_on, self._fault = None, fault
+                self._finish(trio.ClosedResourceError("what took its messages has failed"))
 
     def _take_headers(self, fields: dict[str, str]) -> None:
         if fields.get(":status", "200") != "200":

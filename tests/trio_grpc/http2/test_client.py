@@ -91,6 +91,38 @@ async def test_whoever_reads_for_all_may_be_cancelled(tmp_path: Path) -> None:
             assert sorted(map(int, found)) == list(range(1, 20, 2))
 
 
+async def test_each_message_is_given_by_whoever_reads_and_what_fails_is_not_his(tmp_path: Path) -> None:
+    given: list[tuple[bytes, str]] = []
+
+    def take(message: bytes) -> None:
+        given.append((message, trio.lowlevel.current_task().name))
+        if message == b"bad":
+            raise ValueError("what is this?")
+
+    async with running(tmp_path, echo) as stage:
+        with on(stage.socket) as channel, channel.stream(METHOD) as plain, channel.stream(METHOD) as handed:
+
+            async def read() -> None:
+                assert await plain.receive() == [b"mine"]
+
+            async def take_each() -> None:
+                with pytest.raises(ValueError, match="what is this"):
+                    await handed.each(take)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, name="reader")
+                await handed.send(b"before")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(take_each, name="taker")
+                await trio.testing.wait_all_tasks_blocked()
+                for message in (b"good", b"bad", b"after"):
+                    await handed.send(message)
+                await trio.testing.wait_all_tasks_blocked()
+                await plain.send(b"mine")
+            assert given[1:] == [(b"good", "reader"), (b"bad", "reader")]
+            assert given[0][0] == b"before"
+
+
 async def test_a_stream_that_is_closed_tells_its_reader(tmp_path: Path) -> None:
     async with running(tmp_path, echo) as stage:
         with on(stage.socket) as channel, channel.stream(METHOD) as stream:
