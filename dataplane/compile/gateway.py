@@ -126,10 +126,12 @@ def _meet(listening: str, address: str) -> bool:
 def _http(state: MeshState, workload: Workload, port: _Port) -> list[Resource]:
     name = f"gateway|{port.number}"
     listener = _listener(workload, port.number)
-    _chain(listener, workload, name, port.places[0])
+    # One chain for all of them: strangers are believed no more than any of its Gateways says.
+    hops = min(one.gateway.spec.xff_trusted_hops for one in port.places)
+    _chain(listener, workload, name, hops)
     configuration = _configuration(name)
     for place in port.places:
-        configuration.virtual_hosts.append(_host(state, place, [place.listener.hostname or "*"]))
+        configuration.virtual_hosts.append(_host(state, place, [place.listener.hostname or "*"], hops))
     return [Resource.of(LISTENER, listener.name, listener), Resource.of(ROUTES, name, configuration)]
 
 
@@ -148,14 +150,15 @@ def _https(state: MeshState, workload: Workload, port: _Port, problems: list[Pro
             continue  # the agent says which file is missing
         problems += _other_names(place, [workload.certificates[one] for one in known])
         name = f"gateway|{port.number}|{place.gateway.metadata.name}|{place.listener.name}"
-        chain = _chain(listener, workload, name, place)
+        hops = place.gateway.spec.xff_trusted_hops
+        chain = _chain(listener, workload, name, hops)
         chain.name = chains[place.listener.hostname] = name
         secrets = [tls.pair_secret(*one) for one in _slots(name, [workload.certificates[one] for one in known])]
         result += secrets
         chain.transport_socket.CopyFrom(tls.public(one.key.name for one in secrets))
         chain.transport_socket_connect_timeout.seconds = HANDSHAKE_S
         configuration = _configuration(name)
-        configuration.virtual_hosts.append(_host(state, place, [place.listener.hostname or "*"]))
+        configuration.virtual_hosts.append(_host(state, place, [place.listener.hostname or "*"], hops))
         # Browsers use a connection for another host that its certificate is for as well: that one's listener is to
         # answer, with its own routes, and 421 makes them open a connection to it (RFC 9110, 15.5.20).
         others = [one.listener.hostname for one in port.places if _is_within(one.listener, place.listener)]
@@ -223,7 +226,7 @@ def _listener(workload: Workload, number: int) -> listener_pb2.Listener:
 
 
 def _chain(
-    listener: listener_pb2.Listener, workload: Workload, routes: str, place: Place
+    listener: listener_pb2.Listener, workload: Workload, routes: str, hops: int
 ) -> listener_components_pb2.FilterChain:
     chain = listener.filter_chains.add()
     manager = connection_manager(
@@ -231,7 +234,7 @@ def _chain(
         inbound=False,
         filters=dormant_filters(),
         access_logs=access_logs(workload, "client", http=True),
-        edge=Edge(trusted_hops=place.gateway.spec.xff_trusted_hops),
+        edge=Edge(trusted_hops=hops),
     )
     chain.filters.extend([source_filter(workload), manager])
     return chain
@@ -245,7 +248,8 @@ def _configuration(name: str) -> route_pb2.RouteConfiguration:
     return configuration
 
 
-def _host(state: MeshState, place: Place, domains: Sequence[str]) -> route_components_pb2.VirtualHost:
+def _host(state: MeshState, place: Place, domains: Sequence[str], hops: int) -> route_components_pb2.VirtualHost:
+    """hops: how many proxies in front are believed."""
     routes = _attached(state, place)
     host = route_components_pb2.VirtualHost(name=str(place), domains=domains)
     stamp(host.metadata, revision=newest(state, [place.gateway, *routes]))
@@ -262,7 +266,7 @@ def _host(state: MeshState, place: Place, domains: Sequence[str]) -> route_compo
         host.routes.append(_answer(404, _NOT_FOUND))
     # The app's own sidecar, reached by mTLS, writes x-forwarded-proto anew: how the client came stands beside it.
     told = {"x-forwarded-scheme": "%REQ(X-FORWARDED-PROTO)%"}
-    if not place.gateway.spec.xff_trusted_hops:
+    if not hops:
         told |= {"x-forwarded-host": "%REQ(:AUTHORITY)%", "x-forwarded-port": str(place.listener.port)}
     for name, value in told.items():
         option = host.request_headers_to_add.add(append_action=_Append.OVERWRITE_IF_EXISTS_OR_ADD)

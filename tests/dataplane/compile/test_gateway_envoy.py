@@ -45,6 +45,10 @@ def pair(*names: str) -> KeyPair:
 @pytest.fixture(scope="module")
 def mesh(envoys: EnvoyFactory, own_address: Callable[[], str]) -> Iterator[Routed]:
     with routed(envoys, own_address) as one:
+        web = one.envoys["web"]
+        web.stop()
+        web.drain_seconds = 1
+        web.start()
         one.gateway = GatewayHost(one.addresses["web"], {80: HTTP_PORT, 443: HTTPS_PORT})
         one.certificates = {FILES: pair("shop.example.com", "*.example.com"), OTHER: pair("other.test")}
         yield one
@@ -171,6 +175,19 @@ def test_proxies_in_front_are_believed_as_far_as_they_are_said_to_be(mesh: Route
     assert answer.sent("x-forwarded-for")[0].startswith("198.51.100.1, 203.0.113.9,")
     assert answer.sent("x-forwarded-scheme") == ["https"]
     assert [one.partition("URI=")[2] for one in answer.sent("x-forwarded-client-cert")] == [identity("web")]
+
+
+def test_who_shares_a_port_for_http_believes_no_more_than_the_others(mesh: Routed) -> None:
+    shared = "{name: http, port: 80, protocol: HTTP, hostname: %s}"
+    mesh.put(
+        gateway(shared % "a.test", name="believes", more="xffTrustedHops: 1"),
+        gateway(shared % "b.test"),
+        http_route(TO_ORDERS, spec="parentRefs: [{kind: Gateway, name: believes}, {kind: Gateway, name: edge}]"),
+    )
+    for host in ("a.test", "b.test"):
+        answer = ask(mesh, host, sni=None, **FORGED)
+        assert "203.0.113.9" not in answer.sent("x-forwarded-for")[0]
+        assert answer.sent("x-forwarded-host") == [host]
 
 
 def test_the_path_is_made_plain_and_odd_requests_are_refused(mesh: Routed) -> None:
@@ -319,6 +336,16 @@ def test_listeners_come_and_go(mesh: Routed) -> None:
         else:
             with pytest.raises(OSError, match=r"."):
                 ask(mesh, "other.test")
+
+
+def test_what_is_open_ends_with_its_listener_and_with_no_other(mesh: Routed) -> None:
+    mesh.put(gateway(BOTH_HTTPS), route(TO_ORDERS), route(TO_ORDERS, name="o", section="other"))
+    with Client(mesh, "shop.example.com") as stays, Client(mesh, "other.test") as goes:
+        assert (stays.ask("shop.example.com").who, goes.ask("other.test").who) == ("orders", "orders")
+        mesh.put(gateway(HTTPS), route(TO_ORDERS))
+        assert goes.sock.recv(1) == b""
+        answer = stays.ask("shop.example.com")
+        assert (answer.who, answer.header("connection")) == ("orders", [])
 
 
 def test_grpc(mesh: Routed) -> None:

@@ -27,6 +27,7 @@ from tests.states.build import (
     who,
     workload,
 )
+from tests.states.edges import EDGE_STATES
 from tests.states.routes import http_route, written
 
 MESH: tuple[Item, ...] = (
@@ -128,6 +129,19 @@ def test_a_cluster_without_an_instance_says_why() -> None:
     found = told("clusters", "missing|ghost.shop|80", http_route("- backendRefs: [{name: ghost, port: 80}]"))
     assert "service ghost.shop does not exist" in found.does[0]
     assert found.origin == ("HTTPRoute shop/orders",)
+
+
+def test_the_listener_of_a_gateway() -> None:
+    """Each of its chains says for which name, and as whom."""
+    one = next(one for one in EDGE_STATES if one.name == "gateway")
+    mesh = mesh_of(one.values)
+    found = described(modelled(compiled(one.workload, mesh).resources()), mesh, one.workload)
+    does = "; ".join(next(one for one in found["listeners"] if one.name == "gateway|443").does)
+    for host, chain in (("shop.example", "gateway|443|edge|shop"), ("*.example", "gateway|443|edge|others")):
+        assert f"for {host}, takes TLS, as {chain}|0 to 3, reads HTTP, by routes {chain}" in does
+    secret = next(one for one in found["secrets"] if one.name == "gateway|443|edge|shop|0")
+    assert secret.does == ("own certificate and key",)
+    assert secret.origin == ("Gateway shop/edge", "Gateway shop/rival", "files of this host")
 
 
 HASHED = traffic("p", "orders", loadBalancer={"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}})
