@@ -138,13 +138,14 @@ def _grpc_path(match: GRPCRouteMatch) -> Path:
     if wanted.type == "Exact" and wanted.service is not None:
         return Path("prefix", f"/{wanted.service}")
     if wanted.type == "Exact":
-        return Path("regex", f"/[^/]+/{_quoted(wanted.method or '')}")
+        return Path("regex", f"/[^/]+/{quoted(wanted.method or '')}")
     service = "[^/]+" if wanted.service is None else f"(?:{wanted.service})"
     method = "[^/]+" if wanted.method is None else f"(?:{wanted.method})"
     return Path("regex", f"/{service}/{method}")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """An expression for that text alone."""
     return "".join(one if one.isalnum() or one == "_" else f"\\{one}" for one in text)
 
 

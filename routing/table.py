@@ -8,6 +8,7 @@ most specific counts: GRPCRoute, HTTPRoute, TCPRoute.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from routing import conditions
 from routing.conditions import ANYTHING, Condition, Text
@@ -33,12 +34,22 @@ _FITS: dict[type[AnyRoute], tuple[str, ...]] = {
 _SERVICES = ("Service", "ExternalService")
 
 
+_ASKS_METHOD, _ASKS_HEADERS = "access-control-request-method", "access-control-request-headers"
+# Headers that no preflight names: the CORS-safelisted ones, and what browsers write themselves (Fetch standard, 2.2.2).
+_NAMED_BY_NOBODY = {
+    "accept", "accept-language", "content-language", "content-type", "cookie", "host", "origin", "range", "referer",
+    "user-agent",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One match of one rule.
 
-    `preflight`: the CORS preflights of a rule that asks for a method. `named`: the host name of the route that it goes
-    by, None where it has none; `condition.host` is what of it is for the listener, of a gateway.
+    `preflight`: not the match itself, but the CORS preflights of requests that it takes; "asked" where the preflight
+    says so, "likely" where it leaves open what the rule goes by, and others of the same path go before. `named`: the
+    host name of the route that it goes by, None where it has none; `condition.host` is what of it is for the listener,
+    of a gateway.
     """
 
     route: ObjectRef
@@ -46,7 +57,7 @@ class Entry:
     match_index: int
     rule: AnyRule
     condition: Condition = ANYTHING
-    preflight: bool = False
+    preflight: Literal["asked", "likely"] | None = None
     named: str | None = None
 
     def __str__(self) -> str:
@@ -150,17 +161,33 @@ def entries_of(route: AnyRoute, hosts: Mapping[str | None, str | None] | None = 
             for number, match in enumerate(rule.matches or (HTTPRouteMatch(),)):
                 condition = conditions.of_http(match, host)
                 yield Entry(route.ref, index, number, rule, condition, named=named)
-                if condition.method not in (None, "OPTIONS") and any(one.type == "CORS" for one in rule.filters):
-                    yield Entry(route.ref, index, number, rule, _preflight(condition), preflight=True, named=named)
+                if any(one.type == "CORS" for one in rule.filters):
+                    for kind, asked in _preflights(condition):
+                        yield Entry(route.ref, index, number, rule, asked, kind, named)
 
 
-def _preflight(condition: Condition) -> Condition:
+def _preflights(condition: Condition) -> Iterator[tuple[Literal["asked", "likely"], Condition]]:
     """What a browser asks with before it sends such a request (Fetch standard, CORS-preflight fetch).
 
-    The headers that the request itself would carry are not in it.
+    The headers that the request itself would carry are not in it; those that a script has set are named. None where
+    the condition is one for its own preflights. No other OPTIONS: it would reach an app past the rule's headers.
     """
-    asked = Text("access-control-request-method", condition.method or "")
-    return Condition(condition.host, condition.path, "OPTIONS", (asked,), condition.query)
+    origin = Text("origin", ".+", regex=True)
+    if condition.method not in (None, "OPTIONS"):
+        asks = (origin, Text(_ASKS_METHOD, condition.method or ""))
+        yield "asked", Condition(condition.host, condition.path, "OPTIONS", asks, condition.query)
+    elif condition.headers:
+        asks = (origin, Text(_ASKS_METHOD, condition.method or ".+", regex=condition.method is None))
+        names = sorted({one.name for one in condition.headers} - _NAMED_BY_NOBODY)
+        named = tuple(Text(_ASKS_HEADERS, _listing(name), regex=True) for name in names)
+        if named:
+            yield "asked", Condition(condition.host, condition.path, "OPTIONS", (*asks, *named), condition.query)
+        yield "likely", Condition(condition.host, condition.path, "OPTIONS", asks, condition.query)
+
+
+def _listing(name: str) -> str:
+    """An expression for lists of header names with that one (lower case) among them."""
+    return f"(?i)(?:.*,)? *{conditions.quoted(name)} *(?:,.*)?"
 
 
 def by_host(named: str | None) -> tuple[int, int]:
@@ -183,12 +210,13 @@ def precedence(entry: Entry) -> tuple[object, ...]:
         not condition.grpc,  # at a gateway both kinds may be attached: what is only for gRPC calls is narrower
         by_path,
         -len(path.value),
-        condition.method is None,
-        -len(condition.headers),
+        condition.method is None or entry.preflight == "likely",
+        0 if entry.preflight == "likely" else -len(condition.headers),
         -len(condition.query),
+        entry.preflight == "likely",
         entry.route.namespace,
         entry.route.name,
         entry.rule_index,
         entry.match_index,
-        entry.preflight,
+        entry.preflight is not None,
     )

@@ -124,8 +124,29 @@ def test_a_route_may_match_by_several() -> None:
 def test_preflights_follow_the_method_that_they_ask_for() -> None:
     cors = "filters: [{type: CORS, cors: {allowOrigins: ['*']}}]"
     found = routes(http_route(f"- name: post\n  matches: [{{method: POST}}]\n  {cors}\n  {_TO}\n- name: rest\n  {_TO}"))
-    assert rule_for(found, "OPTIONS", access_control_request_method="POST") == "post"
-    assert rule_for(found, "OPTIONS", access_control_request_method="PUT") == "rest"
+    origin = "https://a.test"
+    assert rule_for(found, "OPTIONS", origin=origin, access_control_request_method="POST") == "post"
+    assert rule_for(found, "OPTIONS", origin=origin, access_control_request_method="PUT") == "rest"
+    assert rule_for(found, "OPTIONS", access_control_request_method="POST") == "rest", "no browser asks so"
+
+
+def test_preflights_name_the_headers_that_a_rule_goes_by() -> None:
+    cors = f"filters: [{{type: CORS, cors: {{allowOrigins: ['*']}}}}]\n  {_TO}"
+    header = "headers: [{name: X-Tenant, value: a}]"
+    one = f"- name: one\n  matches: [{{path: {{value: /a}}, {header}}}]\n  {cors}\n"
+    own = f"- name: own\n  matches: [{{path: {{value: /o}}, method: OPTIONS, {header}}}]\n  {cors}\n"
+    typed = f"- name: typed\n  matches: [{{path: {{value: /t}}, headers: [{{name: accept, value: x}}]}}]\n  {cors}\n"
+    found = routes(http_route(one + own + typed))
+    asks = {"origin": "https://a.test", "access_control_request_method": "GET"}
+    assert [rule_for(found, "OPTIONS", url, **asks) for url in ("/a", "/t", "/o")] == ["one", "typed", None]
+    assert rule_for(found, "OPTIONS", "/o", **{**asks, "access_control_request_method": "OPTIONS"}) == "own"
+    for name in asks:  # else an OPTIONS would reach the app past the rule's header
+        assert rule_for(found, "OPTIONS", "/a", **{name: asks[name]}) is None
+    assert rule_for(found, "GET", "/a", **asks) is None
+    both = routes(http_route(f"{one}- name: rest\n  matches: [{{path: {{value: /a}}}}]\n  {_TO}"))
+    for names, rule in (("x-tenant", "one"), ("accept-x,X-Tenant, x", "one"), ("x-tenants", "rest"), ("", "rest")):
+        assert rule_for(both, "OPTIONS", "/a", **asks, access_control_request_headers=names) == rule, names
+    assert rule_for(both, "OPTIONS", "/a", **asks) == "rest", "which may answer its own preflights"
 
 
 def _attached(kind: str, name: str, namespace: str = "shop", parent: str = "") -> AnyRoute:

@@ -309,7 +309,7 @@ ROUTE_STATES: tuple[State, ...] = (
     ),
     _state(
         "cors",
-        "origins of each form; the preflights of a rule that asks for a method",
+        "origins of each form; the preflights of rules that ask for a method, or for headers",
         http_route(
             f"""
             - matches: [{{method: POST, path: {{value: /a}}}}]
@@ -322,6 +322,9 @@ ROUTE_STATES: tuple[State, ...] = (
                   allowHeaders: [x-one]
                   exposeHeaders: [x-two]
                   maxAge: 60
+              {_TO}
+            - matches: [{{headers: [{{name: x-one, value: a}}]}}]
+              filters: [{{type: CORS, cors: {{allowOrigins: ['*'], allowMethods: ['*']}}}}]
               {_TO}
             - filters: [{{type: CORS, cors: {{allowOrigins: ['*'], allowMethods: ['*']}}}}]
               {_TO}

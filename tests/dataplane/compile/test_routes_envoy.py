@@ -296,7 +296,7 @@ def test_cors(mesh: Routed) -> None:
         filtered(
             "{type: CORS, cors: {allowOrigins: ['https://shop.test', 'https://*.shop.test'], allowCredentials: true, "
             "allowMethods: [GET, POST], allowHeaders: [x-one], exposeHeaders: [x-two], maxAge: 60}}",
-            match="{method: POST}",
+            match="{method: POST}, {path: {value: /tenant}, headers: [{name: x-tenant, value: a}]}",
         )
     )
     ask: dict[str, Any] = {"Access_Control_Request_Method": "POST"}
@@ -313,7 +313,15 @@ def test_cors(mesh: Routed) -> None:
         }  # fmt: skip
         assert not mesh.apps[V1].requests, "a preflight is answered without the app"
     for origin in ("https://evil.test", "http://shop.test", "https://shop.test.evil"):
-        assert not mesh.ask("/", "OPTIONS", Origin=origin, **ask).header("access-control-allow-origin")
+        for path in ("/", "/tenant"):
+            assert not mesh.ask(path, "OPTIONS", Origin=origin, **ask).header("access-control-allow-origin")
+    said_of_headers: tuple[dict[str, str], ...] = ({"Access_Control_Request_Headers": "x-tenant"}, {})
+    for named in said_of_headers:
+        asked: dict[str, Any] = {"Origin": "https://shop.test", "Access_Control_Request_Method": "GET", **named}
+        assert mesh.ask("/tenant", "OPTIONS", **asked).header("access-control-allow-origin") == ["https://shop.test"]
+    assert not mesh.apps[V1].requests, "neither reaches the app past the header"
+    assert mesh.ask("/tenant", "OPTIONS", Origin="https://shop.test").status == 404
+    assert mesh.ask("/tenant", "OPTIONS", Access_Control_Request_Method="GET").status == 404
     answer = mesh.ask("/", "POST", Origin="https://shop.test")
     assert (answer.header("access-control-allow-origin"), answer.header("access-control-expose-headers")) == (
         ["https://shop.test"],
