@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from routing.backends import Backend, backends_of, mirrors_of, target_of
 from routing.conditions import host_fits
-from routing.gateways import attached, entries_at, gateway_parents, refusal, service_of_gateway
+from routing.gateways import attached, entries_at, gateway_parents, places, refusal, service_of_gateway
 from routing.names import default_port, host_names
 from routing.requests import Address, Request
-from routing.table import Entry, concerns, table
+from routing.table import Entry, by_host, concerns, table
 from schemas.errors import InvalidInput, Problem
 from schemas.http_requests import HTTP1_METHODS
 from schemas.names import SYSTEM_NAMESPACE, ObjectRef, ServiceRef
@@ -91,13 +91,21 @@ def explain(
 
 
 def explain_outside(
-    gateway: Gateway, address: Address, request: Request, services: Services, routes: Iterable[AnyRoute]
+    gateway: Gateway,
+    address: Address,
+    request: Request,
+    services: Services,
+    routes: Iterable[AnyRoute],
+    others: Iterable[Gateway] = (),
 ) -> Verdict:
     """What becomes of a request that a client outside of the mesh sends to the gateway; `address` with a port.
 
-    Raises InvalidInput for a port or host that none of its listeners is for.
+    others: gateways that may run in the same service, the gateway itself among them or not.
+
+    Raises InvalidInput for a port or host that none of its listeners is for, or that is another gateway's.
     """
-    listener = _listener(gateway, address, request)
+    beside = {one.ref: one for one in others if service_of_gateway(one) == service_of_gateway(gateway)}
+    listener = _listener(gateway, {**beside, gateway.ref: gateway}.values(), address, request)
     port = ServicePort(name=listener.name, port=listener.port, protocol="http")
     if request.refused:
         return Verdict(service_of_gateway(gateway), port, answer=f"400: {request.refused}", refused=True)
@@ -125,16 +133,28 @@ def explain_outside(
     return replace(verdict, answer="301: to https" if redirects else "404: no rule matches")
 
 
-def _listener(gateway: Gateway, address: Address, request: Request) -> Listener:
+def _listener(gateway: Gateway, beside: Iterable[Gateway], address: Address, request: Request) -> Listener:
+    """`beside`: all of its service."""
     on_port = [one for one in gateway.spec.listeners if one.port == address.port]
     known = ", ".join(f"{one.name} ({one.hostname or 'any host'}:{one.port})" for one in gateway.spec.listeners)
     remedy = f"its listeners are {known}"
     if not on_port:
         raise InvalidInput(Problem(str(gateway.ref), f"has no listener on port {address.port}", remedy=remedy))
-    fitting = [one for one in on_port if one.hostname is None or host_fits(one.hostname, request.host)]
-    if not fitting:
+    if not any(_takes(one, request) for one in on_port):
         raise InvalidInput(Problem(str(gateway.ref), f"has no listener for {request.host} on that port", remedy=remedy))
-    return max(fitting, key=lambda one: (one.hostname == request.host, len(one.hostname or "")))
+    in_force, left_out = places(beside)
+    fitting = [one for one in in_force if one.listener.port == address.port and _takes(one.listener, request)]
+    rivals = [rival for one, rival in left_out if one.listener in on_port and _takes(one.listener, request)]
+    found = min(fitting or rivals, key=lambda one: by_host(one.listener.hostname))
+    if found.gateway.ref != gateway.ref:
+        text = f"is not asked for {request.host}: {found}, in the same service, goes before"
+        to = f"{found.gateway.metadata.name}.{found.gateway.metadata.namespace}"
+        raise InvalidInput(Problem(str(gateway.ref), text, remedy=f"meshadm route outside {to} …"))
+    return found.listener
+
+
+def _takes(listener: Listener, request: Request) -> bool:
+    return listener.hostname is None or host_fits(listener.hostname, request.host)
 
 
 def _unnamed(gateway: Gateway, listener: Listener, route: AnyRoute) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from routing.table import Entry, by_host, entries_of, precedence
+from schemas.gateway_faults import conflict
 from schemas.names import ObjectRef, ServiceRef
 from schemas.objects import AnyRoute, Gateway, TCPRoute
 from schemas.objects.gateway import Listener
@@ -107,3 +108,19 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.gateway.ref} listener {self.listener.name}"
+
+
+def places(gateways: Iterable[Gateway]) -> tuple[list[Place], list[tuple[Place, Place]]]:
+    """The listeners of a service's gateways, first those of the first by name; with each that contradicts an earlier
+    one, and is therefore left out, that one."""
+    found: list[Place] = []
+    left_out: list[tuple[Place, Place]] = []
+    for gateway in sorted(gateways, key=lambda one: one.metadata.name):
+        for listener in gateway.spec.listeners:
+            place = Place(gateway, listener)
+            rival = next((one for one in found if conflict(one.listener, listener)), None)
+            if rival is None:
+                found.append(place)
+            else:
+                left_out.append((place, rival))
+    return found, left_out

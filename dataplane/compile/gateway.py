@@ -33,7 +33,7 @@ from dataplane.compile.tracing import OF_STRANGERS
 from dataplane.compile.workload import GatewayHost, KeyPair, Workload
 from dataplane.snapshot.state import MeshState
 from routing.backends import targets_of
-from routing.gateways import Place, attached, covers, entries_at, gateway_of, names_listener, refusal
+from routing.gateways import Place, attached, covers, entries_at, gateway_of, names_listener, places, refusal
 from schemas.errors import Problem
 from schemas.gateway_faults import conflict
 from schemas.objects import AnyRoute, Gateway
@@ -89,17 +89,14 @@ def certificates_wanted(state: MeshState, workload: Workload) -> dict[Certificat
 
 def _ports(gateways: Iterable[Gateway], problems: list[Problem]) -> list[_Port]:
     """By number. What contradicts an earlier one, by the gateways' names, is left out."""
+    found, left_out = places(gateways)
+    for place, rival in left_out:
+        text = f"{rival.gateway.ref}: {conflict(rival.listener, place.listener)}"
+        problems.append(Problem(str(place), text, "", "choose another port or hostname"))
     ports: dict[int, list[Place]] = {}
-    for gateway in gateways:
-        for listener in gateway.spec.listeners:
-            there = ports.setdefault(listener.port, [])
-            rival = next((one for one in there if conflict(one.listener, listener)), None)
-            if rival is not None:
-                text = f"{rival.gateway.ref}: {conflict(rival.listener, listener)}"
-                problems.append(Problem(str(Place(gateway, listener)), text, "", "choose another port or hostname"))
-                continue
-            there.append(Place(gateway, listener))
-    return [_Port(number, tuple(places)) for number, places in sorted(ports.items())]
+    for place in found:
+        ports.setdefault(place.listener.port, []).append(place)
+    return [_Port(number, tuple(there)) for number, there in sorted(ports.items())]
 
 
 def _taken(state: MeshState, workload: Workload, host: GatewayHost, number: int) -> str | None:

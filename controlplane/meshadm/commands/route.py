@@ -81,10 +81,11 @@ def route(
     }
     routes = [one for one in objects if isinstance(one, AnyRoute)]
     if outside:
-        gateway = next((one for one in objects if isinstance(one, Gateway) and _is(one, to)), None)
+        gateways = [one for one in objects if isinstance(one, Gateway)]
+        gateway = next((one for one in gateways if _is(one, to)), None)
         if gateway is None:
             raise InvalidInput(Problem(f"Gateway {to}", "does not exist", remedy="meshadm get gateways -A"))
-        verdict = explain_outside(gateway, address, request, services, routes)
+        verdict = explain_outside(gateway, address, request, services, routes, gateways)
     else:
         verdict = explain(ServiceRef.parse(caller), to, address, request, services, routes)
     if form == "table":

@@ -55,3 +55,27 @@ async def test_from_outside(cli: Cli) -> None:
     assert said.startswith("HTTPRoute shop/public rule 0")
     done = await cli("route", "outside", "nobody.shop", *asked)
     assert "Gateway nobody.shop: does not exist" in done.stderr
+
+
+async def test_from_outside_to_one_of_several_gateways(cli: Cli, tmp_path: Path) -> None:
+    """Whose host name is nearer is asked, whatever gateway the operator thinks of."""
+    listener = "{name: http, port: 80, protocol: HTTP, hostname: 'HOST'}"
+    texts = [
+        f"apiVersion: mesh/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: shop}}\n"
+        f"spec: {{service: {service}, listeners: [{listener.replace('HOST', host)}]}}\n"
+        for name, service, host in (
+            ("edge", "edge", "*.example.com"), ("other", "edge", "a.example.com"), ("third", "far", "b.example.com"),
+            ("zone", "edge", "*.example.com"),
+        )
+    ]  # fmt: skip
+    file = tmp_path / "gateways.yaml"
+    file.write_text("---\n".join(texts))
+    asked = ("-f", str(file))
+    done = await cli("route", "outside", "edge.shop", "GET", "http://a.example.com/", *asked)
+    assert "Gateway shop/other listener http, in the same service, goes before" in done.stderr
+    assert "meshadm route outside other.shop" in done.stderr
+    done = await cli("route", "outside", "zone.shop", "GET", "http://b.example.com/", *asked)
+    assert "Gateway shop/edge listener http" in done.stderr, "of two for the same hosts the first by name counts"
+    for name, host in (("other", "a"), ("edge", "b"), ("third", "b")):
+        said = await cli.ok("route", "outside", f"{name}.shop", "GET", f"http://{host}.example.com/", *asked)
+        assert "404" in said
