@@ -27,7 +27,7 @@ from dataplane.compile.http import Edge, connection_manager
 from dataplane.compile.passing import HANDSHAKE_S
 from dataplane.compile.resources import LISTENER, ROUTES, Resource
 from dataplane.compile.route_actions import gateway_routes
-from dataplane.compile.route_filters import dormant_filters
+from dataplane.compile.route_filters import Way, dormant_filters
 from dataplane.compile.stamps import newest, stamp
 from dataplane.compile.tracing import OF_STRANGERS
 from dataplane.compile.workload import GatewayHost, KeyPair, Workload
@@ -251,7 +251,7 @@ def _host(state: MeshState, place: Place, domains: Sequence[str], hops: int) -> 
     host = route_components_pb2.VirtualHost(name=str(place), domains=domains)
     stamp(host.metadata, revision=newest(state, [place.gateway, *routes]))
     entries = entries_at(place.gateway, place.listener, routes)
-    host.routes.extend(gateway_routes(state, entries, place.listener.port))
+    host.routes.extend(gateway_routes(state, entries, Way(place.listener.protocol.lower(), place.listener.port)))
     if place.listener.tls is not None and place.listener.tls.https_redirect:
         route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(prefix="/"))
         route.redirect.https_redirect = True

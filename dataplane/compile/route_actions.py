@@ -16,6 +16,7 @@ from dataplane.compile import clusters, unserved
 from dataplane.compile.hashing import hash_of, hash_route
 from dataplane.compile.outside import host_of
 from dataplane.compile.route_filters import (
+    Way,
     apply_filters,
     header_modifier,
     keep_backend,
@@ -66,13 +67,13 @@ def http_routes(state: MeshState, table: Table, *, by_host: bool = False) -> lis
     refused.direct_response.status = 404
     refused.direct_response.body.inline_string = f"no rule of {names} matches\n"
     kept = table.service if by_host else None
-    found = [one for entry in table.entries for one in _routes(state, entry, table.port.port, kept)]
+    found = [one for entry in table.entries for one in _routes(state, entry, Way("http", table.port.port), kept)]
     return [*found, refused]
 
 
-def gateway_routes(state: MeshState, entries: Sequence[Entry], port: int) -> list[route_components_pb2.Route]:
-    """The routes of a gateway's listener, first match first; `port` is its own."""
-    return [one for entry in entries for one in _routes(state, entry, port, None)]
+def gateway_routes(state: MeshState, entries: Sequence[Entry], way: Way) -> list[route_components_pb2.Route]:
+    """The routes of a gateway's listener, first match first."""
+    return [one for entry in entries for one in _routes(state, entry, way, None)]
 
 
 def plain_route(state: MeshState, table: Table, *, by_host: bool = False) -> route_components_pb2.Route:
@@ -204,12 +205,12 @@ def retry_policy(
 # -- one entry
 
 
-def _routes(state: MeshState, entry: Entry, port: int, kept: ServiceRef | None) -> list[route_components_pb2.Route]:
+def _routes(state: MeshState, entry: Entry, way: Way, kept: ServiceRef | None) -> list[route_components_pb2.Route]:
     """One; before it, where sessions are kept among several backends, one for the sessions of each of them.
 
     kept: whose `Host` the request has already.
     """
-    route = _route(state, entry, port, kept)
+    route = _route(state, entry, way, kept)
     session = None if isinstance(entry.rule, TCPRouteRule) else entry.rule.session_persistence
     shares = list(route.route.weighted_clusters.clusters) if route.HasField("route") else []
     if session is None or len(shares) < 2:
@@ -228,7 +229,7 @@ def _routes(state: MeshState, entry: Entry, port: int, kept: ServiceRef | None) 
     return [*found, route]
 
 
-def _route(state: MeshState, entry: Entry, port: int, kept: ServiceRef | None) -> route_components_pb2.Route:
+def _route(state: MeshState, entry: Entry, way: Way, kept: ServiceRef | None) -> route_components_pb2.Route:
     rule = entry.rule
     assert not isinstance(rule, TCPRouteRule)  # noqa: S101  (a TCP port has no HTTP routes)
     kind = "preflight" if entry.preflight else "match"
@@ -236,7 +237,7 @@ def _route(state: MeshState, entry: Entry, port: int, kept: ServiceRef | None) -
     redirect = next((found for one in rule.filters if (found := getattr(one, "request_redirect", None))), None)
     backends = backends_of(rule, entry.route.namespace, state.destination)
     if redirect is not None:
-        route.redirect.CopyFrom(redirect_of(redirect, entry.condition.path, port))
+        route.redirect.CopyFrom(redirect_of(redirect, entry.condition.path, way))
     elif not backends:
         # Gateway API: 500 where no backend is left.
         route.direct_response.status = 500

@@ -7,7 +7,7 @@ a route changes a listener.
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from envoy.config.core.v3 import base_pb2, extension_pb2
 from envoy.config.route.v3 import route_components_pb2
@@ -107,18 +107,27 @@ def _rewrite(action: route_components_pb2.RouteAction, rewrite: UrlRewrite, path
     _replace_prefix(action, rewrite.path, path)
 
 
-def redirect_of(redirect: RequestRedirect, path: Path, port: int) -> route_components_pb2.RedirectAction:
-    """`port`: the service's, which stays where nothing says otherwise."""
+class Way(NamedTuple):
+    """How requests come that a route is for."""
+
+    scheme: str
+    port: int
+
+
+def redirect_of(redirect: RequestRedirect, path: Path, way: Way) -> route_components_pb2.RedirectAction:
+    """Where nothing says otherwise the way stays. A port that the scheme means anyhow is left out of the answer, as far
+    as Envoy can: it knows no port that `Host` has not (Gateway API, HTTPRequestRedirectFilter.port: SHOULD NOT)."""
     action = _Redirect(response_code=_REDIRECT_CODES[redirect.status_code])
     if redirect.scheme is not None:
         action.scheme_redirect = redirect.scheme
     if redirect.hostname is not None:
         action.host_redirect = redirect.hostname
-    if redirect.port is not None:
-        action.port_redirect = redirect.port
-    elif redirect.scheme is not None and redirect.hostname is None:
-        action.port_redirect = _WELL_KNOWN[redirect.scheme]  # else the port of the request's Host would stay
-    elif redirect.scheme is None and redirect.hostname is not None and port != _WELL_KNOWN["http"]:
+    port = redirect.port or (_WELL_KNOWN[redirect.scheme] if redirect.scheme is not None else way.port)
+    is_meant = port == _WELL_KNOWN[redirect.scheme or way.scheme]
+    # Else the port of the request's `Host` would stay, but for one that the former scheme means.
+    bare = redirect.hostname is not None or way.port == _WELL_KNOWN[way.scheme]
+    says_nothing = redirect.hostname is None and redirect.scheme is None and redirect.port is None
+    if not says_nothing and not (is_meant and bare):
         action.port_redirect = port
     if redirect.path is not None and redirect.path.type == "ReplaceFullPath":
         action.path_redirect = redirect.path.replace_full_path or "/"

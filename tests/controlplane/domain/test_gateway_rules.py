@@ -101,6 +101,7 @@ def test_a_good_one() -> None:
     [
         (route(", sectionName: nobody"), ".sectionName", "no such listener"),
         (route(", port: 82"), ".port", "no such listener"),
+        (route(", sectionName: named, port: 80"), ".port", "no such listener"),
         (route("", namespace="back"), "", "no routes of namespace back"),
         (route(", sectionName: named", more="hostnames: [b.example], "), "", "none of its hostnames meets"),
         (route("", kind="TCPRoute").replace(", port: 8080", ""), "", "not for a gateway"),

@@ -238,13 +238,41 @@ def test_plain_http_is_sent_to_https(mesh: Routed) -> None:
     assert ask(mesh, "shop.example.com").who == "orders"
 
 
-def test_a_redirect_by_a_route(mesh: Routed) -> None:
-    """As Gateway API's own way is."""
-    redirect = "- filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 308}}]"
-    mesh.put(gateway(f"{{name: http, port: 80, protocol: HTTP}}\n{HTTPS}"), route(redirect, section="http"))
-    answer = ask(mesh, "shop.example.com", "/a", sni=None)
-    assert answer.status == 308
-    assert answer.header("location")[0] in ("https://shop.example.com/a", "https://shop.example.com:443/a")
+# What a redirect says ▸ where it leads from http://shop.example.com/, and from https://.
+REDIRECTS = {
+    "scheme: https, statusCode: 308": ("https://shop.example.com", "https://shop.example.com"),
+    "scheme: http": ("http://shop.example.com", "http://shop.example.com"),
+    "scheme: https, port: 443": ("https://shop.example.com", "https://shop.example.com"),
+    "scheme: https, port: 8443": ("https://shop.example.com:8443", "https://shop.example.com:8443"),
+    "port: 80": ("http://shop.example.com", "https://shop.example.com:80"),
+    "port: 443": ("http://shop.example.com:443", "https://shop.example.com"),
+    "hostname: a.test": ("http://a.test", "https://a.test"),
+    "hostname: a.test, port: 80": ("http://a.test", "https://a.test:80"),
+    "hostname: a.test, port: 443": ("http://a.test:443", "https://a.test"),
+    "hostname: a.test, scheme: https": ("https://a.test", "https://a.test"),
+    "hostname: a.test, scheme: http, port: 8080": ("http://a.test:8080", "http://a.test:8080"),
+}
+
+
+def test_redirects_by_a_route(mesh: Routed) -> None:
+    """Gateway API, HTTPRequestRedirectFilter.port: a port that the scheme means anyhow stands in no Location."""
+    rules = "\n".join(
+        f"- matches: [{{path: {{value: /{index}}}}}]\n"
+        f"  filters: [{{type: RequestRedirect, requestRedirect: {{{one}}}}}]"
+        for index, one in enumerate(REDIRECTS)
+    )
+    both = "parentRefs: [{kind: Gateway, name: edge}]"
+    mesh.put(gateway(f"{{name: http, port: 80, protocol: HTTP}}\n{HTTPS}"), http_route(rules, spec=both))
+    with Client(mesh, None) as plain, Client(mesh, "shop.example.com") as secure:
+        for index, (fields, locations) in enumerate(REDIRECTS.items()):
+            for client, scheme, location in zip((plain, secure), ("http", "https"), locations, strict=True):
+                answer = client.ask("shop.example.com", f"/{index}/a")
+                assert answer.status == (308 if "308" in fields else 302)
+                assert answer.header("location") == [f"{location}/{index}/a"], (scheme, fields)
+        answer = plain.ask("shop.example.com:80", "/0/a")
+        assert answer.header("location") == ["https://shop.example.com/0/a"]
+        answer = secure.ask("shop.example.com:443", "/1/a")
+        assert answer.header("location") == ["http://shop.example.com/1/a"]
 
 
 def test_host_names_of_listeners_and_routes(mesh: Routed) -> None:

@@ -367,6 +367,10 @@ def test_timeout_of_a_try(mesh: Routed) -> None:
     mesh.apps[V1].delay = 0.5
     assert mesh.ask().status == 504
     assert len(mesh.apps[V1].requests) == 3
+    mesh.put(route(f"- timeouts: {{request: 250ms, backendRequest: 200ms}}\n  retry: {{attempts: 9}}\n  {TO_V1}"))
+    mesh.apps[V1].delay = 0.5
+    assert mesh.ask().status == 504
+    assert len(mesh.apps[V1].requests) <= 2, "the whole time goes before the number of tries"
 
 
 def test_retries_by_code(mesh: Routed) -> None:
