@@ -184,10 +184,12 @@ def _notes(caller: ServiceRef, service: ServiceRef, request: Request, services: 
     own = services.get(caller)
     if own is None:
         yield f"service {caller} does not exist: no sidecar of it can run"
-    elif isinstance(own, Service) and own.spec.dependencies is not None and not _may_call(own, service):
-        yield f"{caller} does not declare {service} as a dependency: its sidecar answers 503"
     found = services.get(service)
     hosts = found.spec.hosts if isinstance(found, ExternalService) else ()
+    if isinstance(own, Service) and own.spec.dependencies is not None and not _may_call(own, service):
+        outside = "for its sidecar that is any host outside, which the Mesh's outboundTrafficPolicy refuses or lets go"
+        comes_of_it = outside if request.host in hosts else "its sidecar answers 503"
+        yield f"{caller} does not declare {service} as a dependency: {comes_of_it}"
     near = service.namespace in (caller.namespace, SYSTEM_NAMESPACE)
     declares = isinstance(own, Service) and service in _declared(own)
     if request.host in hosts and not near and not declares:

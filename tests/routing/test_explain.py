@@ -13,11 +13,11 @@ from routing.explain import Share, Verdict, explain
 from routing.requests import parse_url
 from schemas.errors import InvalidInput
 from schemas.names import ServiceRef
-from schemas.objects import AnyObject, AnyRoute, Service
+from schemas.objects import AnyObject, AnyRoute, ExternalService, Service
 from tests.states.build import need, port, service
 from tests.states.routes import http_route, written
 
-ORDERS, WEB = ServiceRef("shop", "orders"), ServiceRef("shop", "web")
+ORDERS, WEB, API = (ServiceRef("shop", name) for name in ("orders", "web", "api"))
 PORTS = (port("http", 80), port("raw", 7, "tcp"))
 FIXED = (service("web", needs=[need("orders")]), service("orders", *PORTS), service("canary", *PORTS))
 SPLIT = http_route(
@@ -118,6 +118,22 @@ def test_notes() -> None:
     (note,) = asked("GET", "http://api.example.com/").notes
     assert "no name of orders.shop" in note
     assert "does not exist" in asked("GET", "orders.shop", caller=ServiceRef("x", "y")).notes[0]
+
+
+def test_the_outside_that_the_caller_does_not_declare() -> None:
+    """By its name of the mesh it is a service that is not there; by its host any host outside."""
+    (api,) = written("""
+        kind: ExternalService
+        metadata: {name: api}
+        spec: {hosts: [api.payments.example], ports: [{name: http, port: 80, protocol: http}], tls: {mode: SIMPLE}}
+        """)
+    assert isinstance(api, ExternalService)
+    known: dict[ServiceRef, Service | ExternalService] = {API: api, WEB: FIXED[0]}
+    for host, said in (("api.payments.example", "outboundTrafficPolicy"), ("api.shop", "its sidecar answers 503")):
+        address, request = parse_url("GET", f"http://{host}/")
+        (note,) = explain(WEB, API, address, request, known, []).notes
+        assert "does not declare api.shop" in note
+        assert said in note
 
 
 def test_what_is_not_there() -> None:
