@@ -152,8 +152,11 @@ ELSEWHERE: dict[str, set[str]] = {
     f"{_LIMITS}::test_through_both_sidecars_http_grpc_and_tcp": {
         _LIMIT,
         *_below("RateLimitPolicy", *_TARGETS),
-        *_below(_LIMIT, "limit", "limit.requests", "limit.unit=Hour", "per=Client"),
+        *_below(_LIMIT, "limit", "limit.requests"),
     },
+    f"{_LIMITS}::test_each_caller_has_a_bucket_and_is_told_what_is_left": _below(
+        _LIMIT, "limit.unit=Hour", "per=Client"
+    ),
     f"{_LIMITS}::test_all_callers_together": {f"{_LIMIT}.per=All"},
     f"{_LIMITS}::test_one_port_only": {f"{_LIMIT}.ports"},
     f"{_LIMITS}::test_some_callers_only": _below(_LIMIT, "from", "from.identities", "from.namespaces"),

@@ -263,7 +263,7 @@ class _HttpApp(http.server.BaseHTTPRequestHandler):
         seen = {"method": self.command, "path": self.path, "headers": list(self.headers.items())}
         time.sleep(float(self.headers.get("x-takes", 0)))  # seconds
         body = json.dumps(seen).encode()
-        self.send_response(200)
+        self.send_response(int(self.headers.get("x-status", 200)))
         self.send_header("Content-Length", str(len(body)))
         if said := self.headers.get("x-says"):
             self.send_header(UNSERVED, said)

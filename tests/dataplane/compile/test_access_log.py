@@ -293,6 +293,8 @@ def test_each_side_has_its_level(shop: Shop) -> None:
     assert logged(shop.orders, path="/refused")["status"] == 403
     shop.set(only_server, LET_WEB)
     assert shop.call("/let-in").status == 200
+    assert shop.call("/not-there", **{"x-status": "404"}).status == 404  # which by itself is not logged
+    assert logged(shop.orders, path="/not-there")["status"] == 404
     shop.set(LET_WEB, telemetry("callers", {"accessLogging": [{"match": {"mode": "CLIENT"}}]}))
     assert shop.call("/by-callers").status == 200
     logged(shop.web, path="/by-callers")

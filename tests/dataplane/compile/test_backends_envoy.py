@@ -74,6 +74,7 @@ def test_round_robin_takes_turns(mesh: Farm) -> None:
 
 def test_random_does_not(mesh: Farm) -> None:
     mesh.put(balancer(type="Random"))
+    assert config(mesh)["lb_policy"] == "RANDOM"  # as long as nobody is busy, LeastRequest does the same
     order = [mesh.ask()[1] for _ in range(48)]
     assert set(order) == ALL
     assert order != order[:4] * 12
@@ -81,6 +82,7 @@ def test_random_does_not(mesh: Farm) -> None:
 
 def test_least_request_spares_who_is_busy(mesh: Farm) -> None:
     mesh.put(balancer(type="LeastRequest"), only=2)
+    assert config(mesh)["lb_policy"] == "LEAST_REQUEST"  # at random it would get as little once in a while
     with mesh.holding(1):
         busy = next(app.name for app in mesh.apps if app.held)
         assert mesh.served(40)[busy] < 20  # both picks of two: one in four

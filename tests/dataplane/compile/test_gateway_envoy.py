@@ -477,7 +477,7 @@ def test_who_may_attach(mesh: Routed) -> None:
           parentRefs: [{{kind: Gateway, name: edge, namespace: shop}}]
           rules: [{{backendRefs: [{{name: orders-v2, namespace: shop, port: {HTTP}}}]}}]
         """
-    mesh.put(gateway(listeners), *written(text))
+    mesh.put(gateway(listeners), *written(text), route(TO_ORDERS, name="ours", section="calls"))
     assert ask(mesh, "shop.example.com").status == 404
     assert ask(mesh, "named.test", sni=None).who == "orders-v2"
     assert ask(mesh, "all.test", sni=None).who == "orders-v2"

@@ -200,7 +200,8 @@ def test_to_a_collector_by_the_ways_of_the_mesh(shop: Shop, otlp: Collector) -> 
 
 def test_nothing_is_exported_where_nothing_is_said(shop: Shop, otlp: Collector) -> None:
     """A trace context goes through all the same."""
-    for said in ((), (telemetry("off", {"tracing": {"disabled": True}}), traced(otlp))):
+    off = {"disabled": True, "provider": {"address": f"127.0.0.1:{otlp.grpc_port}"}}
+    for said in ((), (telemetry("off", {"tracing": off}), traced(otlp))):
         use(shop, LET_WEB, *said)
         answer = shop.call("/silent", traceparent=parent(True))
         assert answer.header("traceparent")[0].startswith(f"00-{TRACE}-")
